@@ -1,0 +1,1 @@
+//! Lossless graph work: folding, dead code, common subexpressions, fusion, layout. Passes only; running and checking them is the driver's.

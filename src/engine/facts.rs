@@ -1,0 +1,1 @@
+//! Observing a model's tensors on real samples.

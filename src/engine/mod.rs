@@ -1,0 +1,64 @@
+//! Running a model. An [`Engine`] loads it, a [`Session`] runs it; every figure names the engine and its version.
+
+pub mod dataset;
+pub mod error;
+pub mod facts;
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+pub use dataset::{Dataset, Feed};
+pub use error::EngineError;
+
+use crate::model::{Model, Tensor};
+
+/// Which engine, and which version of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct EngineId {
+    /// `onnxruntime` or `tract`.
+    pub name: String,
+    /// The library's own version, e.g. `1.32.0`.
+    pub version: String,
+}
+
+impl std::fmt::Display for EngineId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}", self.name, self.version)
+    }
+}
+
+/// How to load a model.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// Threads inside one inference. 1 runs on the calling thread alone, so its CPU time is the thread's.
+    pub threads: usize,
+    /// Internal tensors to hand out behind the graph's outputs, in this order.
+    pub taps: Vec<String>,
+    /// Whether the engine may optimise the graph. Off for reference numerics of quantised graphs on tract.
+    pub optimise: bool,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        Self { threads: 1, taps: Vec::new(), optimise: true }
+    }
+}
+
+/// A runtime that can load models.
+pub trait Engine: Send + Sync {
+    /// Name and version.
+    fn id(&self) -> &EngineId;
+
+    /// Prepares a model for running. An operator that the engine lacks is [`EngineError::Unsupported`].
+    fn load(&self, model: &Model, options: &LoadOptions) -> Result<Box<dyn Session>, EngineError>;
+}
+
+/// A loaded model.
+pub trait Session: Send {
+    /// Runs one feed. Returns the graph's outputs in their order, then the taps.
+    fn run(&mut self, feed: &Feed) -> Result<Vec<Tensor>, EngineError>;
+}
+
+/// A shared engine.
+pub type SharedEngine = Arc<dyn Engine>;

@@ -1,0 +1,1 @@
+//! What this machine is: instruction sets, cores, memory limit.

@@ -1,0 +1,2 @@
+//! The `bakehouse` binary.
+fn main() {}

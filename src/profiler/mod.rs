@@ -1,0 +1,1 @@
+//! Measuring: latency, throughput, memory, determinism, paired A/B.
