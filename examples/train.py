@@ -217,7 +217,7 @@ def export_traced(model, path, feed, shape, output, opset):
 
 
 def export_dynamo(model, path, feed, shape, output, opset):
-    """PyTorch's torch.export-based exporter, its own optimiser off for the same reason."""
+    """PyTorch's torch.export-based exporter. Its optimiser would fold the norms: off."""
     dynamic = ({0: torch.export.Dim("N")},)
     program = torch.export.export(model, (torch.zeros(2, *shape),), dynamic_shapes=dynamic)
     for node in program.graph.nodes:
@@ -230,6 +230,7 @@ def export_dynamo(model, path, feed, shape, output, opset):
         dynamo=True,
         optimize=False,
         external_data=False,
+        verbose=False,
         opset_version=opset,
         input_names=[feed],
         output_names=[output],

@@ -3,6 +3,7 @@
 pub mod dataset;
 pub mod error;
 pub mod facts;
+pub mod taps;
 
 use std::sync::Arc;
 
