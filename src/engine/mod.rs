@@ -1,9 +1,15 @@
 //! Running a model. An [`Engine`] loads it, a [`Session`] runs it; every figure names the engine and its version.
 
+pub mod blocks;
 pub mod dataset;
+pub mod declared;
 pub mod error;
 pub mod facts;
-pub mod taps;
+#[cfg(feature = "ort")]
+pub mod ort;
+pub(crate) mod taps;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::sync::Arc;
 
