@@ -6,7 +6,8 @@ pub mod error;
 pub mod facts;
 #[cfg(feature = "ort")]
 pub mod ort;
-pub(crate) mod taps;
+pub(crate) mod tapped;
+pub mod taps;
 #[cfg(test)]
 pub(crate) mod testing;
 

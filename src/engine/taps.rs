@@ -1,88 +1,108 @@
-//! Internal tensors as further outputs: the graph that an engine loads gets them as graph outputs, and what it hands back is put in the order asked for.
+//! Which internal tensors feature preservation looks at: one per block, blocks being what lies between the graph's cut points.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use super::Feed;
-use crate::model::edit::Index;
-use crate::model::onnx::ValueInfoProto;
-use crate::model::{Model, Tensor};
+use crate::model::edit::{Index, is_op, reads_of};
+use crate::model::{Facts, Model};
 
-/// A model with its taps as graph outputs.
-#[derive(Debug)]
-pub(crate) struct Tapped {
-    /// What the engine loads.
-    pub(crate) model: Model,
-    /// How to read what it returns.
-    pub(crate) order: TapOrder,
-}
+/// The most taps of one model. More blocks than that are sampled evenly, the last tap always kept.
+pub const MAX_TAPS: usize = 8;
 
-/// How to arrange what an engine returns for a [`Tapped`] model.
-#[derive(Debug, Clone)]
-pub(crate) struct TapOrder {
-    /// Number of outputs of the original model.
-    pub(crate) outputs: usize,
-    sources: Vec<Source>,
-}
+/// Names of the tensors to tap, in graph order: float tensors at cut points, and always the input of the last MatMul, Gemm or Conv.
+///
+/// A cut point is a tensor through which everything flows: behind its producer no other computed float tensor is still needed. Graph inputs and outputs are not
+/// taps, and neither are tensors whose type was never observed to be float.
+pub fn choose(model: &Model, facts: &Facts) -> Vec<String> {
+    let graph = model.graph();
+    let float = |name: &str| facts.dtype(name).is_some_and(crate::model::DType::is_float);
+    let outputs: HashSet<&str> = graph.output.iter().map(|o| o.name()).collect();
+    let last_read = last_reads(model);
+    let computed: HashSet<&str> = graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)).collect();
 
-/// Where a tap comes from.
-#[derive(Debug, Clone)]
-enum Source {
-    /// The engine's output at this position.
-    Output(usize),
-    /// The feed: engines refuse an input that is an output.
-    Input(String),
-    /// The model's file.
-    Constant(Tensor),
-}
-
-impl Tapped {
-    /// Adds `taps` to a copy of `model`. The error names a tap that is no tensor of the main graph.
-    pub(crate) fn new(model: &Model, taps: &[String]) -> Result<Self, String> {
-        let outputs = model.graph().output.len();
-        if taps.is_empty() {
-            return Ok(Self { model: model.clone(), order: TapOrder { outputs, sources: Vec::new() } });
+    let mut live: BTreeSet<&str> = BTreeSet::new();
+    let mut cuts: Vec<&str> = Vec::new();
+    let mut last_layer_input = None;
+    for (position, node) in graph.node.iter().enumerate() {
+        if ["MatMul", "Gemm", "Conv"].iter().any(|op| is_op(node, op)) {
+            last_layer_input = node.input.first().map(String::as_str).filter(|i| computed.contains(i) && float(i)).or(last_layer_input);
         }
-        let index = Index::new(model.graph());
-        let inputs: HashSet<&str> = model.input_names().into_iter().collect();
-        let mut position: HashMap<String, usize> = HashMap::new();
-        for (i, name) in model.output_names().into_iter().enumerate() {
-            position.entry(name.to_owned()).or_insert(i);
+        for output in node.output.iter().filter(|o| float(o)) {
+            live.insert(output);
         }
-        let mut tapped = model.clone();
-        let mut sources = Vec::with_capacity(taps.len());
-        for tap in taps {
-            sources.push(if inputs.contains(tap.as_str()) {
-                Source::Input(tap.clone())
-            } else if let Some(&at) = position.get(tap) {
-                Source::Output(at)
-            } else if let Some(constant) = model.constant(&index, tap) {
-                Source::Constant(constant)
-            } else if index.producer(tap).is_some() {
-                let graph = tapped.graph_mut();
-                graph.output.push(ValueInfoProto { name: Some(tap.clone()), ..ValueInfoProto::default() });
-                position.insert(tap.clone(), graph.output.len() - 1);
-                Source::Output(graph.output.len() - 1)
-            } else {
-                return Err(format!("there is no tensor '{tap}' in the graph to look at"));
-            });
+        live.retain(|t| last_read.get(*t).is_some_and(|&last| last > position));
+        if let (1, Some(&only)) = (live.len(), live.first()) {
+            if cuts.last() != Some(&only) && !outputs.contains(only) {
+                cuts.push(only);
+            }
         }
-        Ok(Self { model: tapped, order: TapOrder { outputs, sources } })
     }
+    let last = last_layer_input.filter(|t| !outputs.contains(t));
+    cuts.retain(|t| Some(*t) != last);
+    let room = MAX_TAPS - usize::from(last.is_some());
+    let chosen: HashSet<&str> = evenly(&cuts, room).into_iter().chain(last).collect();
+    graph.node.iter().flat_map(|n| &n.output).filter(|o| chosen.contains(o.as_str())).cloned().collect()
 }
 
-impl TapOrder {
-    /// The model's outputs, then the taps, from what the engine returned for [`Tapped::model`].
-    pub(crate) fn arrange(&self, mut returned: Vec<Tensor>, feed: &Feed) -> Result<Vec<Tensor>, String> {
-        let mut taps = Vec::with_capacity(self.sources.len());
-        for source in &self.sources {
-            taps.push(match source {
-                Source::Output(at) => returned.get(*at).cloned().ok_or("it returned fewer tensors than asked for")?,
-                Source::Input(name) => feed.get(name).cloned().ok_or_else(|| format!("input '{name}' is missing"))?,
-                Source::Constant(value) => value.clone(),
-            });
+/// For each tap of `from`, the tensor of `to` that stands for it: itself, or the nearest one behind it that is left. Taps without one are dropped, as are
+/// taps that fall onto the same tensor.
+pub fn successors(from: &Model, taps: &[String], to: &Model) -> Vec<(String, String)> {
+    let index = Index::new(from.graph());
+    let left: HashSet<&str> = to.graph().node.iter().flat_map(|n| n.output.iter().map(String::as_str)).collect();
+    let mut pairs: Vec<(String, String)> = Vec::new();
+    for tap in taps {
+        let mut at = tap.clone();
+        while !left.contains(at.as_str()) {
+            let Some(next) = index.only_reader(&at).and_then(|n| from.graph().node[n].output.first()) else { break };
+            at.clone_from(next);
         }
-        returned.truncate(self.outputs);
-        returned.extend(taps);
-        Ok(returned)
+        if left.contains(at.as_str()) && !pairs.iter().any(|(_, b)| *b == at) {
+            // Both sides are read at the successor: comparing a tensor with one behind a non-linearity would blame the fusion.
+            pairs.push((at.clone(), at));
+        }
+    }
+    pairs
+}
+
+/// Position of the last node that reads each tensor.
+fn last_reads(model: &Model) -> BTreeMap<String, usize> {
+    model.graph().node.iter().enumerate().flat_map(|(position, node)| reads_of(node).into_iter().map(move |name| (name, position))).collect()
+}
+
+fn evenly<'a>(all: &[&'a str], count: usize) -> Vec<&'a str> {
+    if all.len() <= count {
+        return all.to_vec();
+    }
+    (0..count).map(|i| all[(i + 1) * all.len() / count - 1]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::edit::node;
+    use crate::model::onnx::{ModelProto, ValueInfoProto};
+    use crate::model::{DType, TensorFact};
+
+    fn chain(nodes: &[(&str, &[&str], &str)]) -> (Model, Facts) {
+        let mut model = Model::from_proto(ModelProto::default());
+        let mut facts = Facts::default();
+        for (op, inputs, output) in nodes {
+            model.graph_mut().node.push(node(op, output, inputs, &[output], vec![]));
+            facts.insert(*output, TensorFact { dtype: DType::F32, shape: vec![Some(1)] });
+        }
+        model.graph_mut().output.push(ValueInfoProto { name: Some("y".into()), ..ValueInfoProto::default() });
+        (model, facts)
+    }
+
+    #[test]
+    fn a_residual_block_is_tapped_behind_its_sum_not_inside() {
+        let (model, facts) = chain(&[("Relu", &["x"], "a"), ("Conv", &["a", "w"], "b"), ("Add", &["a", "b"], "c"), ("Gemm", &["c", "w"], "y")]);
+        assert_eq!(choose(&model, &facts), ["a", "c"]);
+    }
+
+    #[test]
+    fn a_fused_tap_moves_to_the_tensor_behind_it() {
+        let (from, _) = chain(&[("Conv", &["x", "w"], "a"), ("BatchNormalization", &["a", "s"], "b"), ("Gemm", &["b", "w"], "y")]);
+        let (to, _) = chain(&[("Conv", &["x", "w"], "b"), ("Gemm", &["b", "w"], "y")]);
+        assert_eq!(successors(&from, &["a".into(), "b".into()], &to), [("b".to_owned(), "b".to_owned())]);
     }
 }
