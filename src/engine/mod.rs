@@ -7,7 +7,7 @@ pub mod error;
 pub mod facts;
 #[cfg(feature = "ort")]
 pub mod ort;
-pub(crate) mod taps;
+pub(crate) mod tapped;
 #[cfg(test)]
 pub(crate) mod testing;
 

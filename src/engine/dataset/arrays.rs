@@ -67,15 +67,15 @@ fn npz(file: impl Read + Seek, limits: Limits) -> Result<Arrays, String> {
 
 /// Reads one `.npy` stream of at most `size` bytes (format: numpy's NEP 1).
 fn npy(reader: &mut impl Read, size: u64, limits: Limits) -> Result<Tensor, String> {
-    let damaged = |e: std::io::Error| format!("is damaged: {e}. Save the file again.");
+    let damaged = |e: std::io::Error| format!("is truncated or damaged ({e}). Save the file again.");
     let not_npy = || "is not in numpy's format. Save the file again with numpy.savez.".to_owned();
     let mut start = [0_u8; 8];
     reader.read_exact(&mut start).map_err(damaged)?;
     if &start[..6] != b"\x93NUMPY" {
         return Err(not_npy());
     }
-    let mut length = [0_u8; 4];
-    reader.read_exact(&mut length[..if start[6] == 1 { 2 } else { 4 }]).map_err(damaged)?;
+    let (mut length, width) = ([0_u8; 4], if start[6] == 1 { 2 } else { 4 });
+    reader.read_exact(&mut length[..width]).map_err(damaged)?;
     let length = u32::from_le_bytes(length) as usize;
     if length > MAX_HEADER {
         return Err(not_npy());
@@ -87,7 +87,7 @@ fn npy(reader: &mut impl Read, size: u64, limits: Limits) -> Result<Tensor, Stri
     let elements = element_count(&header.shape).and_then(|n| n.checked_mul(header.dtype.size()));
     let expected = elements.ok_or_else(|| format!("claims the shape {:?}, which no memory holds.", header.shape))?;
     check_limit(expected as u64, limits)?;
-    if expected as u64 > size {
+    if expected as u64 > size.saturating_sub((8 + width + length) as u64) {
         return Err(format!("claims {expected} bytes of data but holds fewer. The file is truncated; save it again."));
     }
     let mut data = vec![0_u8; expected];

@@ -158,7 +158,6 @@ fn version_inside(path: &Path) -> Option<String> {
     let mut file = std::fs::File::open(path).ok()?;
     let mut window: Vec<u8> = Vec::new();
     loop {
-        let kept = window.len();
         if file.by_ref().take(CHUNK as u64).read_to_end(&mut window).ok()? == 0 {
             return None;
         }
@@ -169,8 +168,8 @@ fn version_inside(path: &Path) -> Option<String> {
                 return Some(text);
             }
         }
-        let cut = window.len().saturating_sub(TAIL + MARK.len()).max(kept.min(window.len()));
-        window.drain(..cut.min(window.len()));
+        // The mark may lie across two chunks.
+        window.drain(..window.len().saturating_sub(MARK.len() + TAIL));
     }
 }
 

@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use self::library::Library;
 use self::session::OnnxRuntimeSession;
-use super::taps::Tapped;
+use super::tapped::Tapped;
 use super::{Engine, EngineError, EngineId, LoadOptions, Session};
 use crate::model::Model;
 

@@ -7,7 +7,7 @@ use ::ort::session::{Session as OrtSession, SessionInputValue};
 use tempfile::TempDir;
 
 use super::{one_line, values};
-use crate::engine::taps::TapOrder;
+use crate::engine::tapped::TapOrder;
 use crate::engine::{EngineError, Feed, Session};
 use crate::model::Tensor;
 
