@@ -1,6 +1,6 @@
 //! What the search may ask: quality on the search split, speed against the input.
 
-use super::observe::{self, Features, Outputs};
+use super::observe::{self, Outputs};
 use super::progress::Progress;
 use super::timing::Timer;
 use crate::api::job::Bound;
@@ -9,7 +9,8 @@ use crate::engine::{Dataset, EngineError, Feed, Session, SharedEngine, blocks};
 use crate::model::Model;
 use crate::optimizer::search::{Judge, Score, Speed};
 use crate::profiler::paired;
-use crate::quality::{self, OutputPair, TapPair};
+use crate::quality::features::{Rows, TapPair};
+use crate::quality::{self, OutputPair};
 
 /// A split with what the input model gives on it, and how a candidate compares.
 pub(super) struct Bench<'a> {
@@ -19,7 +20,7 @@ pub(super) struct Bench<'a> {
     pub(super) split: Dataset,
     pub(super) taps: &'a [String],
     pub(super) outputs: Outputs,
-    pub(super) features: Features,
+    pub(super) features: Vec<Rows>,
 }
 
 impl<'a> Bench<'a> {
@@ -60,7 +61,7 @@ pub(super) struct SearchJudge<'a, 'p> {
     pub(super) bench: Bench<'a>,
     pub(super) quality: quality::Settings,
     pub(super) gates: &'a [Gate],
-    pub(super) timer: Timer,
+    pub(super) timer: &'a Timer,
     pub(super) session: Box<dyn Session>,
     pub(super) feed: Feed,
     pub(super) plan: paired::Plan,
