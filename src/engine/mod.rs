@@ -6,10 +6,14 @@ pub mod error;
 pub mod facts;
 #[cfg(feature = "ort")]
 pub mod ort;
+#[cfg(feature = "tract")]
+pub(crate) mod quiet;
 pub(crate) mod tapped;
 pub mod taps;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(feature = "tract")]
+pub mod tract;
 
 use std::sync::Arc;
 
