@@ -1,5 +1,6 @@
 //! Running a model. An [`Engine`] loads it, a [`Session`] runs it; every figure names the engine and its version.
 
+pub mod blocks;
 pub mod dataset;
 pub mod declared;
 pub mod error;
@@ -9,7 +10,6 @@ pub mod ort;
 #[cfg(feature = "tract")]
 pub(crate) mod quiet;
 pub(crate) mod tapped;
-pub mod taps;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(feature = "tract")]
