@@ -54,6 +54,15 @@ impl Declared {
         }
     }
 
+    /// Whether `shape` contradicts the declaration: another rank, or another extent on a fixed axis.
+    pub fn contradicts(&self, shape: &[usize]) -> bool {
+        let fits = |declared: &Vec<Extent>| {
+            let axis = |(d, &n): (&Extent, &usize)| !matches!(d, Extent::Fixed(f) if *f != n);
+            declared.len() == shape.len() && declared.iter().zip(shape).all(axis)
+        };
+        !self.shape.as_ref().is_none_or(fits)
+    }
+
     /// The shape in words, e.g. `[batch, 3, ?]`.
     pub fn shape_text(&self) -> String {
         let Some(shape) = &self.shape else {

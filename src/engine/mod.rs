@@ -7,9 +7,13 @@ pub mod error;
 pub mod facts;
 #[cfg(feature = "ort")]
 pub mod ort;
+#[cfg(feature = "tract")]
+pub(crate) mod quiet;
 pub(crate) mod tapped;
 #[cfg(test)]
 pub(crate) mod testing;
+#[cfg(feature = "tract")]
+pub mod tract;
 
 use std::sync::Arc;
 

@@ -89,8 +89,7 @@ fn samples_of(input: &Declared, array: Tensor, notes: &mut Vec<String>) -> Resul
                 input.shape_text()
             ));
         }
-        let differs = |(d, &n): (&Extent, &usize)| matches!(d, Extent::Fixed(f) if *f != n);
-        if declared.iter().zip(&sample).any(differs) {
+        if input.contradicts(&sample) {
             notes.push(format!("input '{name}' is declared as {}, but the samples are {sample:?}; the data is trusted.", input.shape_text()));
         }
     } else {
