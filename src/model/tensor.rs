@@ -188,7 +188,7 @@ impl Tensor {
     pub fn values<T: Element>(&self) -> Option<Cow<'_, [T]>> {
         (T::DTYPE == self.dtype).then(|| match bytemuck::try_cast_slice(&self.data) {
             Ok(slice) => Cow::Borrowed(slice),
-            Err(_) => Cow::Owned(bytemuck::pod_collect_to_vec(&self.data)),
+            Err(_) => Cow::Owned(self.data.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()),
         })
     }
 
