@@ -5,10 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::values::{Axis, Pairs, Values, default_class_axis, probability_axis};
+use crate::api::bakejob::TaskMetric;
 use crate::model::Tensor;
-
-/// How many classes `TopK` looks at.
-pub const TOP_K: usize = 5;
 
 /// The symbol of a CTC output that stands for "no symbol".
 pub const CTC_BLANK: i64 = 0;
@@ -18,9 +16,12 @@ pub const CTC_BLANK: i64 = 0;
 pub enum MetricKind {
     /// The class of the largest value is the label's; of a single column, whether it is above 0.5.
     Top1,
-    /// The label's class is among the five largest values.
-    TopK,
-    /// F1 of class 1 when there are two classes, else the mean over classes (macro).
+    /// The label's class is among the k largest values.
+    TopK {
+        /// How many.
+        k: u32,
+    },
+    /// Mean over classes of F1 (macro).
     F1,
     /// Coefficient of determination, pooled over the elements of a row.
     R2,
@@ -32,9 +33,23 @@ pub enum MetricKind {
     ShareEqual,
 }
 
+impl MetricKind {
+    /// The metric that a job names.
+    pub fn of(named: TaskMetric, top_k: u32) -> Self {
+        match named {
+            TaskMetric::Top1 => Self::Top1,
+            TaskMetric::TopK => Self::TopK { k: top_k },
+            TaskMetric::F1 => Self::F1,
+            TaskMetric::R2 => Self::R2,
+            TaskMetric::Cosine => Self::Cosine,
+            TaskMetric::ArgmaxSequence => Self::ArgmaxSequence,
+        }
+    }
+}
+
 impl std::fmt::Display for MetricKind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        std::fmt::Debug::fmt(self, f)
+        if let Self::TopK { k } = self { write!(f, "Top{k}") } else { std::fmt::Debug::fmt(self, f) }
     }
 }
 
@@ -195,11 +210,11 @@ impl Targets {
                     return Hits { right: f64::from(u8::from(right)), total: 1.0 };
                 }
                 let total = target.iter().filter(|&&c| c >= 0 || pairs.integer).count() as f64;
-                if self.kind == MetricKind::TopK && !pairs.integer {
+                if let (MetricKind::TopK { k }, false) = (self.kind, pairs.integer) {
                     let axis = Axis::new(pairs.shapes[i], self.axis);
                     let values = if baked { &pairs.b[i] } else { &pairs.a[i] };
                     let readable = !baked || pairs.matched[i];
-                    let right = target.iter().enumerate().filter(|&(p, &c)| readable && c >= 0 && among_top(values, axis, p, c)).count();
+                    let right = target.iter().enumerate().filter(|&(p, &c)| readable && c >= 0 && among_top(values, axis, p, c, k)).count();
                     return Hits { right: right as f64, total };
                 }
                 let right = self.decided(pairs, baked, i).map_or(0, |d| d.iter().zip(target).filter(|(d, t)| d == t && (**t >= 0 || pairs.integer)).count());
@@ -228,7 +243,7 @@ impl Targets {
         }
         let mut counts: Vec<usize> = counts.into_values().collect();
         counts.sort_unstable_by(|a, b| b.cmp(a));
-        let take = if self.kind == MetricKind::TopK { TOP_K } else { 1 };
+        let take = if let MetricKind::TopK { k } = self.kind { k as usize } else { 1 };
         counts.iter().take(take).sum::<usize>() as f64 / answers.len().max(1) as f64
     }
 }
@@ -266,7 +281,7 @@ fn decisions(values: &Values, axis: Axis, integer: bool) -> Vec<i64> {
         .collect()
 }
 
-fn among_top(values: &Values, axis: Axis, position: usize, class: i64) -> bool {
+fn among_top(values: &Values, axis: Axis, position: usize, class: i64, k: u32) -> bool {
     let class = class as usize;
     if class >= axis.classes.max(2) {
         return false;
@@ -279,7 +294,7 @@ fn among_top(values: &Values, axis: Axis, position: usize, class: i64) -> bool {
         let other = values.get(axis.index(position, c));
         other > value || (other == value && c < class)
     });
-    ahead.count() < TOP_K
+    ahead.count() < k as usize
 }
 
 /// Repeats merged, then blanks dropped (Graves et al. 2006, "Connectionist temporal classification", section 3.2, best path decoding).
@@ -300,13 +315,11 @@ fn greedy_ctc(symbols: &[i64]) -> Vec<i64> {
 pub(super) struct Confusion {
     samples: Vec<Vec<(usize, [f64; 3])>>,
     classes: usize,
-    binary: bool,
 }
 
 impl Confusion {
     pub(super) fn new(targets: &Targets, pairs: &Pairs, baked: bool) -> Self {
         let mut numbers = BTreeMap::new();
-        let mut highest = 0;
         let mut samples = Vec::with_capacity(pairs.len());
         for i in 0..pairs.len() {
             let decided = targets.decided(pairs, baked, i);
@@ -314,7 +327,6 @@ impl Confusion {
             for (p, &truth) in targets.classes[i].iter().enumerate().filter(|&(_, &t)| t >= 0) {
                 let said = decided.as_ref().map(|d| d[p]);
                 let mut count = |class: i64, what: usize| {
-                    highest = highest.max(class);
                     let next = numbers.len();
                     counts.entry(*numbers.entry(class).or_insert(next)).or_default()[what] += 1.0;
                 };
@@ -329,16 +341,10 @@ impl Confusion {
             }
             samples.push(counts.into_iter().collect::<Vec<_>>());
         }
-        let binary = highest <= 1 && pairs.shapes.first().is_some_and(|s| Axis::new(s, targets.axis).classes <= 2);
-        if binary {
-            // Only class 1 is kept, under number 0.
-            let one = numbers.get(&1).copied();
-            samples = samples.into_iter().map(|s| s.into_iter().filter(|(c, _)| Some(*c) == one).map(|(_, v)| (0, v)).collect()).collect();
-        }
-        Self { samples, classes: if binary { 1 } else { numbers.len() }, binary }
+        Self { samples, classes: numbers.len() }
     }
 
-    /// F1 under weights: of class 1, or the mean over the classes that occur. NaN when none does.
+    /// F1 under weights: the mean over the classes that occur in labels or decisions. NaN when none does.
     pub(super) fn f1(&self, weights: &[f64]) -> f64 {
         let mut counts = vec![[0.0; 3]; self.classes];
         for (sample, w) in self.samples.iter().zip(weights).filter(|(_, w)| **w > 0.0) {
@@ -352,13 +358,8 @@ impl Confusion {
         scores.iter().sum::<f64>() / scores.len() as f64
     }
 
-    /// F1 of always giving the answer that scores most: class 1 of two, else the commonest class. `share` is that class's share of the labels.
+    /// F1 of always answering the commonest class.
     pub(super) fn chance(&self, targets: &Targets) -> f64 {
-        let labels: Vec<i64> = targets.classes.iter().flatten().copied().filter(|&c| c >= 0).collect();
-        let of = |class: i64| labels.iter().filter(|&&c| c == class).count() as f64 / labels.len().max(1) as f64;
-        if self.binary {
-            return 2.0 * of(1) / (1.0 + of(1));
-        }
         let share = targets.chance();
         2.0 * share / (1.0 + share) / self.classes.max(1) as f64
     }
@@ -397,9 +398,9 @@ mod tests {
     }
 
     #[test]
-    fn top_k_looks_at_five_classes_and_breaks_ties_by_number() {
+    fn top_k_looks_at_k_classes_and_breaks_ties_by_number() {
         let outputs = rows(&[&[6.0, 5.0, 4.0, 3.0, 2.0, 2.0, 0.0], &[6.0, 5.0, 4.0, 3.0, 2.0, 2.0, 0.0]]);
-        assert_eq!(right(MetricKind::TopK, &outputs, &Tensor::new(&[2], &[4_i64, 5])), [1.0, 0.0]);
+        assert_eq!(right(MetricKind::TopK { k: 5 }, &outputs, &Tensor::new(&[2], &[4_i64, 5])), [1.0, 0.0]);
     }
 
     #[test]
@@ -429,13 +430,7 @@ mod tests {
         let targets = Targets::new(MetricKind::F1, &pairs, &labels).unwrap();
         let f1 = Confusion::new(&targets, &pairs, true).f1(&[1.0; 6]);
         assert!((f1 - (2.0 / 3.0 + 0.8 + 0.5) / 3.0).abs() < 1e-12, "{f1}");
-        // Of two classes it is that of class 1: precision 1, recall 1/2.
-        let outputs = rows(&[&[0.9], &[0.1], &[0.2]]);
-        let pairs = Pairs::new("y", &outputs, &outputs).unwrap();
-        let targets = Targets::new(MetricKind::F1, &pairs, &Labels::new(&Tensor::new(&[3], &[1_i64, 1, 0]), 3).unwrap()).unwrap();
-        let confusion = Confusion::new(&targets, &pairs, true);
-        assert!((confusion.f1(&[1.0; 3]) - 2.0 / 3.0).abs() < 1e-12);
-        assert!((confusion.chance(&targets) - 0.8).abs() < 1e-12);
+        assert!((Confusion::new(&targets, &pairs, true).chance(&targets) - 0.5 / 3.0).abs() < 1e-12);
     }
 
     #[test]
