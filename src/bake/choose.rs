@@ -10,13 +10,13 @@ use super::progress::Stage;
 use super::publish::Staging;
 use super::report::{BatchSpeedup, ModelFigures};
 use super::{BakeError, Stages};
-use crate::api::bakejob::Goal;
+use crate::api::bakejob::{Goal, Verdict};
 use crate::api::{Reason, ResolvedJob};
 use crate::model::Model;
 use crate::optimizer::search::{Candidate, Speed, merit};
 use crate::optimizer::{PassRecord, Step};
 use crate::profiler::paired;
-use crate::quality::{self, GateResult, QualityReport, Verdict};
+use crate::quality::{self, GateResult, QualityReport};
 
 /// The most candidates that are measured on the verdict split. More would make the verdict a search of its own.
 const MOST_VERDICTS: usize = 4;
@@ -73,12 +73,12 @@ pub(super) fn choose(
         measured += 1;
         stages.enter(Stage::Validate);
         stages.progress.detail(&candidate.name);
-        let quality = quality_of(job, bench, &candidate.work.model)?;
+        let quality = quality_of(job, loaded, bench, &candidate.work.model)?;
         stages.enter(Stage::Profile);
         let file = staging.path("candidate.onnx");
         candidate.work.model.save(&file)?;
         let speedup = measurer.speedup(&loaded.model, &candidate.work.model, final_plan(job))?;
-        if let Some(reason) = no_gain(job.goal, candidate, &speedup, loaded.model_bytes()) {
+        if let Some(reason) = no_gain(job.goal, candidate, &speedup, loaded.file_bytes as usize) {
             candidate.refused = Some(reason);
             continue;
         }
@@ -106,9 +106,9 @@ pub(super) fn choose(
     Ok(better.unwrap_or(input))
 }
 
-fn quality_of(job: &ResolvedJob, bench: &Bench<'_>, model: &Model) -> Result<QualityReport, BakeError> {
-    let (outputs, taps) = bench.pairs(model)?;
-    Ok(quality::evaluate(&outputs, &taps, bench.split.labels.as_ref(), &figures::quality_settings(job))?)
+fn quality_of(job: &ResolvedJob, loaded: &Loaded, bench: &Bench<'_>, model: &Model) -> Result<QualityReport, BakeError> {
+    let pairs = bench.pairs(model)?;
+    Ok(quality::evaluate(&figures::evaluation(job, loaded, pairs, bench.split.labels.as_ref()))?)
 }
 
 fn final_plan(job: &ResolvedJob) -> paired::Plan {
@@ -155,7 +155,7 @@ fn assemble(
 
 /// The input as its own artifact: nothing that passes is better.
 fn the_input(job: &ResolvedJob, loaded: &Loaded, bench: &Bench<'_>, baseline: &ModelFigures, candidates: &[Candidate]) -> Result<Chosen, BakeError> {
-    let quality = quality_of(job, bench, &loaded.model)?;
+    let quality = quality_of(job, loaded, bench, &loaded.model)?;
     let gates = quality::decide(&job.gates, &figures::gate_figures(&quality, baseline, baseline, None));
     let why = candidates.iter().find_map(|c| c.refused.as_ref().map(|r| format!("{}: {r}", c.name))).unwrap_or_default();
     let (reason, message) = match figures::verdict(INPUT, &gates) {

@@ -1,6 +1,5 @@
 //! From measurements to figures: what gates read, the verdict in words, the report and its short form.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::choose::Chosen;
@@ -11,18 +10,20 @@ use super::report::{
 use super::summary::{GateLine, Interval, ResultFigures, Summary};
 use super::timing::Timer;
 use super::{Options, Search, StageRecord};
-use crate::api::job::Bound;
+use crate::api::bakejob::Verdict;
 use crate::api::metric::Unit;
-use crate::api::{Gate, Metric, Reason, ResolvedJob};
+use crate::api::{Metric, Reason, ResolvedJob};
+use crate::engine::blocks;
 use crate::hardware::MachineFacts;
+use crate::model::Tensor;
 use crate::profiler::latency::quantile_interval;
-use crate::quality::{self, Figure, GateResult, MetricKind, QualityReport, Verdict};
+use crate::quality::{self, Evaluation, Figure, Figures, GateResult, MetricKind, OutputPair, QualityReport, TapPair};
 
 /// How quality is judged in this job.
-pub(super) fn quality_settings(job: &ResolvedJob) -> quality::Settings {
+pub(super) fn evaluation<'a>(job: &ResolvedJob, loaded: &Loaded, pairs: (Vec<OutputPair>, Vec<TapPair>), labels: Option<&'a Tensor>) -> Evaluation<'a> {
     let metric = job.validation.metric.map(|named| MetricKind::of(named, job.validation.top_k as u32));
-    let gated_outputs = (!job.validation.outputs.is_empty()).then(|| job.validation.outputs.clone());
-    quality::Settings { metric, gated_outputs, seed: job.seed }
+    let gated_outputs = if job.validation.outputs.is_empty() { blocks::judged_outputs(&loaded.model) } else { job.validation.outputs.clone() };
+    Evaluation { outputs: pairs.0, taps: pairs.1, labels, metric, gated_outputs: Some(gated_outputs), seed: job.seed }
 }
 
 /// Every figure that a gate may read. `speedup` is `None` when the artifact is the input: then no speedup is claimed.
@@ -31,15 +32,10 @@ pub(super) fn gate_figures(
     baseline: &ModelFigures,
     baked: &ModelFigures,
     speedup: Option<&[BatchSpeedup]>,
-) -> BTreeMap<Metric, Figure> {
-    let mut figures = BTreeMap::from([
-        (Metric::AccuracyRetention, quality.accuracy_retention.clone()),
-        (Metric::OutputConsistency, quality.output_consistency.clone()),
-        (Metric::FeaturePreservation, quality.feature_preservation.clone()),
-        (Metric::DistributionSimilarity, quality.distribution_similarity.clone()),
-        (Metric::FileSize, Figure::exact(baked.bytes as f64)),
-        (Metric::SizeReduction, Figure::exact(1.0 - baked.bytes as f64 / baseline.bytes as f64)),
-    ]);
+) -> Figures {
+    let mut figures = quality.figures();
+    figures.insert(Metric::FileSize, Figure::exact(baked.bytes as f64));
+    figures.insert(Metric::SizeReduction, Figure::exact(1.0 - baked.bytes as f64 / baseline.bytes as f64));
     if baseline.stats.parameters.non_zero > 0 {
         let left = baked.stats.parameters.non_zero as f64 / baseline.stats.parameters.non_zero as f64;
         figures.insert(Metric::ParameterReduction, Figure::exact(1.0 - left));
@@ -63,7 +59,7 @@ pub(super) fn gate_figures(
 }
 
 /// Latency figures of the first batch size, with intervals from order statistics.
-fn latency_figures(model: &ModelFigures, figures: &mut BTreeMap<Metric, Figure>) {
+fn latency_figures(model: &ModelFigures, figures: &mut Figures) {
     let Some(first) = model.latency.first() else { return };
     let mut sorted = first.samples.seconds.clone();
     sorted.sort_by(f64::total_cmp);
@@ -104,29 +100,24 @@ pub(super) fn worst_gate(gates: &[GateResult]) -> String {
     let by = |verdict| gates.iter().find(|g| g.verdict == verdict);
     by(Verdict::Fail).or_else(|| by(Verdict::Inconclusive)).map_or_else(
         || "every gate passed".to_owned(),
-        |g| {
-            let line = gate_line(g);
-            let why = g.reason.as_ref().map_or_else(String::new, |r| format!(" ({r})"));
-            format!("{} is {}, asked for {}{why}", line.metric, line.observed, line.threshold)
-        },
+        |g| g.message.clone(),
     )
 }
 
 /// A gate as a line of the result table.
 pub(super) fn gate_line(gate: &GateResult) -> GateLine {
     let unit = gate.metric.unit();
-    let Gate { metric, bound } = Gate { metric: gate.metric, bound: gate.threshold };
-    let threshold = match bound {
-        Bound::Min(v) => format!(">= {}", show(unit, v)),
-        Bound::Max(v) => format!("<= {}", show(unit, v)),
+    let threshold = match (gate.min, gate.max) {
+        (Some(least), _) => format!(">= {}", show(unit, least)),
+        (None, Some(most)) => format!("<= {}", show(unit, most)),
+        (None, None) => String::new(),
     };
-    let figure = &gate.figure;
-    let observed = match (figure.estimate, figure.lower, figure.upper) {
-        (None, ..) => "no data".to_owned(),
-        (Some(e), Some(l), Some(u)) if !figure.exact => format!("{} [{}, {}] n={}", show(unit, e), show(unit, l), show(unit, u), figure.n),
-        (Some(e), ..) => show(unit, e),
+    let observed = match (gate.observed, gate.interval) {
+        (None, _) => "no data".to_owned(),
+        (Some(e), Some(i)) if i.lower < i.upper => format!("{} [{}, {}] n={}", show(unit, e), show(unit, i.lower), show(unit, i.upper), gate.n),
+        (Some(e), _) => show(unit, e),
     };
-    GateLine { metric: metric.to_string(), threshold, observed, verdict: format!("{:?}", gate.verdict) }
+    GateLine { metric: gate.metric.to_string(), threshold, observed, verdict: format!("{:?}", gate.verdict) }
 }
 
 fn show(unit: Unit, value: f64) -> String {

@@ -144,8 +144,8 @@ fn optimise(
     let variants = if job.level == Level::Conservative || job.recipe.is_some() { Vec::new() } else { plan::variants(job, &work) };
     let mut judge = SearchJudge {
         bench,
-        quality: figures::quality_settings(job),
-        gates: &job.gates,
+        job,
+        loaded,
         session: timer.load(&loaded.model)?,
         timer,
         feed: workload.feeds[0].1.clone(),

@@ -2,7 +2,7 @@
 
 use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine};
 use crate::model::{Model, Tensor};
-use crate::quality::features::Rows;
+use crate::quality::Rows;
 
 /// Memory for the features of all taps of one model; with more, positions of each tap are sampled evenly, the same for every model.
 const FEATURE_BUDGET_BYTES: usize = 256 << 20;
