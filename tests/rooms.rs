@@ -19,7 +19,10 @@ const ARROWS: &[(&str, &[&str])] = &[
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).unwrap().map(|e| e.unwrap().path());
-    entries.flat_map(|p| if p.is_dir() { rust_files(&p) } else { vec![p] }).filter(|p| p.extension().is_some_and(|e| e == "rs")).collect()
+    entries
+        .flat_map(|p| if p.is_dir() { rust_files(&p) } else { vec![p] })
+        .filter(|p| p.extension().is_some_and(|e| e == "rs"))
+        .collect()
 }
 
 /// Rooms that a source text names as `crate::room`, also inside a braced `use crate::{…}`.
@@ -79,5 +82,8 @@ fn every_folder_of_src_is_a_room_with_arrows() {
 
 #[test]
 fn the_reader_of_this_test_finds_what_it_looks_for() {
-    assert_eq!(rooms_named("use crate::{api::Reason, model::{Model, Tensor}};\nlet x = crate::engine::go();"), ["api", "model", "engine"]);
+    assert_eq!(
+        rooms_named("use crate::{api::Reason, model::{Model, Tensor}};\nlet x = crate::engine::go();"),
+        ["api", "model", "engine"]
+    );
 }

@@ -24,7 +24,12 @@ pub fn choose(model: &Model, facts: &Facts) -> Vec<String> {
     let mut last_layer_input = None;
     for (position, node) in graph.node.iter().enumerate() {
         if ["MatMul", "Gemm", "Conv"].iter().any(|op| is_op(node, op)) {
-            last_layer_input = node.input.first().map(String::as_str).filter(|i| computed.contains(i) && float(i)).or(last_layer_input);
+            last_layer_input = node
+                .input
+                .first()
+                .map(String::as_str)
+                .filter(|i| computed.contains(i) && float(i))
+                .or(last_layer_input);
         }
         for output in node.output.iter().filter(|o| float(o)) {
             live.insert(output);
@@ -65,7 +70,13 @@ pub fn successors(from: &Model, taps: &[String], to: &Model) -> Vec<(String, Str
 
 /// Position of the last node that reads each tensor.
 fn last_reads(model: &Model) -> BTreeMap<String, usize> {
-    model.graph().node.iter().enumerate().flat_map(|(position, node)| reads_of(node).into_iter().map(move |name| (name, position))).collect()
+    model
+        .graph()
+        .node
+        .iter()
+        .enumerate()
+        .flat_map(|(position, node)| reads_of(node).into_iter().map(move |name| (name, position)))
+        .collect()
 }
 
 fn evenly<'a>(all: &[&'a str], count: usize) -> Vec<&'a str> {
@@ -95,13 +106,19 @@ mod tests {
 
     #[test]
     fn a_residual_block_is_tapped_behind_its_sum_not_inside() {
-        let (model, facts) = chain(&[("Relu", &["x"], "a"), ("Conv", &["a", "w"], "b"), ("Add", &["a", "b"], "c"), ("Gemm", &["c", "w"], "y")]);
+        let (model, facts) = chain(&[
+            ("Relu", &["x"], "a"),
+            ("Conv", &["a", "w"], "b"),
+            ("Add", &["a", "b"], "c"),
+            ("Gemm", &["c", "w"], "y"),
+        ]);
         assert_eq!(choose(&model, &facts), ["a", "c"]);
     }
 
     #[test]
     fn a_fused_tap_moves_to_the_tensor_behind_it() {
-        let (from, _) = chain(&[("Conv", &["x", "w"], "a"), ("BatchNormalization", &["a", "s"], "b"), ("Gemm", &["b", "w"], "y")]);
+        let (from, _) =
+            chain(&[("Conv", &["x", "w"], "a"), ("BatchNormalization", &["a", "s"], "b"), ("Gemm", &["b", "w"], "y")]);
         let (to, _) = chain(&[("Conv", &["x", "w"], "b"), ("Gemm", &["b", "w"], "y")]);
         assert_eq!(successors(&from, &["a".into(), "b".into()], &to), [("b".to_owned(), "b".to_owned())]);
     }

@@ -131,8 +131,12 @@ impl Driver {
         let (mut model, mut facts) = (work.model.clone(), work.facts.clone());
         let started = Instant::now();
         let effect = pass.apply(&mut model, &mut facts);
-        let mut record = PassRecord { seconds: started.elapsed().as_secs_f64(), ..PassRecord::skipped(pass.name(), "", &work.model) };
-        let refuse = |record: PassRecord, outcome, reason: String| PassRecord { outcome, reason: Some(reason), ..record };
+        let mut record = PassRecord {
+            seconds: started.elapsed().as_secs_f64(),
+            ..PassRecord::skipped(pass.name(), "", &work.model)
+        };
+        let refuse =
+            |record: PassRecord, outcome, reason: String| PassRecord { outcome, reason: Some(reason), ..record };
         match effect {
             Err(error) => refuse(record, Outcome::Failed, error.to_string()),
             Ok(Effect::Skipped { reason }) => PassRecord { reason: Some(reason), ..record },
@@ -143,8 +147,13 @@ impl Driver {
                 match difference {
                     Err(reason) => refuse(record, Outcome::RolledBack, reason),
                     Ok(d) if d > LOSSLESS_TOLERANCE => {
-                        let reason = format!("an output changed by {d:.1e}, more than the {LOSSLESS_TOLERANCE:.0e} a lossless pass may");
-                        PassRecord { max_difference: Some(d).filter(|d| d.is_finite()), ..refuse(record, Outcome::RolledBack, reason) }
+                        let reason = format!(
+                            "an output changed by {d:.1e}, more than the {LOSSLESS_TOLERANCE:.0e} a lossless pass may"
+                        );
+                        PassRecord {
+                            max_difference: Some(d).filter(|d| d.is_finite()),
+                            ..refuse(record, Outcome::RolledBack, reason)
+                        }
                     }
                     Ok(d) => {
                         record = PassRecord {
@@ -210,7 +219,11 @@ fn merge(total: &mut PassRecord, next: PassRecord) {
     match next.outcome {
         Outcome::Skipped => {}
         Outcome::Applied => {
-            let (first_nodes, first_bytes) = if total.outcome == Outcome::Applied { (total.nodes[0], total.bytes[0]) } else { (next.nodes[0], next.bytes[0]) };
+            let (first_nodes, first_bytes) = if total.outcome == Outcome::Applied {
+                (total.nodes[0], total.bytes[0])
+            } else {
+                (next.nodes[0], next.bytes[0])
+            };
             total.outcome = Outcome::Applied;
             total.reason = None;
             total.rewrites += next.rewrites;

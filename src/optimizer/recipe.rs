@@ -49,13 +49,19 @@ pub struct Recipe {
 pub enum ReplayError {
     #[error("the recipe is of version '{0}', this build reads '{RECIPE_VERSION}'. Use the Bakehouse that wrote it.")]
     Version(String),
-    #[error("the recipe was made for another model (sha256 {expected}, given {given}). Use the model it was made from.")]
+    #[error(
+        "the recipe was made for another model (sha256 {expected}, given {given}). Use the model it was made from."
+    )]
     Input { expected: String, given: String },
-    #[error("the recipe names the pass '{0}' with parameters that this build does not know. Use the Bakehouse that wrote it.")]
+    #[error(
+        "the recipe names the pass '{0}' with parameters that this build does not know. Use the Bakehouse that wrote it."
+    )]
     UnknownPass(String),
     #[error("pass '{pass}' changed nothing on replay: {reason}. The recipe is damaged.")]
     NoEffect { pass: String, reason: String },
-    #[error("replay gave other bytes (sha256 {given}) than the recipe promises ({expected}). The recipe is damaged or of another build.")]
+    #[error(
+        "replay gave other bytes (sha256 {given}) than the recipe promises ({expected}). The recipe is damaged or of another build."
+    )]
     Output { expected: String, given: String },
     #[error(transparent)]
     Pass(#[from] PassError),
@@ -87,6 +93,10 @@ impl Recipe {
             }
         }
         let given = sha256_hex(&model.to_bytes());
-        if given == self.output_sha256 { Ok(model) } else { Err(ReplayError::Output { expected: self.output_sha256.clone(), given }) }
+        if given == self.output_sha256 {
+            Ok(model)
+        } else {
+            Err(ReplayError::Output { expected: self.output_sha256.clone(), given })
+        }
     }
 }

@@ -25,7 +25,11 @@ pub struct Score {
 impl Score {
     /// The share of the room between threshold and 1 that is left: 1 unchanged, 0 at the threshold, negative below it.
     pub fn slack(&self) -> f64 {
-        let slack = if self.threshold < 1.0 { (self.estimate - self.threshold) / (1.0 - self.threshold) } else { self.estimate - 1.0 };
+        let slack = if self.threshold < 1.0 {
+            (self.estimate - self.threshold) / (1.0 - self.threshold)
+        } else {
+            self.estimate - 1.0
+        };
         if slack.is_nan() { f64::NEG_INFINITY } else { slack }
     }
 }
@@ -168,7 +172,8 @@ fn explore(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judg
     time(&mut candidate, judge);
     let mut found = vec![candidate];
     if variant.tune_speed && limits.goal != Goal::Size {
-        found.extend(without_small_sites(base, variant, &mask, judge).into_iter().filter(|c| c.slack() >= limits.slack));
+        found
+            .extend(without_small_sites(base, variant, &mask, judge).into_iter().filter(|c| c.slack() >= limits.slack));
     }
     found
 }
@@ -182,9 +187,11 @@ fn time(candidate: &mut Candidate, judge: &mut dyn Judge) {
 
 /// Small sites may cost more in quantising their input than they save: the variant once more with the larger half and the largest quarter alone.
 fn without_small_sites(base: &Work, variant: &Variant, mask: &[bool], judge: &mut dyn Judge) -> Vec<Candidate> {
-    let mut sizes: Vec<usize> = variant.sites.iter().zip(mask).filter(|(_, on)| **on).map(|(s, _)| s.elements).collect();
+    let mut sizes: Vec<usize> =
+        variant.sites.iter().zip(mask).filter(|(_, on)| **on).map(|(s, _)| s.elements).collect();
     sizes.sort_unstable();
-    let mut thresholds: Vec<usize> = [sizes.len() / 2, sizes.len() * 3 / 4].into_iter().filter_map(|i| sizes.get(i).copied()).collect();
+    let mut thresholds: Vec<usize> =
+        [sizes.len() / 2, sizes.len() * 3 / 4].into_iter().filter_map(|i| sizes.get(i).copied()).collect();
     thresholds.dedup();
     let mut found = Vec::new();
     for threshold in thresholds.into_iter().filter(|&t| sizes.first().is_some_and(|&smallest| t > smallest)) {
@@ -246,7 +253,12 @@ fn attempt(base: &Work, variant: &Variant, mask: &[bool], judge: &mut dyn Judge)
         match effect {
             Err(error) => {
                 refused = Some(error.to_string());
-                records.push(PassRecord { outcome: Outcome::Failed, reason: Some(error.to_string()), seconds, ..before });
+                records.push(PassRecord {
+                    outcome: Outcome::Failed,
+                    reason: Some(error.to_string()),
+                    seconds,
+                    ..before
+                });
                 break;
             }
             Ok(Effect::Skipped { reason }) => records.push(PassRecord { reason: Some(reason), seconds, ..before }),
@@ -277,13 +289,27 @@ fn attempt(base: &Work, variant: &Variant, mask: &[bool], judge: &mut dyn Judge)
         }
     }
     let left_out = variant.sites.iter().zip(mask).filter(|(_, on)| !**on).map(|(s, _)| s.name.clone()).collect();
-    Candidate { name: variant.name.clone(), bytes: encoded_len(&work.model), work, records, quality, speed: None, left_out, refused }
+    Candidate {
+        name: variant.name.clone(),
+        bytes: encoded_len(&work.model),
+        work,
+        records,
+        quality,
+        speed: None,
+        left_out,
+        refused,
+    }
 }
 
 /// Why a candidate may not be the result under goal and budget.
 fn refusal(candidate: &Candidate, limits: &Limits) -> Option<String> {
-    if let Some(worst) = candidate.quality.iter().filter(|s| s.slack() < limits.slack).min_by(|a, b| a.slack().total_cmp(&b.slack())) {
-        return Some(format!("{} is {:.4} on the search split, too near the gate's {}", worst.metric, worst.estimate, worst.threshold));
+    if let Some(worst) =
+        candidate.quality.iter().filter(|s| s.slack() < limits.slack).min_by(|a, b| a.slack().total_cmp(&b.slack()))
+    {
+        return Some(format!(
+            "{} is {:.4} on the search split, too near the gate's {}",
+            worst.metric, worst.estimate, worst.threshold
+        ));
     }
     match candidate.speed {
         Some(speed) if limits.goal != Goal::Size && speed.upper < 1.0 => {
