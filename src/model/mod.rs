@@ -2,11 +2,15 @@
 
 pub mod edit;
 pub mod error;
+pub mod diff;
 pub mod facts;
+pub mod infer;
+pub mod inspect;
 #[rustfmt::skip]
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod onnx;
 pub mod pass;
+pub mod stats;
 pub mod tensor;
 
 use std::path::{Path, PathBuf};
