@@ -9,12 +9,16 @@ pub mod inline;
 pub mod intake;
 pub mod load;
 mod mapped;
+pub mod diff;
+pub mod infer;
+pub mod inspect;
 #[rustfmt::skip]
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod onnx;
 pub mod opset;
 pub mod pass;
 pub mod save;
+pub mod stats;
 pub mod tensor;
 pub mod values;
 pub mod verify;
