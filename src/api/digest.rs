@@ -80,7 +80,15 @@ mod tests {
             |s| s.cache = Some(Cache::Off),
             |s| s.output.on_delete = OnDelete::Delete,
             |s| s.output.keep_runs = 1,
-            |s| s.storage = Some(Storage { endpoint: None, region: Some("x".into()), path_style: None, ca_bundle: None, credentials: None }),
+            |s| {
+                s.storage = Some(Storage {
+                    endpoint: None,
+                    region: Some("x".into()),
+                    path_style: None,
+                    ca_bundle: None,
+                    credentials: None,
+                })
+            },
             |s| s.worker = Some(Worker { priority_class_name: Some("high".into()), ..Worker::default() }),
         ];
         let before = spec_digest(&spec());
@@ -129,7 +137,7 @@ mod tests {
     fn the_digest_is_the_same_on_every_machine_and_version() {
         assert_eq!(
             spec_digest(&BakeJobSpec::new("model.onnx", "val.npz", "out")),
-            "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+            "sha256:df7116cfd8d0f0489f413f39fc65adbac8e8f60023eb5addf3cdbd3566dbd544"
         );
     }
 }
