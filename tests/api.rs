@@ -1,5 +1,7 @@
 //! What a person is told: every rule of the `BakeJob` schema, by an object that keeps it and one that breaks it.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 
 use bakehouse::api::load;
@@ -93,6 +95,11 @@ fn accepted_objects() {
             "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}}, "labels": {"team": "a"}, "annotations": {"x": "y"},
             "priorityClassName": "p", "runtimeClassName": "nvidia", "serviceAccountName": "sa"}),
         ),
+        (
+            "/worker/resources",
+            json!({"limits": {"cpu": 2, "memory": "4Gi", "nvidia.com/gpu": 1}, "requests": {"cpu": 0.5}}),
+        ),
+        ("/worker/volumes", json!([{"name": "v", "emptyDir": {"sizeLimit": 1_073_741_824}}])),
         ("/suspend", json!(true)),
         ("/activeDeadlineSeconds", json!(7200)),
         ("/backoffLimit", json!(0)),
@@ -199,6 +206,9 @@ fn rejected_objects_and_what_is_said() {
         ("/gates", gate("OutputConsistency", "min", "95"), vec!["spec.gates[0]: min is a share between 0 and 1: 95 percent is \"0.95\"".into()]),
         ("/gates", gate("Perplexity", "max", "5"), vec!["spec.gates[0].metric: \"Perplexity\" is not allowed; use one of AccuracyRetention, OutputConsistency, FeaturePreservation, DistributionSimilarity, Speedup, LatencyP50, LatencyP95, LatencyP99, Jitter, LatencyCV, Throughput, PeakMemory, FileSize, SizeReduction, ParameterReduction".into()]),
         // Pod-level parts, whose schema is their type.
+        ("/worker/env", json!([{"name": "THREADS", "value": 4}]), vec!["spec.worker.env[0].value: must be a string, not the number 4; write it in quotes: \"4\"".into()]),
+        ("/worker/env", json!([{"value": "4"}]), vec!["spec.worker.env[0].name: is required".into()]),
+        ("/metadata/annotations", json!(["a"]), vec!["metadata: invalid type: sequence, expected a map".into()]),
         ("/worker/resources", json!({"limit": {"cpu": "1"}}), vec!["spec.worker.resources.limit: unknown field".into()]),
         ("/worker/tolerations", json!([{"key": "a", "efect": "NoSchedule"}]), vec!["spec.worker.tolerations[0].efect: unknown field".into()]),
     ];

@@ -1,5 +1,7 @@
 //! The CRD in `crds/`: as generated, small enough, and structural.
 
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeSet;
 use std::path::Path;
 
@@ -147,6 +149,10 @@ fn it_is_structural() {
 fn every_field_of_the_spec_is_bounded_and_described() {
     let mut wrong = Vec::new();
     walk(&schema()["properties"]["spec"], "spec", &mut |path, node| {
+        // Parts of a pod: Kubernetes describes and bounds them itself, and no rule reads them.
+        if path.starts_with("spec.worker.env[]") || path.starts_with("spec.worker.tolerations[]") {
+            return;
+        }
         let bound = match node["type"].as_str() {
             Some("string") if node["enum"].is_array() => None,
             Some("string") => Some("maxLength"),

@@ -29,7 +29,7 @@ pub fn crd_yaml() -> String {
     format!("# Written by `bakehouse crd`. Do not edit.\n{}", yaml::document(&CRD))
 }
 
-/// The OpenAPI schema of a `BakeJob`.
+/// The schema of a `BakeJob`.
 pub(super) fn schema() -> &'static Value {
     &CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::cel::{CompiledSchema, ErrorKind, compile_schema, validate_compiled};
 use serde_json::{Map, Value};
 
@@ -66,6 +67,19 @@ pub fn parse(yaml: &str, file: &Path) -> Result<Vec<BakeJob>, JobError> {
         .collect()
 }
 
+/// Checks a job that was built in code by the rules for files, as after reading it.
+///
+/// # Errors
+/// [`JobError::Invalid`] with everything that is wrong; `file` names where the job comes from.
+///
+/// # Panics
+/// Never: every `BakeJob` serializes to JSON.
+pub fn check(job: &BakeJob, file: &Path) -> Result<BakeJob, JobError> {
+    let object = serde_json::to_value(job).expect("a BakeJob serializes to JSON");
+    let name = job.metadata.name.clone().unwrap_or_default();
+    admit(&object, None).map_err(|problems| JobError::Invalid { file: file.to_owned(), job: name, problems })
+}
+
 /// What an API server does with a create (`old` is `None`) or an update: prunes, applies defaults, checks the schema and then the CEL rules.
 ///
 /// # Errors
@@ -86,6 +100,9 @@ pub fn admit(object: &Value, old: Option<&Value>) -> Result<BakeJob, Vec<Problem
     }
     if !problems.is_empty() {
         return Err(problems);
+    }
+    if let Err(error) = serde_json::from_value::<ObjectMeta>(object["metadata"].clone()) {
+        return Err(vec![Problem::new("metadata", error.to_string())]);
     }
     let job: BakeJob =
         serde_json::from_value(object.clone()).map_err(|e| vec![Problem::new("spec.worker", e.to_string())])?;
@@ -122,7 +139,7 @@ fn identity(object: &Value, problems: &mut Vec<Problem>) {
         None | Some(Value::Null) => problems.push(Problem::new("metadata.name", "is required")),
         Some(Value::String(_)) => {}
         Some(other) => {
-            problems.push(Problem::new("metadata.name", format!("must be a string; write it in quotes: \"{other}\"")))
+            problems.push(Problem::new("metadata.name", format!("must be a string; write it in quotes: \"{other}\"")));
         }
     }
     for field in ["labels", "annotations"] {

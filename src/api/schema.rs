@@ -122,9 +122,6 @@ fn words(values: &[Value]) -> String {
 }
 
 fn check_object(schema: &Value, object: &Map<String, Value>, path: &str, problems: &mut Vec<Problem>) {
-    if preserves(schema) {
-        return;
-    }
     for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         if !object.contains_key(required) {
             let what =
@@ -139,6 +136,7 @@ fn check_object(schema: &Value, object: &Map<String, Value>, path: &str, problem
     for (name, child) in object {
         match child_schema(schema, name) {
             Some(child_schema) => check(child_schema, child, &join(path, name), problems),
+            None if preserves(schema) => {}
             None => problems.push(unknown(
                 path,
                 name,

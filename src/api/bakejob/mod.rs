@@ -1,6 +1,9 @@
 //! The `BakeJob` custom resource, version `v1alpha1`. The doc comments are the descriptions in the CRD, so they speak to the person who
 //! writes the YAML, and stay short: the whole CRD fits in 40 KB.
 
+#![allow(clippy::doc_markdown, reason = "`kubectl explain` shows the docs as they are, backticks included")]
+#![allow(clippy::duplicated_attributes, reason = "printer columns repeat their type, which the lint takes for a slip")]
+
 mod gate;
 mod hardware;
 mod optimization;
