@@ -99,6 +99,7 @@ fn accepted_objects() {
             "/worker/resources",
             json!({"limits": {"cpu": 2, "memory": "4Gi", "nvidia.com/gpu": 1}, "requests": {"cpu": 0.5}}),
         ),
+        ("/worker/env", json!([{"name": "EMPTY", "value": null}])),
         ("/worker/volumes", json!([{"name": "v", "emptyDir": {"sizeLimit": 1_073_741_824}}])),
         ("/suspend", json!(true)),
         ("/activeDeadlineSeconds", json!(7200)),

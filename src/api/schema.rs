@@ -33,10 +33,7 @@ pub(super) const CHECKED: [&str; 15] = [
 pub(super) fn default(schema: &Value, value: &mut Value) {
     match value {
         Value::Object(object) => {
-            if preserves(schema) {
-                return;
-            }
-            object.retain(|_, v| !v.is_null());
+            object.retain(|name, v| !v.is_null() || preserves(schema) && child_schema(schema, name).is_none());
             if let Some(properties) = schema["properties"].as_object() {
                 for (name, property) in properties {
                     if let Some(default) = property.get("default").filter(|_| !object.contains_key(name)) {
