@@ -105,7 +105,9 @@ def fit(model, training, shape, epochs, lr=3e-3, batch=64):
 
 
 def conv_bn(c_in, c_out, kernel=3, stride=1):
-    conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2, bias=False)
+    # The bias is redundant before a norm, but where there is none the unoptimised dynamo
+    # export computes a zero one with four more nodes.
+    conv = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2)
     return nn.Sequential(conv, nn.BatchNorm2d(c_out))
 
 
@@ -217,7 +219,7 @@ def export_traced(model, path, feed, shape, output, opset):
 
 
 def export_dynamo(model, path, feed, shape, output, opset):
-    """PyTorch's torch.export-based exporter, its own optimiser off for the same reason."""
+    """PyTorch's torch.export-based exporter. Its optimiser would fold the norms: off."""
     dynamic = ({0: torch.export.Dim("N")},)
     program = torch.export.export(model, (torch.zeros(2, *shape),), dynamic_shapes=dynamic)
     for node in program.graph.nodes:
@@ -230,9 +232,12 @@ def export_dynamo(model, path, feed, shape, output, opset):
         dynamo=True,
         optimize=False,
         external_data=False,
+        verbose=False,
         opset_version=opset,
         input_names=[feed],
         output_names=[output],
+        # Already in `program`; repeated for the name, which the exporter takes from here.
+        dynamic_shapes=dynamic,
     )
 
 
@@ -246,9 +251,10 @@ def export_sklearn(model, path, feed, shape, output, opset):
         options={"zipmap": False},
     )
     exported = select_model_inputs_outputs(exported, outputs=[output])
-    for value in (*exported.graph.input, *exported.graph.output):
-        # skl2onnx leaves the batch axis without a name.
-        value.type.tensor_type.shape.dim[0].dim_param = "N"
+    # skl2onnx leaves the batch axis without a name and the output without a shape.
+    for value, dims in (exported.graph.input[0], shape), (exported.graph.output[0], (10,)):
+        named = helper.make_tensor_value_info(value.name, TensorProto.FLOAT, ["N", *dims])
+        value.CopyFrom(named)
     onnx.save(exported, path)
 
 
@@ -272,12 +278,20 @@ def build_gru(model, path, feed, shape, output, opset):
     b = constant("b", bias[None])
     head_w = constant("head_w", model.head.weight.detach().numpy().T)
     head_b = constant("head_b", model.head.bias.detach().numpy())
+    one = constant("one", np.array([1], np.int64))
+    hidden = constant("hidden", np.array([model.cell.hidden_size], np.int64))
     direction = constant("direction", np.array([0], np.int64))
+    # ConstantOfShape's default is this very value, but tract reads it as float64.
+    zero = numpy_helper.from_array(np.zeros(1, np.float32))
     nodes += [
+        # The initial state may be left out, but tract then wants a fixed batch size.
+        helper.make_node("Shape", [feed], ["batch"], start=0, end=1),
+        helper.make_node("Concat", [one, "batch", hidden], ["state_shape"], axis=0),
+        helper.make_node("ConstantOfShape", ["state_shape"], ["initial"], value=zero),
         helper.make_node("Transpose", [feed], ["steps"], perm=[1, 0, 2]),
         helper.make_node(
             "GRU",
-            ["steps", w, r, b],
+            ["steps", w, r, b, "", "initial"],
             ["", "last"],
             hidden_size=model.cell.hidden_size,
             # PyTorch applies the reset gate after the recurrent product.

@@ -1,8 +1,19 @@
 //! Running a model. An [`Engine`] loads it, a [`Session`] runs it; every figure names the engine and its version.
 
+pub mod blocks;
 pub mod dataset;
+pub mod declared;
 pub mod error;
 pub mod facts;
+#[cfg(feature = "ort")]
+pub mod ort;
+#[cfg(feature = "tract")]
+pub(crate) mod quiet;
+pub(crate) mod tapped;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(feature = "tract")]
+pub mod tract;
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
 //! The ONNX graph: protobuf types, loading and saving, editing, checking and statistics. Knows nothing of engines.
 
+pub mod build;
 pub mod edit;
 pub mod error;
 pub mod facts;

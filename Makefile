@@ -1,0 +1,49 @@
+# Everything a fresh Debian or Ubuntu machine with Rust and Python needs, the targets install themselves.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bakehouse
+BIN := $(or $(CARGO_TARGET_DIR),target)/debug/bakehouse
+export BAKEHOUSE_ORT_LIB ?= $(CACHE)/ort/1.32.0/libonnxruntime.so
+
+.PHONY: demo test check lint ort build acceptance bench deny crd fuzz clean help
+
+help:            ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+demo: build ort  ## Build, bake an example, print the result and where the report lies
+	$(BIN) bake -f examples/cnn/bakejob.yaml
+
+test: tools ort  ## Everything that needs no cluster
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	BAKEHOUSE_REQUIRE_ORT=1 cargo test --locked
+	cargo check --locked --no-default-features
+	scripts/deny.sh
+
+build: tools
+	cargo build --locked
+
+.PHONY: tools
+tools:
+	@scripts/tools.sh
+
+ort:             ## Fetch ONNX Runtime's library (without it, the embedded engine serves)
+	@scripts/ort.sh >/dev/null
+
+acceptance: build ort  ## Print every figure Bakehouse is measured by, with its value at this commit
+	scripts/acceptance.sh
+
+bench: ort       ## Run the benchmarks
+	cargo bench --locked
+
+deny:            ## Licences, sources and bans of the dependencies
+	scripts/deny.sh
+
+crd: build       ## Write the CRD again after a change of the API
+	$(BIN) crd > crds/bakehouse.dev_bakejobs.yaml
+
+fuzz:            ## Fuzz the model loader for a minute
+	scripts/fuzz.sh
+
+clean:
+	cargo clean

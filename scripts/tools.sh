@@ -1,0 +1,8 @@
+#!/usr/bin/env bash
+# What a build needs beside Rust and Python: a C compiler and assembler (for the embedded engine's kernels). Installed only when missing.
+set -euo pipefail
+command -v cargo >/dev/null || { echo "Rust is missing: install it with rustup (https://rustup.rs), then run this again." >&2; exit 1; }
+if ! command -v cc >/dev/null; then
+  sudo=""; [ "$(id -u)" = 0 ] || sudo=sudo
+  $sudo apt-get update -q >/dev/null && $sudo apt-get install -y -q build-essential >/dev/null
+fi

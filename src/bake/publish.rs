@@ -1,0 +1,111 @@
+//! Writing the results: everything into a hidden folder first, then renamed into place, the report last. Nothing half-written is ever seen under a final name.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::BakeError;
+
+/// An output folder in preparation. Dropped before [`Staging::publish`], it leaves nothing behind.
+#[derive(Debug)]
+pub struct Staging {
+    folder: tempfile::TempDir,
+    target: PathBuf,
+    made_target: bool,
+    published: bool,
+    files: Vec<PathBuf>,
+}
+
+impl Staging {
+    /// Prepares to write into `target`, which is made when missing. Fails early, before any work, when it cannot be written.
+    pub fn new(target: &Path) -> Result<Self, BakeError> {
+        let failed = |source| BakeError::Output { path: target.to_owned(), source };
+        let made_target = !target.exists();
+        std::fs::create_dir_all(target).map_err(failed)?;
+        let folder = tempfile::Builder::new().prefix(".bake-").tempdir_in(target).map_err(failed)?;
+        Ok(Self { folder, target: target.to_owned(), made_target, published: false, files: Vec::new() })
+    }
+
+    /// Where a file lies until it is published.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Adds a file with these bytes. `name` may hold folders.
+    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), BakeError> {
+        let path = self.path(name);
+        let write = || {
+            if let Some(parent) = path.parent() {
+                std::fs::create_dir_all(parent)?;
+            }
+            let mut file = std::fs::File::create(&path)?;
+            file.write_all(bytes)?;
+            file.sync_all()
+        };
+        write().map_err(|source| BakeError::Output { path: self.target.join(name), source })?;
+        self.files.push(PathBuf::from(name));
+        Ok(())
+    }
+
+    /// Renames every file into place, in the order they were written.
+    pub fn publish(mut self) -> Result<(), BakeError> {
+        for name in &self.files {
+            let to = self.target.join(name);
+            let rename = || {
+                if let Some(parent) = to.parent() {
+                    std::fs::create_dir_all(parent)?;
+                }
+                std::fs::rename(self.folder.path().join(name), &to)
+            };
+            rename().map_err(|source| BakeError::Output { path: to.clone(), source })?;
+        }
+        self.published = true;
+        Ok(())
+    }
+}
+
+impl Drop for Staging {
+    fn drop(&mut self) {
+        if !self.published && self.made_target {
+            // Best effort: the hidden folder goes by itself; an output folder that we made and left empty goes too.
+            let _ = std::fs::remove_dir_all(self.folder.path());
+            let _ = std::fs::remove_dir(&self.target);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_left_of_an_output_that_was_not_published() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        let mut staging = Staging::new(&target).unwrap();
+        staging.write("model.onnx", b"half").unwrap();
+        assert!(!target.join("model.onnx").exists());
+        drop(staging);
+        assert!(!target.exists());
+    }
+
+    #[test]
+    fn published_files_are_all_there_and_the_hidden_folder_is_gone() {
+        let root = tempfile::tempdir().unwrap();
+        let mut staging = Staging::new(root.path()).unwrap();
+        staging.write("a/b.json", b"{}").unwrap();
+        staging.write("model.onnx", b"m").unwrap();
+        staging.publish().unwrap();
+        let mut names: Vec<_> = std::fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        assert_eq!(names, ["a", "model.onnx"]);
+    }
+
+    #[test]
+    fn an_output_below_a_file_is_refused_with_its_path() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join("file"), b"").unwrap();
+        let error = Staging::new(&root.path().join("file/out")).unwrap_err();
+        assert!(error.to_string().contains("file/out"), "{error}");
+        assert_eq!(error.reason(), crate::api::Reason::OutputUnwritable);
+    }
+}

@@ -1,0 +1,228 @@
+//! What may be typed. Each doc comment is the help text a person reads.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Bakes trained ONNX models before deployment: smaller, faster, proven to keep their quality.
+#[derive(Debug, Parser)]
+#[command(name = "bakehouse", version, arg_required_else_help = true, propagate_version = true)]
+#[command(after_help = "Exit codes: 0 baked, gates passed · 2 usage or invalid BakeJob · 3 a gate failed · 4 a gate is inconclusive · 10 invalid model · \
+11 unsupported operator · 12 invalid data · 13 access denied · 14 output unwritable · 22 memory limit too small · 70 internal")]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Say more: -v for what each stage decides, -vv for every candidate.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Bake models: BakeJob files, or one model and its data.
+    Bake(BakeArgs),
+    /// Write a commented BakeJob for a model.
+    Init(InitArgs),
+    /// Show what a model holds: inputs, outputs, operators, parameters, bytes.
+    Inspect(InspectArgs),
+    /// Compare two models: graph, weights, and with --data their outputs.
+    Compare(CompareArgs),
+    /// Check a finished bake again: digests, outputs, recipe and every claim of its report.
+    Verify(VerifyArgs),
+    /// Print the BakeJob CustomResourceDefinition.
+    Crd,
+    /// Print the JSON Schema of report.json.
+    ReportSchema,
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    /// Load a model in this fresh process, run one sample and print what was seen. Used by `bake` for reload, memory and determinism.
+    #[command(hide = true)]
+    Probe(ProbeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BakeArgs {
+    /// BakeJob files (.yaml), or one model (.onnx) with --data.
+    #[arg(value_name = "FILE", required_unless_present = "file")]
+    pub(crate) inputs: Vec<PathBuf>,
+    /// BakeJob file, as in `kubectl apply -f`. May be given more than once.
+    #[arg(short, long, value_name = "BAKEJOB")]
+    pub(crate) file: Vec<PathBuf>,
+    /// Validation data (.npz or .safetensors) for a bare model: one array per input, axis 0 the sample, plus `labels` where known.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: Option<PathBuf>,
+    /// Calibration data for a bare model. Without it, the search's third of --data serves.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calibration: Option<PathBuf>,
+    /// Metric of the labels: Top1, TopK, F1, R2, Cosine or ArgmaxSequence. Inferred when not given.
+    #[arg(long)]
+    pub(crate) metric: Option<String>,
+    /// How far to go: conservative (lossless) or light (8-bit weights).
+    #[arg(long, ignore_case = true)]
+    pub(crate) level: Option<String>,
+    /// What to optimise for: latency, size or balanced.
+    #[arg(long, ignore_case = true)]
+    pub(crate) goal: Option<String>,
+    /// Largest accepted loss of accuracy, relative: 1% means retention of at least 0.99.
+    #[arg(long, value_name = "PERCENT", value_parser = parse_percent)]
+    pub(crate) max_drop: Option<f64>,
+    /// Where the results go. Default: the BakeJob's spec.output.uri, or `<model>-baked` beside a bare model.
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) out: Option<PathBuf>,
+    /// Engine to measure on: onnxruntime or bakehouse (the embedded one). Default: onnxruntime where its library is found.
+    #[arg(long, ignore_case = true)]
+    pub(crate) runtime: Option<String>,
+    /// ONNX Runtime's shared library. Default: `BAKEHOUSE_ORT_LIB`, then the usual places.
+    #[arg(long, value_name = "FILE", env = "BAKEHOUSE_ORT_LIB")]
+    pub(crate) ort_lib: Option<PathBuf>,
+    /// Replay this recipe instead of searching.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) recipe: Option<PathBuf>,
+    /// Nodes or weights to leave alone, as glob patterns.
+    #[arg(long, value_name = "GLOB")]
+    pub(crate) exclude: Vec<String>,
+    /// How many bakes of a batch run at a time. Timing runs never overlap.
+    #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub(crate) jobs: u16,
+    /// Say what would be done, and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print the result as JSON on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// No progress, only the result.
+    #[arg(short, long)]
+    pub(crate) quiet: bool,
+    /// Take the plan that needs the least memory.
+    #[arg(long)]
+    pub(crate) low_memory: bool,
+    /// Only this document of the file, counted from 0. Used by a batch for its own processes.
+    #[arg(long, hide = true)]
+    pub(crate) document: Option<usize>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum Preset {
+    /// Quick look: light, few iterations, gates as they are.
+    Development,
+    /// Strict gates, latency first.
+    Production,
+    /// Smallest file first.
+    Edge,
+    /// Every figure, wide profile.
+    Research,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// The model to bake.
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// Which starting point.
+    #[arg(long, value_enum, default_value = "development")]
+    pub(crate) preset: Preset,
+    /// Validation data.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: Option<PathBuf>,
+    /// Calibration data.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calibration: Option<PathBuf>,
+    /// Write here instead of printing. An existing file is not overwritten.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InspectArgs {
+    /// The model.
+    #[arg(value_name = "MODEL")]
+    pub(crate) model: PathBuf,
+    /// Shapes to count multiplications for, e.g. `x=1x3x224x224`.
+    #[arg(long, value_name = "INPUT=SHAPE")]
+    pub(crate) shapes: Vec<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CompareArgs {
+    /// The model to compare with.
+    #[arg(value_name = "A")]
+    pub(crate) a: PathBuf,
+    /// The other model.
+    #[arg(value_name = "B")]
+    pub(crate) b: PathBuf,
+    /// Run both on this data and compare the outputs.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: Option<PathBuf>,
+    /// ONNX Runtime's shared library.
+    #[arg(long, value_name = "FILE", env = "BAKEHOUSE_ORT_LIB")]
+    pub(crate) ort_lib: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct VerifyArgs {
+    /// Folder that a bake wrote.
+    #[arg(value_name = "DIR")]
+    pub(crate) folder: PathBuf,
+    /// ONNX Runtime's shared library.
+    #[arg(long, value_name = "FILE", env = "BAKEHOUSE_ORT_LIB")]
+    pub(crate) ort_lib: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProbeArgs {
+    /// The model.
+    pub(crate) model: PathBuf,
+    /// Data in one of the accepted formats; its first samples are run.
+    #[arg(long)]
+    pub(crate) data: PathBuf,
+    /// How many samples.
+    #[arg(long, default_value_t = 4)]
+    pub(crate) samples: usize,
+    /// Engine: onnxruntime or bakehouse.
+    #[arg(long)]
+    pub(crate) runtime: String,
+    /// ONNX Runtime's shared library.
+    #[arg(long)]
+    pub(crate) ort_lib: Option<PathBuf>,
+    /// Threads.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) threads: usize,
+}
+
+fn parse_percent(text: &str) -> Result<f64, String> {
+    let number = text.strip_suffix('%').ok_or("give a percentage, e.g. 1%")?;
+    match number.trim().parse::<f64>() {
+        Ok(percent) if (0.0..100.0).contains(&percent) => Ok(percent / 100.0),
+        _ => Err("give a percentage from 0% to below 100%, e.g. 1%".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_drop_is_a_percentage() {
+        assert_eq!(parse_percent("1%"), Ok(0.01));
+        assert!(parse_percent("0.01").is_err() && parse_percent("100%").is_err() && parse_percent("x%").is_err());
+    }
+}

@@ -1,0 +1,372 @@
+//! The search: which lossy passes, on which sites, make the best model under the goal within the quality budget.
+//!
+//! It sees calibration data and the search split only, never the samples that the verdict is made on. It ends in candidates, best first; each carries the
+//! steps that replay it. Time is measured here and nowhere else in this room, through [`Judge`].
+
+use serde::{Deserialize, Serialize};
+
+use super::driver::{Outcome, PassRecord, Work, encoded_len};
+use super::recipe::Step;
+use crate::api::bakejob::Goal;
+use crate::engine::EngineError;
+use crate::model::{Effect, Model, Pass};
+
+/// One quality metric of a candidate on the search split: a point estimate and what the gate asks for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Name of the metric.
+    pub metric: String,
+    /// Point estimate; 1 is unchanged.
+    pub estimate: f64,
+    /// The gate's threshold.
+    pub threshold: f64,
+}
+
+impl Score {
+    /// The share of the room between threshold and 1 that is left: 1 unchanged, 0 at the threshold, negative below it.
+    pub fn slack(&self) -> f64 {
+        let slack = if self.threshold < 1.0 {
+            (self.estimate - self.threshold) / (1.0 - self.threshold)
+        } else {
+            self.estimate - 1.0
+        };
+        if slack.is_nan() { f64::NEG_INFINITY } else { slack }
+    }
+}
+
+/// How much faster than the input: time of the input / time of the candidate.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Speed {
+    /// Median of the paired ratios.
+    pub ratio: f64,
+    /// Lower end of the 95 % interval.
+    pub lower: f64,
+    /// Upper end of the 95 % interval.
+    pub upper: f64,
+    /// Paired rounds.
+    pub n: usize,
+}
+
+/// Measures candidates. Implemented by the pipeline on real data and a real engine.
+pub trait Judge {
+    /// Quality against the input on the search split.
+    fn quality(&mut self, candidate: &Model) -> Result<Vec<Score>, EngineError>;
+    /// Paired, interleaved timing against the input.
+    fn speed(&mut self, candidate: &Model) -> Result<Speed, EngineError>;
+    /// A word on what is being tried, for whoever watches.
+    fn trying(&mut self, candidate: &str);
+}
+
+/// A family of lossy rewrites, each of which can be left out site by site.
+pub struct Variant {
+    /// Stable name of the candidate, e.g. `dynamic-int8`.
+    pub name: String,
+    /// What can be left out: name, number of weights behind it, expected harm (relative weight error; only the order counts).
+    pub sites: Vec<SiteInfo>,
+    /// The passes for a choice of sites (`true` = rewritten).
+    #[allow(clippy::type_complexity)]
+    pub build: Box<dyn Fn(&[bool]) -> Vec<Box<dyn Pass>>>,
+    /// Whether leaving small sites out may make it faster (weight-only storage is resolved at load, so there it cannot).
+    pub tune_speed: bool,
+}
+
+/// One site of a [`Variant`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct SiteInfo {
+    /// Name of the node's output or of the weight.
+    pub name: String,
+    /// Number of weights.
+    pub elements: usize,
+    /// Expected harm.
+    pub error: f64,
+}
+
+/// A model that the search made, with what was measured of it on the search split.
+#[derive(Debug, Clone)]
+pub struct Candidate {
+    /// Name of the variant.
+    pub name: String,
+    /// Model, facts and the steps that make it.
+    pub work: Work,
+    /// Records of the lossy passes.
+    pub records: Vec<PassRecord>,
+    /// Quality on the search split.
+    pub quality: Vec<Score>,
+    /// Speed against the input, where it was measured.
+    pub speed: Option<Speed>,
+    /// Bytes of the file.
+    pub bytes: usize,
+    /// Sites left in float, with the reason in words.
+    pub left_out: Vec<String>,
+    /// Why it is not eligible under goal and budget, or `None` when it is.
+    pub refused: Option<String>,
+}
+
+impl Candidate {
+    fn slack(&self) -> f64 {
+        self.quality.iter().map(Score::slack).fold(1.0, f64::min)
+    }
+}
+
+/// What bounds the search.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// What is optimised for.
+    pub goal: Goal,
+    /// Bytes of the input's file.
+    pub input_bytes: usize,
+    /// Slack that a candidate keeps on the search split, so that the verdict's lower bound clears the gate on other samples. See [`Score::slack`].
+    pub slack: f64,
+    /// The most sites whose own effect is measured before they are ranked by expected harm alone.
+    pub measured_sites: usize,
+}
+
+/// Tries every variant on top of `base` and returns all candidates, the eligible ones first and best first. `base` itself is among them.
+pub fn search(base: &Work, variants: &[Variant], limits: &Limits, judge: &mut dyn Judge) -> Vec<Candidate> {
+    let mut candidates = vec![lossless(base, judge)];
+    for variant in variants {
+        if variant.sites.is_empty() {
+            continue;
+        }
+        judge.trying(&variant.name);
+        candidates.extend(explore(base, variant, limits, judge));
+    }
+    for candidate in &mut candidates {
+        candidate.refused = candidate.refused.take().or_else(|| refusal(candidate, limits));
+    }
+    rank(&mut candidates, limits);
+    candidates
+}
+
+/// The lossless model as a candidate.
+fn lossless(base: &Work, judge: &mut dyn Judge) -> Candidate {
+    judge.trying("lossless");
+    let (speed, refused) = match judge.speed(&base.model) {
+        Ok(speed) => (Some(speed), None),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    Candidate {
+        name: "lossless".to_owned(),
+        work: base.clone(),
+        records: Vec::new(),
+        quality: Vec::new(),
+        speed,
+        bytes: encoded_len(&base.model),
+        left_out: Vec::new(),
+        refused,
+    }
+}
+
+/// The best form of one variant: all its sites, or as many as the budget bears, or those that pay in time.
+fn explore(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge) -> Vec<Candidate> {
+    let mut mask = vec![true; variant.sites.len()];
+    let mut candidate = attempt(base, variant, &mask, judge);
+    if candidate.refused.is_none() && candidate.slack() < limits.slack {
+        if let Some((repaired, kept)) = repair(base, variant, limits, judge) {
+            (candidate, mask) = (repaired, kept);
+        }
+    }
+    if candidate.refused.is_some() || candidate.slack() < limits.slack {
+        return vec![candidate];
+    }
+    time(&mut candidate, judge);
+    let mut found = vec![candidate];
+    if variant.tune_speed && limits.goal != Goal::Size {
+        found
+            .extend(without_small_sites(base, variant, &mask, judge).into_iter().filter(|c| c.slack() >= limits.slack));
+    }
+    found
+}
+
+fn time(candidate: &mut Candidate, judge: &mut dyn Judge) {
+    match judge.speed(&candidate.work.model) {
+        Ok(speed) => candidate.speed = Some(speed),
+        Err(error) => candidate.refused = Some(error.to_string()),
+    }
+}
+
+/// Small sites may cost more in quantising their input than they save: the variant once more with the larger half and the largest quarter alone.
+fn without_small_sites(base: &Work, variant: &Variant, mask: &[bool], judge: &mut dyn Judge) -> Vec<Candidate> {
+    let mut sizes: Vec<usize> =
+        variant.sites.iter().zip(mask).filter(|(_, on)| **on).map(|(s, _)| s.elements).collect();
+    sizes.sort_unstable();
+    let mut thresholds: Vec<usize> =
+        [sizes.len() / 2, sizes.len() * 3 / 4].into_iter().filter_map(|i| sizes.get(i).copied()).collect();
+    thresholds.dedup();
+    let mut found = Vec::new();
+    for threshold in thresholds.into_iter().filter(|&t| sizes.first().is_some_and(|&smallest| t > smallest)) {
+        let larger: Vec<bool> = variant.sites.iter().zip(mask).map(|(s, on)| *on && s.elements >= threshold).collect();
+        let mut candidate = attempt(base, variant, &larger, judge);
+        candidate.name = format!("{} from {threshold} weights", variant.name);
+        if candidate.refused.is_none() {
+            time(&mut candidate, judge);
+        }
+        found.push(candidate);
+    }
+    found
+}
+
+/// Leaves out the most harmful sites until the budget is kept: measures each site's own harm (or takes the expected one), then bisects on how many may stay.
+fn repair(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge) -> Option<(Candidate, Vec<bool>)> {
+    let count = variant.sites.len();
+    let mut harm: Vec<(f64, usize)> = (0..count)
+        .map(|site| {
+            if count > limits.measured_sites {
+                return (variant.sites[site].error, site);
+            }
+            let alone: Vec<bool> = (0..count).map(|s| s == site).collect();
+            let one = attempt(base, variant, &alone, judge);
+            (if one.refused.is_some() { f64::INFINITY } else { 1.0 - one.slack() }, site)
+        })
+        .collect();
+    harm.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let choose = |keep: usize| {
+        let mut mask = vec![false; count];
+        harm[..keep].iter().for_each(|&(_, site)| mask[site] = true);
+        mask
+    };
+    let (mut low, mut high) = (0, count);
+    let mut best = None;
+    while low + 1 < high {
+        let middle = usize::midpoint(low, high);
+        let mask = choose(middle);
+        let candidate = attempt(base, variant, &mask, judge);
+        if candidate.refused.is_none() && candidate.slack() >= limits.slack {
+            (low, best) = (middle, Some((candidate, mask)));
+        } else {
+            high = middle;
+        }
+    }
+    best
+}
+
+/// Applies the variant's passes for one choice of sites and scores the result. What goes wrong is the candidate's refusal, never an error of the bake.
+fn attempt(base: &Work, variant: &Variant, mask: &[bool], judge: &mut dyn Judge) -> Candidate {
+    let mut work = base.clone();
+    let mut records = Vec::new();
+    let mut refused = None;
+    for pass in (variant.build)(mask) {
+        let before = PassRecord::skipped(pass.name(), "", &work.model);
+        let started = std::time::Instant::now();
+        let effect = pass.apply(&mut work.model, &mut work.facts);
+        let seconds = started.elapsed().as_secs_f64();
+        match effect {
+            Err(error) => {
+                refused = Some(error.to_string());
+                records.push(PassRecord {
+                    outcome: Outcome::Failed,
+                    reason: Some(error.to_string()),
+                    seconds,
+                    ..before
+                });
+                break;
+            }
+            Ok(Effect::Skipped { reason }) => records.push(PassRecord { reason: Some(reason), seconds, ..before }),
+            Ok(Effect::Applied { rewrites, fused }) => {
+                work.steps.push(Step::of(pass.as_ref()));
+                records.push(PassRecord {
+                    outcome: Outcome::Applied,
+                    reason: None,
+                    rewrites,
+                    fused,
+                    nodes: [before.nodes[0], work.model.graph().node.len()],
+                    bytes: [before.bytes[0], encoded_len(&work.model)],
+                    seconds,
+                    ..before
+                });
+            }
+        }
+    }
+    if refused.is_none() && !records.iter().any(|r| r.outcome == Outcome::Applied) {
+        refused = Some("no pass of this candidate had anything to do".to_owned());
+    }
+    refused = refused.or_else(|| work.model.check().err().map(|e| e.to_string()));
+    let mut quality = Vec::new();
+    if refused.is_none() {
+        match judge.quality(&work.model) {
+            Ok(scores) => quality = scores,
+            Err(error) => refused = Some(error.to_string()),
+        }
+    }
+    let left_out = variant.sites.iter().zip(mask).filter(|(_, on)| !**on).map(|(s, _)| s.name.clone()).collect();
+    Candidate {
+        name: variant.name.clone(),
+        bytes: encoded_len(&work.model),
+        work,
+        records,
+        quality,
+        speed: None,
+        left_out,
+        refused,
+    }
+}
+
+/// Why a candidate may not be the result under goal and budget.
+fn refusal(candidate: &Candidate, limits: &Limits) -> Option<String> {
+    if let Some(worst) =
+        candidate.quality.iter().filter(|s| s.slack() < limits.slack).min_by(|a, b| a.slack().total_cmp(&b.slack()))
+    {
+        return Some(format!(
+            "{} is {:.4} on the search split, too near the gate's {}",
+            worst.metric, worst.estimate, worst.threshold
+        ));
+    }
+    match candidate.speed {
+        Some(speed) if limits.goal != Goal::Size && speed.upper < 1.0 => {
+            Some(format!("slower than the input: {:.2}x [{:.2}, {:.2}]", speed.ratio, speed.lower, speed.upper))
+        }
+        _ => None,
+    }
+}
+
+/// How good a candidate is under the goal; larger is better, the unchanged input is 0. Times and bytes count by their logarithms, so that halves weigh alike.
+pub fn merit(goal: Goal, speed: Option<Speed>, bytes: usize, input_bytes: usize) -> f64 {
+    let smaller = (input_bytes as f64 / bytes.max(1) as f64).ln();
+    let faster = speed.map_or(0.0, |s| if s.lower <= 1.0 && s.upper >= 1.0 { 0.0 } else { s.ratio.ln() });
+    // The other figure only breaks ties.
+    match goal {
+        Goal::Latency => faster + 0.01 * smaller,
+        Goal::Size => smaller + 0.01 * faster,
+        Goal::Balanced => faster + smaller,
+    }
+}
+
+fn rank(candidates: &mut [Candidate], limits: &Limits) {
+    let key = |c: &Candidate| (c.refused.is_some(), -merit(limits.goal, c.speed, c.bytes, limits.input_bytes));
+    candidates.sort_by(|a, b| {
+        let ((refused_a, merit_a), (refused_b, merit_b)) = (key(a), key(b));
+        refused_a.cmp(&refused_b).then(merit_a.total_cmp(&merit_b))
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn speed(ratio: f64, half: f64) -> Option<Speed> {
+        Some(Speed { ratio, lower: ratio - half, upper: ratio + half, n: 100 })
+    }
+
+    #[test]
+    fn each_goal_prefers_what_it_names() {
+        let fast = |goal| merit(goal, speed(2.0, 0.1), 90, 100);
+        let small = |goal| merit(goal, speed(1.0, 0.1), 25, 100);
+        assert!(fast(Goal::Latency) > small(Goal::Latency));
+        assert!(small(Goal::Size) > fast(Goal::Size));
+        assert!(small(Goal::Balanced) > fast(Goal::Balanced));
+    }
+
+    #[test]
+    fn a_speedup_within_the_noise_counts_as_none() {
+        assert_eq!(merit(Goal::Latency, speed(1.05, 0.1), 100, 100), 0.0);
+        assert!(merit(Goal::Latency, speed(1.05, 0.01), 100, 100) > 0.0);
+    }
+
+    #[test]
+    fn slack_is_one_when_unchanged_zero_at_the_gate_and_fails_closed_on_nan() {
+        let score = |estimate| Score { metric: "m".into(), estimate, threshold: 0.95 };
+        assert!((score(1.0).slack() - 1.0).abs() < 1e-12);
+        assert!(score(0.95).slack().abs() < 1e-12);
+        assert_eq!(score(f64::NAN).slack(), f64::NEG_INFINITY);
+    }
+}
