@@ -1,5 +1,7 @@
 //! The spec digest: equal exactly when two specs decide the same artifact and the same verdict.
 
+use std::fmt::Write as _;
+
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
@@ -32,8 +34,10 @@ pub fn spec_digest(spec: &BakeJobSpec) -> String {
         decisive.insert("worker".into(), json!({"image": image}));
     }
     let canonical = canonical(&Value::Object(decisive)).to_string();
-    let hex: String = Sha256::digest(canonical.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("sha256:{hex}")
+    Sha256::digest(canonical.as_bytes()).iter().fold(String::from("sha256:"), |mut digest, byte| {
+        let _ = write!(digest, "{byte:02x}");
+        digest
+    })
 }
 
 fn pointer<'a>(object: &'a mut Map<String, Value>, path: &str) -> Option<&'a mut Value> {
@@ -80,7 +84,15 @@ mod tests {
             |s| s.cache = Some(Cache::Off),
             |s| s.output.on_delete = OnDelete::Delete,
             |s| s.output.keep_runs = 1,
-            |s| s.storage = Some(Storage { endpoint: None, region: Some("x".into()), path_style: None, ca_bundle: None, credentials: None }),
+            |s| {
+                s.storage = Some(Storage {
+                    endpoint: None,
+                    region: Some("x".into()),
+                    path_style: None,
+                    ca_bundle: None,
+                    credentials: None,
+                });
+            },
             |s| s.worker = Some(Worker { priority_class_name: Some("high".into()), ..Worker::default() }),
         ];
         let before = spec_digest(&spec());
@@ -129,7 +141,7 @@ mod tests {
     fn the_digest_is_the_same_on_every_machine_and_version() {
         assert_eq!(
             spec_digest(&BakeJobSpec::new("model.onnx", "val.npz", "out")),
-            "sha256:0000000000000000000000000000000000000000000000000000000000000000"
+            "sha256:df7116cfd8d0f0489f413f39fc65adbac8e8f60023eb5addf3cdbd3566dbd544"
         );
     }
 }

@@ -74,5 +74,5 @@ impl JobError {
 }
 
 fn lines(items: &[impl std::fmt::Display]) -> String {
-    items.iter().map(|item| format!("\n  {item}")).collect()
+    items.iter().fold(String::new(), |text, item| text + "\n  " + &item.to_string())
 }

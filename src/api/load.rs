@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::core::cel::{CompiledSchema, ErrorKind, compile_schema, validate_compiled};
 use serde_json::{Map, Value};
 
@@ -47,7 +48,8 @@ pub fn parse(yaml: &str, file: &Path) -> Result<Vec<BakeJob>, JobError> {
     if yaml.len() > MAX_BYTES {
         return Err(yaml_error(format!("the file has {} bytes; a job file has at most {MAX_BYTES}", yaml.len())));
     }
-    let documents: Vec<Value> = serde_saphyr::from_multiple(yaml).map_err(|e| yaml_error(first_line(&e.to_string())))?;
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(yaml).map_err(|e| yaml_error(first_line(&e.to_string())))?;
     let documents: Vec<Value> = documents.into_iter().filter(|d| !d.is_null()).collect();
     if documents.is_empty() {
         return Err(JobError::Empty { file: file.to_owned() });
@@ -63,6 +65,19 @@ pub fn parse(yaml: &str, file: &Path) -> Result<Vec<BakeJob>, JobError> {
             admit(&document, None).map_err(|problems| JobError::Invalid { file: file.to_owned(), job, problems })
         })
         .collect()
+}
+
+/// Checks a job that was built in code by the rules for files, as after reading it.
+///
+/// # Errors
+/// [`JobError::Invalid`] with everything that is wrong; `file` names where the job comes from.
+///
+/// # Panics
+/// Never: every `BakeJob` serializes to JSON.
+pub fn check(job: &BakeJob, file: &Path) -> Result<BakeJob, JobError> {
+    let object = serde_json::to_value(job).expect("a BakeJob serializes to JSON");
+    let name = job.metadata.name.clone().unwrap_or_default();
+    admit(&object, None).map_err(|problems| JobError::Invalid { file: file.to_owned(), job: name, problems })
 }
 
 /// What an API server does with a create (`old` is `None`) or an update: prunes, applies defaults, checks the schema and then the CEL rules.
@@ -86,7 +101,11 @@ pub fn admit(object: &Value, old: Option<&Value>) -> Result<BakeJob, Vec<Problem
     if !problems.is_empty() {
         return Err(problems);
     }
-    let job: BakeJob = serde_json::from_value(object.clone()).map_err(|e| vec![Problem::new("spec.worker", e.to_string())])?;
+    if let Err(error) = serde_json::from_value::<ObjectMeta>(object["metadata"].clone()) {
+        return Err(vec![Problem::new("metadata", error.to_string())]);
+    }
+    let job: BakeJob =
+        serde_json::from_value(object.clone()).map_err(|e| vec![Problem::new("spec.worker", e.to_string())])?;
     // The pod-level parts have no schema here; what their types did not take up would be lost without a word.
     let kept = serde_json::to_value(&job.spec.worker).unwrap_or_default();
     lost(&object["spec"]["worker"], &kept, "spec.worker", &mut problems);
@@ -103,7 +122,10 @@ fn identity(object: &Value, problems: &mut Vec<Problem>) {
         match &object[field] {
             Value::String(value) if value == wanted => {}
             Value::Null => problems.push(Problem::new(field, format!("is required: write {field}: {wanted}"))),
-            other => problems.push(Problem::new(field, format!("must be {wanted}, not {}", other.as_str().unwrap_or("another type")))),
+            other => problems.push(Problem::new(
+                field,
+                format!("must be {wanted}, not {}", other.as_str().unwrap_or("another type")),
+            )),
         }
     }
     let Some(metadata) = root.get("metadata").and_then(Value::as_object) else {
@@ -116,12 +138,17 @@ fn identity(object: &Value, problems: &mut Vec<Problem>) {
     match metadata.get("name") {
         None | Some(Value::Null) => problems.push(Problem::new("metadata.name", "is required")),
         Some(Value::String(_)) => {}
-        Some(other) => problems.push(Problem::new("metadata.name", format!("must be a string; write it in quotes: \"{other}\""))),
+        Some(other) => {
+            problems.push(Problem::new("metadata.name", format!("must be a string; write it in quotes: \"{other}\"")));
+        }
     }
     for field in ["labels", "annotations"] {
         for (name, value) in metadata.get(field).and_then(Value::as_object).unwrap_or(&Map::new()) {
             if !value.is_string() {
-                problems.push(Problem::new(join(&format!("metadata.{field}"), name), format!("must be a string; write it in quotes: \"{value}\"")));
+                problems.push(Problem::new(
+                    join(&format!("metadata.{field}"), name),
+                    format!("must be a string; write it in quotes: \"{value}\""),
+                ));
             }
         }
     }
@@ -172,5 +199,6 @@ fn lost(given: &Value, kept: &Value, path: &str, problems: &mut Vec<Problem>) {
 }
 
 fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().to_owned()
+    let line = text.lines().next().unwrap_or_default();
+    line.strip_prefix("error: ").unwrap_or(line).to_owned()
 }

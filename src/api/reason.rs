@@ -38,6 +38,7 @@ pub enum Reason {
 
 impl Reason {
     /// The process's exit code (0 success; 2 usage; 3 and 4 verdicts; 10-14 and 22 permanent; 20 and 21 worth a retry; 70 a fault of ours).
+    #[must_use]
     pub fn exit_code(self) -> u8 {
         match self {
             Self::Baked | Self::NoImprovement => 0,

@@ -1,4 +1,5 @@
-//! What the controller says about a `BakeJob`. Every figure is a string: a decimal, a duration or a quantity, with the gate's own units.
+//! What the controller says about a `BakeJob`. Lists are bounded; strings are not, because only the controller writes them and no rule reads
+//! them. Every figure is a string: a decimal, a duration or a quantity, with the gate's own units.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -27,7 +28,6 @@ pub struct BakeJobStatus {
     pub completion_time: Option<Time>,
     /// The stage that runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
     pub stage: Option<String>,
     /// Percent done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -50,7 +50,6 @@ pub struct BakeJobStatus {
     pub job_ref: Option<JobRef>,
     /// Digest of what decides the artifact and its verdict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 71))]
     pub spec_digest: Option<String>,
     /// Where it was baked and measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,7 +92,6 @@ pub struct BakeJobStatus {
 #[serde(rename_all = "camelCase")]
 pub struct Stage {
     /// Its name.
-    #[schemars(length(max = 32))]
     pub name: String,
     /// When it started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -110,11 +108,9 @@ pub struct Stage {
 #[serde(rename_all = "camelCase")]
 pub struct JobRef {
     /// Its name.
-    #[schemars(length(max = 63))]
     pub name: String,
     /// Its UID.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 36))]
     pub uid: Option<String>,
 }
 
@@ -124,27 +120,21 @@ pub struct JobRef {
 pub struct HardwareStatus {
     /// CPU or CUDA.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 16))]
     pub device: Option<String>,
     /// The node's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 253))]
     pub node: Option<String>,
     /// Model and instruction sets of the CPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 512))]
     pub cpu: Option<String>,
     /// Product and compute capability of the GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 512))]
     pub gpu: Option<String>,
     /// The engine that latency was measured on, with its version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 128))]
     pub engine: Option<String>,
     /// Why this device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024))]
     pub reason: Option<String>,
 }
 
@@ -198,17 +188,14 @@ pub struct Figures {
 #[serde(rename_all = "camelCase")]
 pub struct PassStatus {
     /// Its name.
-    #[schemars(length(max = 63))]
     pub name: String,
     /// How it ended.
     pub outcome: PassOutcome,
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 512))]
     pub reason: Option<String>,
     /// What it changed, in words: bytes, nodes, latency, quality.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 512))]
     pub deltas: Option<String>,
 }
 
@@ -232,15 +219,12 @@ pub struct GateStatus {
     /// What was measured.
     pub metric: Metric,
     /// The bound, as ">= 0.95".
-    #[schemars(length(max = 64))]
     pub threshold: String,
     /// What was measured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
     pub observed: Option<String>,
     /// Its 95 % interval.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64))]
     pub interval: Option<String>,
     /// The decision.
     pub verdict: Verdict,
@@ -262,13 +246,10 @@ pub enum Verdict {
 #[serde(rename_all = "camelCase")]
 pub struct Artifact {
     /// One of spec.exports.
-    #[schemars(length(max = 32))]
     pub format: String,
     /// Where it lies.
-    #[schemars(length(max = 2048))]
     pub uri: String,
     /// Its digest.
-    #[schemars(length(max = 71))]
     pub sha256: String,
     /// Its size.
     pub bytes: i64,
@@ -279,10 +260,8 @@ pub struct Artifact {
 #[serde(rename_all = "camelCase")]
 pub struct FileRef {
     /// Where it lies.
-    #[schemars(length(max = 2048))]
     pub uri: String,
     /// Its digest.
-    #[schemars(length(max = 71))]
     pub sha256: String,
 }
 
@@ -291,10 +270,8 @@ pub struct FileRef {
 #[serde(rename_all = "camelCase")]
 pub struct PromotionStatus {
     /// Where it lies.
-    #[schemars(length(max = 2048))]
     pub uri: String,
     /// Its digest.
-    #[schemars(length(max = 71))]
     pub sha256: String,
     /// When.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -310,14 +287,11 @@ pub struct RunRecord {
     #[schemars(range(min = 1, max = 2_147_483_647))]
     pub run: u32,
     /// What it baked.
-    #[schemars(length(max = 71))]
     pub spec_digest: String,
     /// How it ended.
-    #[schemars(length(max = 64))]
     pub reason: String,
     /// Its artifact.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 71))]
     pub sha256: Option<String>,
     /// When it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -339,10 +313,10 @@ fn conditions(_: &mut SchemaGenerator) -> Schema {
             "type": "object",
             "required": ["type", "status", "reason", "message", "lastTransitionTime"],
             "properties": {
-                "type": {"type": "string", "maxLength": 316},
+                "type": {"type": "string"},
                 "status": {"type": "string", "enum": ["True", "False", "Unknown"]},
-                "reason": {"type": "string", "minLength": 1, "maxLength": 1024},
-                "message": {"type": "string", "maxLength": 32_768},
+                "reason": {"type": "string"},
+                "message": {"type": "string"},
                 "lastTransitionTime": {"type": "string", "format": "date-time"},
                 "observedGeneration": {"type": "integer", "minimum": 0},
             },

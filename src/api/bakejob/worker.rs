@@ -2,9 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Affinity, EnvFromSource, EnvVar, PodResourceClaim, ResourceRequirements, Toleration, Volume, VolumeMount};
+use k8s_openapi::api::core::v1::{
+    Affinity, EnvFromSource, EnvVar, PodResourceClaim, ResourceRequirements, Toleration, Volume, VolumeMount,
+};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-use serde::{Deserialize, Serialize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 
 use super::rules::rule;
 
@@ -25,7 +29,7 @@ pub struct Worker {
     #[schemars(length(min = 1, max = 253))]
     pub service_account_name: Option<String>,
     /// As in a container.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "quantities_as_text", skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "passed")]
     pub resources: Option<ResourceRequirements>,
     /// As in a pod.
@@ -42,7 +46,7 @@ pub struct Worker {
     pub affinity: Option<Affinity>,
     /// As in a pod.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "passed_list")]
+    #[schemars(schema_with = "toleration_list")]
     pub tolerations: Vec<Toleration>,
     /// As in a pod.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -53,15 +57,15 @@ pub struct Worker {
     #[schemars(length(min = 1, max = 253))]
     pub runtime_class_name: Option<String>,
     /// As in a container.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(schema_with = "passed_list")]
+    #[serde(default, deserialize_with = "quantities_as_text", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "env_list")]
     pub env: Vec<EnvVar>,
     /// As in a container.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "passed_list")]
     pub env_from: Vec<EnvFromSource>,
     /// As in a pod.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, deserialize_with = "quantities_as_text", skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "passed_list")]
     pub volumes: Vec<Volume>,
     /// As in a container.
@@ -95,9 +99,64 @@ fn passed_list(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": "array",
         "maxItems": 64,
-        "x-kubernetes-list-type": "atomic",
         "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
     })
+}
+
+/// The values that YAML readers most often take for something else than a string are typed here: an API server then refuses them, where the
+/// controller could only fail to read the object.
+fn env_list(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 64,
+        "items": {
+            "type": "object",
+            "x-kubernetes-preserve-unknown-fields": true,
+            "required": ["name"],
+            "properties": {"name": {"type": "string"}, "value": {"type": "string"}},
+        },
+    })
+}
+
+fn toleration_list(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "array",
+        "maxItems": 64,
+        "items": {
+            "type": "object",
+            "x-kubernetes-preserve-unknown-fields": true,
+            "properties": {
+                "key": {"type": "string"},
+                "operator": {"type": "string"},
+                "value": {"type": "string"},
+                "effect": {"type": "string"},
+                "tolerationSeconds": {"type": "integer"},
+            },
+        },
+    })
+}
+
+/// Reads what holds quantities. Kubernetes takes `cpu: 2` for `cpu: "2"`; the typed quantity is a string only.
+fn quantities_as_text<'de, D: Deserializer<'de>, T: DeserializeOwned>(deserializer: D) -> Result<T, D::Error> {
+    let mut value = Value::deserialize(deserializer)?;
+    number_to_text(&mut value, false);
+    serde_json::from_value(value).map_err(serde::de::Error::custom)
+}
+
+fn number_to_text(value: &mut Value, quantity: bool) {
+    match value {
+        Value::Number(number) if quantity => *value = Value::String(number.to_string()),
+        Value::Object(fields) => {
+            for (name, child) in fields {
+                number_to_text(
+                    child,
+                    quantity || matches!(name.as_str(), "limits" | "requests" | "sizeLimit" | "divisor"),
+                );
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| number_to_text(item, quantity)),
+        _ => {}
+    }
 }
 
 fn labels_map(_: &mut SchemaGenerator) -> Schema {
