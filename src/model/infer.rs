@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::edit::{is_op, subgraphs};
 use super::onnx::{GraphProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto};
 use super::{DType, Facts, Model};
+pub(super) use layers::einsum_labels;
 use values::{Num, Small};
 
 /// Extent of one axis.
