@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use kube::core::cel::{ScopeContext, analyze_rule, compile_schema};
+use kube::core::cel::{compile_schema, estimate_rule_cost};
 use serde_json::Value;
 
 const FILE: &str = "crds/bakehouse.dev_bakejobs.yaml";
@@ -111,7 +111,7 @@ fn it_is_structural() {
             say("is a set of what is no scalar");
         }
         if let Some(format) = node["format"].as_str()
-            && !["int32", "int64", "date-time"].contains(&format)
+            && format != "date-time"
         {
             say(&format!("has format {format}, which Kubernetes does not know"));
         }
@@ -159,7 +159,7 @@ fn every_rule_compiles_has_a_message_and_is_within_its_cost() {
             if kube::core::cel::cel::Program::compile(text).is_err() {
                 wrong.push(format!("{path}: does not compile: {text}"));
             }
-            wrong.extend(analyze_rule(text, &compiled, ScopeContext::CrdValidation).into_iter().map(|w| format!("{path}: {}: {text}", w.message)));
+            wrong.extend(estimate_rule_cost(text, &compiled).into_iter().map(|w| format!("{path}: {}: {text}", w.message)));
         }
     });
     assert_eq!(wrong, Vec::<String>::new());

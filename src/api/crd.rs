@@ -7,6 +7,7 @@ use kube::CustomResourceExt;
 use serde_json::{Map, Value, json};
 
 use super::bakejob::{BakeJob, root_rules};
+use super::yaml;
 
 /// The longest name: the Job of an attempt is `<name>-<run>-<attempt>` and has at most 63 characters.
 const MAX_NAME: u64 = 52;
@@ -23,13 +24,9 @@ pub fn crd() -> CustomResourceDefinition {
 }
 
 /// The `BakeJob` CRD as YAML: the file `crds/bakehouse.dev_bakejobs.yaml`.
-///
-/// # Panics
-/// Never for the types of this crate: a test builds it.
 #[must_use]
 pub fn crd_yaml() -> String {
-    let yaml = serde_saphyr::to_string(&*CRD).expect("a JSON value serializes to YAML");
-    format!("# Written by `bakehouse crd`. Do not edit.\n{yaml}")
+    format!("# Written by `bakehouse crd`. Do not edit.\n{}", yaml::document(&CRD))
 }
 
 /// The OpenAPI schema of a `BakeJob`.
@@ -42,6 +39,7 @@ fn build() -> Value {
     let root = &mut crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
     tidy(root);
     root["x-kubernetes-validations"] = root_rules();
+    sort(root.as_object_mut().expect("the root schema is an object"));
     let properties = root["properties"].as_object_mut().expect("the root schema has properties");
     let mut all = Map::new();
     all.insert("apiVersion".into(), json!({"type": "string"}));
@@ -57,18 +55,14 @@ fn build() -> Value {
 /// Rewrites one schema node and those below it.
 ///
 /// - `nullable` goes: an explicit null is then pruned as an absent field, instead of being a third state beside set and unset.
-/// - Unsigned formats, which Kubernetes does not know, become signed ones; every such field has its bounds.
+/// - Formats of integers go: the unsigned ones are unknown to Kubernetes, and every such field of the spec has its bounds.
 /// - Whole numbers are written without a fraction.
 fn tidy(schema: &mut Value) {
     let Some(node) = schema.as_object_mut() else { return };
     node.remove("nullable");
     node.remove("title");
-    if let Some(format) = node.get_mut("format") {
-        match format.as_str() {
-            Some("uint8" | "uint16" | "uint32") => *format = json!("int32"),
-            Some("uint64" | "uint") => *format = json!("int64"),
-            _ => {}
-        }
+    if node.get("format").is_some_and(|format| format != "date-time") {
+        node.remove("format");
     }
     for bound in ["minimum", "maximum"] {
         if let Some(number) = node.get_mut(bound)
@@ -83,6 +77,35 @@ fn tidy(schema: &mut Value) {
     for child in ["items", "additionalProperties"] {
         if let Some(child) = node.get_mut(child) {
             tidy(child);
+            // The list's own description says what its items are.
+            if let Some(child) = child.as_object_mut() {
+                child.shift_remove("description");
+            }
         }
     }
+    sort(node);
+}
+
+/// Brings keywords into the order a reader wants: what it is, what it may be, what is in it.
+fn sort(node: &mut Map<String, Value>) {
+    const FIRST: [&str; 14] = [
+        "description",
+        "type",
+        "format",
+        "default",
+        "enum",
+        "minimum",
+        "maximum",
+        "minLength",
+        "maxLength",
+        "minItems",
+        "maxItems",
+        "maxProperties",
+        "x-kubernetes-validations",
+        "required",
+    ];
+    let rank = |key: &str| FIRST.iter().position(|first| *first == key).unwrap_or(FIRST.len());
+    let mut entries: Vec<(String, Value)> = std::mem::take(node).into_iter().collect();
+    entries.sort_by(|(a, _), (b, _)| rank(a).cmp(&rank(b)).then_with(|| a.cmp(b)));
+    node.extend(entries);
 }

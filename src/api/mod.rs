@@ -22,6 +22,7 @@ mod schema;
 mod suggest;
 pub mod support;
 pub mod value;
+mod yaml;
 
 pub use bakejob::{BakeJob, BakeJobSpec, BakeJobStatus};
 pub use crd::{crd, crd_yaml};

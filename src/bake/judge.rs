@@ -1,15 +1,17 @@
 //! What the search may ask: quality on the search split, speed against the input.
 
-use super::observe::{self, Features, Outputs};
+use super::figures;
+use super::intake::Loaded;
+use super::observe::{self, Outputs};
 use super::progress::Progress;
 use super::timing::Timer;
 use crate::api::job::Bound;
-use crate::api::{Gate, Metric};
+use crate::api::{Metric, ResolvedJob};
 use crate::engine::{Dataset, EngineError, Feed, Session, SharedEngine, blocks};
 use crate::model::Model;
 use crate::optimizer::search::{Judge, Score, Speed};
 use crate::profiler::paired;
-use crate::quality::{self, OutputPair, TapPair};
+use crate::quality::{self, OutputPair, Rows, TapPair};
 
 /// A split with what the input model gives on it, and how a candidate compares.
 pub(super) struct Bench<'a> {
@@ -19,7 +21,7 @@ pub(super) struct Bench<'a> {
     pub(super) split: Dataset,
     pub(super) taps: &'a [String],
     pub(super) outputs: Outputs,
-    pub(super) features: Features,
+    pub(super) features: Vec<Rows>,
 }
 
 impl<'a> Bench<'a> {
@@ -58,9 +60,9 @@ impl<'a> Bench<'a> {
 /// Judges candidates on the search split.
 pub(super) struct SearchJudge<'a, 'p> {
     pub(super) bench: Bench<'a>,
-    pub(super) quality: quality::Settings,
-    pub(super) gates: &'a [Gate],
-    pub(super) timer: Timer,
+    pub(super) job: &'a ResolvedJob,
+    pub(super) loaded: &'a Loaded,
+    pub(super) timer: &'a Timer,
     pub(super) session: Box<dyn Session>,
     pub(super) feed: Feed,
     pub(super) plan: paired::Plan,
@@ -69,12 +71,14 @@ pub(super) struct SearchJudge<'a, 'p> {
 
 impl Judge for SearchJudge<'_, '_> {
     fn quality(&mut self, candidate: &Model) -> Result<Vec<Score>, EngineError> {
-        let (outputs, taps) = self.bench.pairs(candidate)?;
-        let quick = quality::quick(&outputs, &taps, self.bench.split.labels.as_ref(), &self.quality);
-        let min = |metric: Metric| self.gates.iter().find(|g| g.metric == metric).and_then(|g| match g.bound { Bound::Min(v) => Some(v), Bound::Max(_) => None });
+        let pairs = self.bench.pairs(candidate)?;
+        let evaluation = figures::evaluation(self.job, self.loaded, pairs, self.bench.split.labels.as_ref());
+        let quick = quality::quick(&evaluation).map_err(|e| EngineError::Data(e.to_string()))?;
+        let broken = |estimate: f64| if quick.broken { f64::NAN } else { estimate };
+        let min = |metric: Metric| self.job.gates.iter().find(|g| g.metric == metric).and_then(|g| match g.bound { Bound::Min(v) => Some(v), Bound::Max(_) => None });
         let score = |metric: Metric, estimate: Option<f64>| {
             // A metric that has no value on this split (no taps, a baseline at chance) does not steer the search; the verdict says Inconclusive.
-            estimate.and_then(|estimate| Some(Score { metric: metric.to_string(), estimate, threshold: min(metric)? }))
+            estimate.and_then(|estimate| Some(Score { metric: metric.to_string(), estimate: broken(estimate), threshold: min(metric)? }))
         };
         Ok([
             score(Metric::AccuracyRetention, quick.accuracy_retention),

@@ -17,6 +17,11 @@ impl Timer {
         Self { engine, threads }
     }
 
+    /// Threads of the engine in timed runs.
+    pub(super) fn threads(&self) -> usize {
+        self.threads
+    }
+
     /// Whether figures are CPU time of the one thread.
     pub(super) fn cpu_time(&self) -> bool {
         self.threads == 1

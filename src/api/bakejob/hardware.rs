@@ -99,7 +99,7 @@ fn default_resource_name() -> String {
     "nvidia.com/gpu".into()
 }
 
-/// The engine that latency is measured on.
+/// The engine that latency is measured on. Unset: OnnxRuntime where its library is found, else Bakehouse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Runtime {
     /// The embedded engine.
@@ -148,6 +148,6 @@ fn shapes(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
     schemars::json_schema!({
         "type": "object",
         "maxProperties": 64,
-        "additionalProperties": {"type": "array", "maxItems": 8, "items": {"type": "integer", "format": "int64", "minimum": 1, "maximum": 1_000_000}},
+        "additionalProperties": {"type": "array", "maxItems": 8, "items": {"type": "integer", "minimum": 1, "maximum": 1_000_000}},
     })
 }

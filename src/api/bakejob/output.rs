@@ -109,7 +109,7 @@ pub enum PromotionPolicy {
     Never,
 }
 
-/// Whether an earlier artifact of the same inputs is taken.
+/// Whether an artifact baked before from the same inputs is taken. Unset means Off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Cache {
     /// Take it.

@@ -76,7 +76,7 @@ pub struct Validation {
     pub outputs: Vec<String>,
 }
 
-/// How accuracy is counted.
+/// What accuracy means for this model. Unset: inferred from the baseline's outputs, and the report says how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TaskMetric {
     /// The class of the largest output is right.

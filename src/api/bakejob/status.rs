@@ -154,47 +154,36 @@ pub struct HardwareStatus {
 pub struct Figures {
     /// Baked over baseline.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
     pub accuracy_retention: Option<String>,
     /// 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
     pub output_consistency: Option<String>,
     /// 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
     pub feature_preservation: Option<String>,
     /// 0 to 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
     pub distribution_similarity: Option<String>,
     /// Baseline latency over baked, paired.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
     pub speedup: Option<String>,
     /// Median latency.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
     pub latency_p50: Option<String>,
     /// 95th percentile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
     pub latency_p95: Option<String>,
     /// 99th percentile.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
     pub latency_p99: Option<String>,
     /// Inferences per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
     pub throughput: Option<String>,
     /// Peak resident memory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
     pub peak_memory: Option<String>,
     /// Bytes of the model's files.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32))]
     pub file_size: Option<String>,
     /// Number of parameters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -355,7 +344,7 @@ fn conditions(_: &mut SchemaGenerator) -> Schema {
                 "reason": {"type": "string", "minLength": 1, "maxLength": 1024},
                 "message": {"type": "string", "maxLength": 32_768},
                 "lastTransitionTime": {"type": "string", "format": "date-time"},
-                "observedGeneration": {"type": "integer", "format": "int64", "minimum": 0},
+                "observedGeneration": {"type": "integer", "minimum": 0},
             },
         },
     })
