@@ -50,11 +50,18 @@ impl BatchAxes {
         for (name, axis) in &self.inputs {
             let missing = || EngineError::Data(format!("input '{name}' is missing in a sample"));
             let parts = feeds.iter().map(|f| f.get(name).ok_or_else(missing)).collect::<Result<Vec<_>, _>>()?;
-            let first = *parts.first().ok_or_else(|| EngineError::Data("there is no sample to make a batch of".to_owned()))?;
+            let first =
+                *parts.first().ok_or_else(|| EngineError::Data("there is no sample to make a batch of".to_owned()))?;
             let joined = match axis {
-                Some(axis) => concat(&parts, *axis).ok_or_else(|| EngineError::Data(format!("the samples of input '{name}' differ in shape, so they make no batch")))?,
+                Some(axis) => concat(&parts, *axis).ok_or_else(|| {
+                    EngineError::Data(format!("the samples of input '{name}' differ in shape, so they make no batch"))
+                })?,
                 None if parts.iter().all(|p| *p == first) => first.clone(),
-                None => return Err(EngineError::Data(format!("input '{name}' has no batch axis and differs between the samples, so they make no batch"))),
+                None => {
+                    return Err(EngineError::Data(format!(
+                        "input '{name}' has no batch axis and differs between the samples, so they make no batch"
+                    )));
+                }
             };
             inputs.push((Arc::from(name.as_str()), joined));
         }
@@ -101,7 +108,11 @@ pub fn of_rows(samples: &[Feed], model: &Model, rows: usize) -> Result<Feed, Eng
     let Some(axes) = BatchAxes::of(model) else {
         let fixed = |d: &Declared| Some(format!("'{}' is {}", d.name, d.shape.as_ref().map(|_| d.shape_text())?));
         let declared = Declared::inputs(model).iter().find_map(fixed).unwrap_or_default();
-        return if rows == 1 { Ok(first.clone()) } else { Err(EngineError::Data(format!("the model's batch size is fixed (input {declared})"))) };
+        return if rows == 1 {
+            Ok(first.clone())
+        } else {
+            Err(EngineError::Data(format!("the model's batch size is fixed (input {declared})")))
+        };
     };
     if axes.rows(first) == rows {
         return Ok(first.clone());
@@ -124,7 +135,9 @@ pub fn concat(parts: &[&Tensor], axis: usize) -> Option<Tensor> {
     let first = *parts.first()?;
     let mut shape = first.shape().to_vec();
     let others = |s: &[usize]| s.iter().enumerate().filter(|(i, _)| *i != axis).map(|(_, d)| *d).collect::<Vec<_>>();
-    let alike = |p: &&Tensor| p.dtype() == first.dtype() && p.shape().len() == shape.len() && others(p.shape()) == others(&shape);
+    let alike = |p: &&Tensor| {
+        p.dtype() == first.dtype() && p.shape().len() == shape.len() && others(p.shape()) == others(&shape)
+    };
     if axis >= shape.len() || !parts.iter().all(alike) {
         return None;
     }
@@ -155,7 +168,8 @@ pub fn slice(tensor: &Tensor, axis: usize, from: usize, to: usize) -> Option<Ten
         return Tensor::from_bytes(tensor.dtype(), shape, tensor.bytes().slice(from * inner..to * inner)).ok();
     }
     let block = extent * inner;
-    let data: Vec<u8> = (0..outer).flat_map(|o| &tensor.bytes()[o * block + from * inner..o * block + to * inner]).copied().collect();
+    let data: Vec<u8> =
+        (0..outer).flat_map(|o| &tensor.bytes()[o * block + from * inner..o * block + to * inner]).copied().collect();
     Tensor::from_bytes(tensor.dtype(), shape, data.into()).ok()
 }
 
@@ -196,7 +210,10 @@ mod tests {
     #[test]
     fn outputs_are_cut_back_into_the_rows_they_came_from() {
         let axes = BatchAxes::of(&stateful()).unwrap();
-        let outputs = [Tensor::new(&[2, 3], &[1.0_f32, 1.0, 1.0, 2.0, 2.0, 2.0]), Tensor::new(&[2, 2, 1], &[1.0_f32, 2.0, -1.0, -2.0])];
+        let outputs = [
+            Tensor::new(&[2, 3], &[1.0_f32, 1.0, 1.0, 2.0, 2.0, 2.0]),
+            Tensor::new(&[2, 2, 1], &[1.0_f32, 2.0, -1.0, -2.0]),
+        ];
         let rows = axes.split(&outputs, 2).unwrap();
         assert_eq!(rows[1], [Tensor::new(&[1, 3], &[2.0_f32; 3]), Tensor::new(&[2, 1, 1], &[2.0_f32, -2.0])]);
         assert_eq!(axes.split(&outputs[..1], 4), None);
@@ -214,7 +231,12 @@ mod tests {
         assert!(of_rows(&uneven, &lengths, 2).unwrap_err().to_string().contains("differ in shape"));
 
         let mut other = sample(1.0);
-        other = Feed::new(other.iter().map(|(n, t)| (n.into(), if n == "rate" { Tensor::scalar(8_000_i64) } else { t.clone() })).collect());
+        other = Feed::new(
+            other
+                .iter()
+                .map(|(n, t)| (n.into(), if n == "rate" { Tensor::scalar(8_000_i64) } else { t.clone() }))
+                .collect(),
+        );
         assert!(of_rows(&[sample(1.0), other], &stateful(), 2).unwrap_err().to_string().contains("no batch axis"));
     }
 

@@ -123,7 +123,8 @@ impl Dataset {
             let mut shape = labels.shape().to_vec();
             let row = labels.bytes().len() / shape[0].max(1);
             shape[0] = indices.len();
-            let bytes: Vec<u8> = indices.iter().flat_map(|&i| &labels.bytes()[i * row..(i + 1) * row]).copied().collect();
+            let bytes: Vec<u8> =
+                indices.iter().flat_map(|&i| &labels.bytes()[i * row..(i + 1) * row]).copied().collect();
             Tensor::from_bytes(labels.dtype(), shape, bytes.into()).expect("rows of a tensor make a tensor")
         });
         Self { feeds, labels }

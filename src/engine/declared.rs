@@ -44,13 +44,17 @@ impl Declared {
         };
         let extent = |value: Option<&dimension::Value>| match value {
             Some(dimension::Value::DimValue(n)) if *n > 0 => Extent::Fixed(*n as usize),
-            Some(dimension::Value::DimParam(s)) if !s.is_empty() && s != "?" && s.parse::<i64>().is_err() => Extent::Named(s.clone()),
+            Some(dimension::Value::DimParam(s)) if !s.is_empty() && s != "?" && s.parse::<i64>().is_err() => {
+                Extent::Named(s.clone())
+            }
             _ => Extent::Free,
         };
         Self {
             name: info.name().to_owned(),
             dtype: tensor.and_then(|t| DType::from_onnx(t.elem_type())),
-            shape: tensor.and_then(|t| t.shape.as_ref()).map(|s| s.dim.iter().map(|d| extent(d.value.as_ref())).collect()),
+            shape: tensor
+                .and_then(|t| t.shape.as_ref())
+                .map(|s| s.dim.iter().map(|d| extent(d.value.as_ref())).collect()),
         }
     }
 

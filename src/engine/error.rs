@@ -9,7 +9,9 @@ use crate::api::Reason;
 pub enum EngineError {
     #[error("{engine} cannot run this model: {detail}. {hint}")]
     Unsupported { engine: String, detail: String, hint: String },
-    #[error("no engine at hand can run this model: {said}. Export it with operators of the standard opsets, or run `make ort` to bring ONNX Runtime along.")]
+    #[error(
+        "no engine at hand can run this model: {said}. Export it with operators of the standard opsets, or run `make ort` to bring ONNX Runtime along."
+    )]
     NoEngine { said: String },
     #[error("{engine} failed while running: {detail}")]
     Run { engine: String, detail: String },

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use super::batch::{self, BatchAxes};
 use super::declared::{Declared, Extent};
 use super::{EngineError, Feed, LoadOptions, Observed, Session, SharedEngine};
+use crate::model::onnx::ValueInfoProto;
 use crate::model::{DType, Dim, Facts, Model, TensorFact};
 
 /// Attempts to find the tensors that an engine does not hand out. Each is a load; beyond them the rest of the tensors stays unknown.
@@ -18,38 +19,52 @@ const MAX_LOADS: usize = 48;
 /// Cut feeds that are tried. Few models have more free axes than this.
 const MAX_CUTS: usize = 3;
 
-/// Observes `model` on `feeds` (at most two of them, of different shapes where there are any).
+/// Observes `model` on `feeds`: on the first, on one of other shapes where there is any, and on variations of them.
 pub fn observe(engine: &SharedEngine, model: &Model, feeds: &[Feed]) -> Result<Facts, EngineError> {
-    let first = feeds.first().ok_or_else(|| EngineError::Data("there is no sample to observe the model on. Give data.".to_owned()))?;
+    let first = feeds
+        .first()
+        .ok_or_else(|| EngineError::Data("there is no sample to observe the model on. Give data.".to_owned()))?;
     let shapes = |feed: &Feed| feed.iter().map(|(_, t)| t.shape().to_vec()).collect::<Vec<_>>();
-    let second = feeds.iter().find(|f| shapes(f) != shapes(first)).or(feeds.get(1));
+    let other = feeds.iter().find(|f| shapes(f) != shapes(first));
+    let second = other.or(feeds.get(1));
 
-    let mut watcher = Watcher::new(model);
+    let mut watcher = Watcher::default();
     watcher.constants(model);
-    let mut probes = Probes::load(engine, model);
+    let own = model.graph().output.len();
+    let mut tensors = Vec::new();
+    let mut probes = Probes::load(engine, model, first, &mut tensors);
+    watcher.record(first, tensors);
+    let mut run = |feed: &Feed| {
+        if let Some(tensors) = probes.observe(feed, own) {
+            watcher.record(feed, tensors);
+        }
+    };
     let mut seen = vec![shapes(first)];
-    watcher.run(&mut probes, first);
-    if let Some(second) = second {
+    // Where there is a batch axis, the varied batch holds the second sample's values already (some shapes depend on values).
+    if let Some(second) = second.filter(|_| other.is_some() || BatchAxes::of(model).is_none()) {
         seen.push(shapes(second));
-        watcher.run(&mut probes, second);
+        run(second);
     }
     for varied in variations(model, first, second) {
         // Without anything new about it, a run would only cost time.
         if !seen.contains(&shapes(&varied)) {
             seen.push(shapes(&varied));
-            watcher.run(&mut probes, &varied);
+            run(&varied);
         }
     }
     Ok(watcher.facts)
 }
 
-/// The feed as a batch of two, and cut to half along each free axis that is not the batch. Axes of one name are cut together, unnamed ones when they are as long.
+/// Another batch size (one row of a batch, else a batch of both samples), and the first feed cut to half along each free axis that is not the batch. Axes of one
+/// name are cut together, unnamed ones when they are as long.
 fn variations(model: &Model, first: &Feed, second: Option<&Feed>) -> Vec<Feed> {
     let mut varied = Vec::new();
     let axes = BatchAxes::of(model);
     if let Some(axes) = &axes {
-        let pair = axes.concat(&[first, second.unwrap_or(first)]).or_else(|_| axes.concat(&[first, first]));
-        varied.extend(pair.ok());
+        let second = second.unwrap_or(first);
+        let one_row = (axes.rows(first) > 1).then(|| axes.slice(second, 0, 1)).flatten();
+        let both = || axes.concat(&[first, second]).or_else(|_| axes.concat(&[first, first])).ok();
+        varied.extend(one_row.or_else(both));
     }
     let inputs = Declared::inputs(model);
     let mut free: BTreeMap<(String, usize), Vec<(&str, usize)>> = BTreeMap::new();
@@ -87,39 +102,53 @@ struct Probes {
 }
 
 impl Probes {
-    /// One session with all taps; where the engine refuses that, halves of them, down to single tensors.
-    fn load(engine: &SharedEngine, model: &Model) -> Self {
-        let computed: Vec<String> = model.graph().node.iter().flat_map(|n| &n.output).filter(|o| !o.is_empty()).cloned().collect();
+    /// One session with all taps; where the engine refuses that, halves of them, down to single tensors. `seen` takes what they show of `feed`.
+    fn load(engine: &SharedEngine, model: &Model, feed: &Feed, seen: &mut Vec<(String, Option<Observed>)>) -> Self {
+        let computed: Vec<String> =
+            model.graph().node.iter().flat_map(|n| &n.output).filter(|o| !o.is_empty()).cloned().collect();
+        let own = model.graph().output.len();
         let mut sessions = Vec::new();
         let mut open = vec![computed];
         for _ in 0..MAX_LOADS {
             let Some(taps) = open.pop() else { break };
             let options = LoadOptions { taps: taps.clone(), optimise: false, ..LoadOptions::default() };
-            match engine.load(model, &options) {
-                Ok(session) => sessions.push((session, taps)),
-                Err(_) if taps.len() > 1 => open.extend([taps[taps.len() / 2..].to_vec(), taps[..taps.len() / 2].to_vec()]),
+            let tried = engine.load(model, &options).and_then(|mut session| Ok((session.observe(feed)?, session)));
+            match tried {
+                Ok((observed, session)) => {
+                    seen.extend(taps.iter().cloned().zip(observed.into_iter().skip(own)));
+                    sessions.push((session, taps));
+                }
+                Err(_) if taps.len() > 1 => {
+                    open.extend([taps[taps.len() / 2..].to_vec(), taps[..taps.len() / 2].to_vec()]);
+                }
                 Err(_) => {}
             }
         }
         Self { sessions }
     }
+
+    /// What all sessions show of `feed`; `None` when one of them fails, so that the facts of all tensors rest on the same runs.
+    fn observe(&mut self, feed: &Feed, own: usize) -> Option<Vec<(String, Option<Observed>)>> {
+        let mut seen = Vec::new();
+        for (session, taps) in &mut self.sessions {
+            let observed = session.observe(feed).ok()?;
+            seen.extend(taps.iter().cloned().zip(observed.into_iter().skip(own)));
+        }
+        Some(seen)
+    }
 }
 
 /// Collects facts. A tensor whose type or rank changed once stays without a fact.
+#[derive(Default)]
 struct Watcher {
     facts: Facts,
     unsteady: HashSet<String>,
-    outputs: usize,
 }
 
 impl Watcher {
-    fn new(model: &Model) -> Self {
-        Self { facts: Facts::default(), unsteady: HashSet::new(), outputs: model.graph().output.len() }
-    }
-
     /// Initializers that nothing overrides are known without running.
     fn constants(&mut self, model: &Model) {
-        let fed: BTreeSet<&str> = model.graph().input.iter().map(|i| i.name()).collect();
+        let fed: BTreeSet<&str> = model.graph().input.iter().map(ValueInfoProto::name).collect();
         let overridable = |name: &str| model.proto().ir_version() >= 4 && fed.contains(name);
         for tensor in model.graph().initializer.iter().filter(|t| !overridable(t.name())) {
             let shape: Option<Vec<Dim>> = tensor.dims.iter().map(|&d| usize::try_from(d).ok().map(Some)).collect();
@@ -129,15 +158,12 @@ impl Watcher {
         }
     }
 
-    /// Runs every session on `feed`. Nothing is recorded unless all of them run, so that the facts of all tensors rest on the same runs.
-    fn run(&mut self, probes: &mut Probes, feed: &Feed) {
-        let mut seen: Vec<(String, Option<Observed>)> = feed.iter().map(|(n, t)| (n.to_owned(), Some((t.dtype(), t.shape().to_vec())))).collect();
-        for (session, taps) in &mut probes.sessions {
-            let Ok(observed) = session.observe(feed) else { return };
-            seen.extend(taps.iter().cloned().zip(observed.into_iter().skip(self.outputs)));
-        }
-        for (name, observed) in seen {
-            let steady = !self.unsteady.contains(&name) && observed.is_some_and(|(dtype, shape)| self.facts.merge(&name, dtype, &shape));
+    /// Folds one run in: its inputs and what was seen of the other tensors.
+    fn record(&mut self, feed: &Feed, seen: Vec<(String, Option<Observed>)>) {
+        let fed = feed.iter().map(|(n, t)| (n.to_owned(), Some((t.dtype(), t.shape().to_vec()))));
+        for (name, observed) in fed.chain(seen) {
+            let steady = !self.unsteady.contains(&name)
+                && observed.is_some_and(|(dtype, shape)| self.facts.merge(&name, dtype, &shape));
             if !steady {
                 self.unsteady.insert(name);
             }

@@ -1,7 +1,7 @@
 //! Running a model. An [`Engine`] loads it, a [`Session`] runs it; every figure names the engine and its version.
 
-pub mod blocks;
 pub mod batch;
+pub mod blocks;
 pub mod dataset;
 pub mod declared;
 pub mod error;
@@ -12,8 +12,6 @@ pub mod ort;
 pub(crate) mod quiet;
 pub mod registry;
 pub(crate) mod tapped;
-#[cfg(test)]
-pub(crate) mod testing;
 #[cfg(feature = "tract")]
 pub mod tract;
 

@@ -109,11 +109,11 @@ impl Engines {
 
     /// The engine of this kind, or why it is not there.
     pub fn get(&self, runtime: Runtime) -> Result<SharedEngine, EngineError> {
-        let slot = self.slots.iter().find(|s| s.runtime == runtime).expect("there is a slot for each kind");
-        match &slot.engine {
-            Ok(engine) => Ok(engine.clone()),
-            Err(error) => Err(EngineError::Unavailable { name: name_of(runtime).to_owned(), detail: reason_of(error).to_owned() }),
-        }
+        let gone =
+            |detail: &str| EngineError::Unavailable { name: name_of(runtime).to_owned(), detail: detail.to_owned() };
+        let slot =
+            self.slots.iter().find(|s| s.runtime == runtime).ok_or_else(|| gone("it is not part of this build"))?;
+        slot.engine.as_ref().cloned().map_err(|error| gone(reason_of(error)))
     }
 
     /// The graph as ONNX Runtime would run it after its own optimisation, when that engine is there.
@@ -130,7 +130,9 @@ impl Engines {
     /// The engine to bake `model` with: `runtime`, else ONNX Runtime where it is there, else the embedded one. An engine is taken only if it loads the model and
     /// runs the first feed; otherwise the other one is tried, and a note says why. If none can, the error says what each of them said.
     pub fn select(&self, model: &Model, feeds: &[Feed], runtime: Option<Runtime>) -> Result<Selected, EngineError> {
-        let feed = feeds.first().ok_or_else(|| EngineError::Data("there is no sample to try the model on. Give data.".to_owned()))?;
+        let feed = feeds
+            .first()
+            .ok_or_else(|| EngineError::Data("there is no sample to try the model on. Give data.".to_owned()))?;
         let mut order: Vec<&Slot> = self.slots.iter().collect();
         order.sort_by_key(|slot| runtime.is_some_and(|wanted| wanted != slot.runtime));
         let mut notes = Vec::new();
@@ -141,9 +143,16 @@ impl Engines {
                 Err(error) => {
                     // Without a wish, the embedded engine in place of an absent library is the rule, and the list of backends says so.
                     if runtime == Some(slot.runtime) {
-                        notes.push(format!("The job asks for {}, which is not available ({}).", name_of(slot.runtime), reason_of(error)));
+                        notes.push(format!(
+                            "The job asks for {}, which is not available ({}).",
+                            name_of(slot.runtime),
+                            reason_of(error)
+                        ));
                     }
-                    refusals.push((name_of(slot.runtime).to_owned(), EngineError::Unavailable { name: String::new(), detail: reason_of(error).to_owned() }));
+                    refusals.push((
+                        name_of(slot.runtime).to_owned(),
+                        EngineError::Unavailable { name: String::new(), detail: reason_of(error).to_owned() },
+                    ));
                     continue;
                 }
             };
@@ -179,8 +188,11 @@ fn name_of(runtime: Runtime) -> &'static str {
 /// What an error says without the words that the caller adds itself.
 fn reason_of(error: &EngineError) -> &str {
     match error {
-        EngineError::Unsupported { detail, .. } | EngineError::Run { detail, .. } | EngineError::Unavailable { detail, .. } => detail,
-        EngineError::Data(detail) | EngineError::NoEngine { said: detail } => detail,
+        EngineError::Unsupported { detail, .. }
+        | EngineError::Run { detail, .. }
+        | EngineError::Unavailable { detail, .. }
+        | EngineError::Data(detail)
+        | EngineError::NoEngine { said: detail } => detail,
     }
 }
 
@@ -232,19 +244,30 @@ mod tests {
 
     type Script = fn() -> Result<Vec<Tensor>, EngineError>;
     const RUNS: Script = || Ok(Vec::new());
-    const LACKS: Script = || Err(EngineError::Unsupported { engine: "e 1".into(), detail: "no operator Levitate".into(), hint: "Use another.".into() });
+    const LACKS: Script = || {
+        Err(EngineError::Unsupported {
+            engine: "e 1".into(),
+            detail: "no operator Levitate".into(),
+            hint: "Use another.".into(),
+        })
+    };
     const MISFIT: Script = || Err(EngineError::Data("input 'x' is too long".into()));
 
     fn engines(onnx_runtime: Option<Script>, embedded: Option<Script>) -> Engines {
         let slot = |runtime, name: &str, script: Option<Script>| Slot {
             runtime,
             engine: match script {
-                Some(script) => Ok(Arc::new(Scripted(EngineId { name: name.into(), version: "1".into() }, script)) as SharedEngine),
+                Some(script) => {
+                    Ok(Arc::new(Scripted(EngineId { name: name.into(), version: "1".into() }, script)) as SharedEngine)
+                }
                 None => Err(EngineError::Unavailable { name: name.into(), detail: "not found".into() }),
             },
         };
         Engines {
-            slots: vec![slot(Runtime::OnnxRuntime, "onnxruntime", onnx_runtime), slot(Runtime::Bakehouse, "tract", embedded)],
+            slots: vec![
+                slot(Runtime::OnnxRuntime, "onnxruntime", onnx_runtime),
+                slot(Runtime::Bakehouse, "tract", embedded),
+            ],
             backends: Vec::new(),
             #[cfg(feature = "ort")]
             onnx_runtime: None,
@@ -281,7 +304,10 @@ mod tests {
     #[test]
     fn when_none_can_the_error_names_what_each_said() {
         let message = select(&engines(Some(LACKS), None), None).unwrap_err().to_string();
-        assert!(message.contains("onnxruntime 1: no operator Levitate") && message.contains("(tract): not found"), "{message}");
+        assert!(
+            message.contains("onnxruntime 1: no operator Levitate") && message.contains("(tract): not found"),
+            "{message}"
+        );
         let error = select(&engines(Some(MISFIT), Some(LACKS)), None).unwrap_err();
         assert_eq!(error.reason().exit_code(), 12, "{error}");
         assert!(matches!(engines(None, None).select(&Builder::new(17).build(), &[], None), Err(EngineError::Data(_))));

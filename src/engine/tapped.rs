@@ -72,7 +72,12 @@ impl Tapped {
 
 impl TapOrder {
     /// The model's outputs, then the taps, from what the engine returned for [`Tapped::model`]; `of` makes the same of tensors that come from elsewhere.
-    pub(crate) fn arrange<T: Clone>(&self, mut returned: Vec<T>, feed: &Feed, of: impl Fn(&Tensor) -> T) -> Result<Vec<T>, String> {
+    pub(crate) fn arrange<T: Clone>(
+        &self,
+        mut returned: Vec<T>,
+        feed: &Feed,
+        of: impl Fn(&Tensor) -> T,
+    ) -> Result<Vec<T>, String> {
         let mut taps = Vec::with_capacity(self.sources.len());
         for source in &self.sources {
             taps.push(match source {

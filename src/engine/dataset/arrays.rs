@@ -22,7 +22,8 @@ const MAX_HEADER: usize = 10_000;
 /// Reads every array of `path`, by its extension.
 pub(super) fn read(path: &Path, limits: Limits) -> Result<Arrays, EngineError> {
     let failed = |detail: String| EngineError::Data(format!("{}: {detail}", path.display()));
-    let file = File::open(path).map_err(|e| failed(format!("cannot be read: {e}. Check the path and its permissions.")))?;
+    let file =
+        File::open(path).map_err(|e| failed(format!("cannot be read: {e}. Check the path and its permissions.")))?;
     let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
     match extension.as_str() {
         "npz" => npz(BufReader::new(file), limits).map_err(failed),
@@ -33,13 +34,18 @@ pub(super) fn read(path: &Path, limits: Limits) -> Result<Arrays, EngineError> {
             file.take(limits.bytes).read_to_end(&mut bytes).map_err(|e| failed(e.to_string()))?;
             safetensors(&Bytes::from(bytes)).map_err(failed)
         }
-        _ => Err(failed("is neither .npz nor .safetensors. Save the split with numpy.savez or safetensors.".to_owned())),
+        _ => {
+            Err(failed("is neither .npz nor .safetensors. Save the split with numpy.savez or safetensors.".to_owned()))
+        }
     }
 }
 
 fn check_limit(bytes: u64, limits: Limits) -> Result<(), String> {
     if bytes > limits.bytes {
-        return Err(format!("holds {bytes} bytes of data, more than the {} that may be used. Give fewer samples.", limits.bytes));
+        return Err(format!(
+            "holds {bytes} bytes of data, more than the {} that may be used. Give fewer samples.",
+            limits.bytes
+        ));
     }
     Ok(())
 }
@@ -99,7 +105,9 @@ fn npy(reader: &mut impl Read, size: u64, limits: Limits) -> Result<Tensor, Stri
         data = to_row_major(&data, &header.shape, header.dtype.size());
     }
     if header.dtype == DType::Bool {
-        data.iter_mut().for_each(|b| *b = u8::from(*b != 0));
+        for byte in &mut data {
+            *byte = u8::from(*byte != 0);
+        }
     }
     Tensor::from_bytes(header.dtype, header.shape, data.into()).map_err(|e| e.to_string())
 }
@@ -123,9 +131,11 @@ impl NpyHeader {
         };
         let (dtype, big_endian) = dtype_of(descr)?;
         let fortran = after("'fortran_order'").ok_or_else(broken)?.starts_with("True");
-        let shape = after("'shape'").and_then(|s| s.strip_prefix('(')).and_then(|s| s.split_once(')')).ok_or_else(broken)?.0;
+        let shape =
+            after("'shape'").and_then(|s| s.strip_prefix('(')).and_then(|s| s.split_once(')')).ok_or_else(broken)?.0;
         let shape = shape.split(',').map(str::trim).filter(|d| !d.is_empty());
-        let shape = shape.map(|d| d.trim_end_matches('L').parse()).collect::<Result<Vec<usize>, _>>().map_err(|_| broken())?;
+        let shape =
+            shape.map(|d| d.trim_end_matches('L').parse()).collect::<Result<Vec<usize>, _>>().map_err(|_| broken())?;
         Ok(Self { dtype, big_endian, fortran, shape })
     }
 }
@@ -178,7 +188,8 @@ fn to_row_major(data: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
 }
 
 fn safetensors(bytes: &Bytes) -> Result<Arrays, String> {
-    let file = SafeTensors::deserialize(bytes).map_err(|e| format!("is not a readable .safetensors file ({e}). Save it again."))?;
+    let file = SafeTensors::deserialize(bytes)
+        .map_err(|e| format!("is not a readable .safetensors file ({e}). Save it again."))?;
     let mut arrays = Arrays::new();
     for (name, view) in file.iter() {
         let dtype = match view.dtype() {
@@ -195,9 +206,14 @@ fn safetensors(bytes: &Bytes) -> Result<Arrays, String> {
             Dtype::U32 => DType::U32,
             Dtype::U64 => DType::U64,
             Dtype::BOOL => DType::Bool,
-            other => return Err(format!("tensor '{name}' has the type {other:?}, which is no input of a model. Save it as float32 or int64.")),
+            other => {
+                return Err(format!(
+                    "tensor '{name}' has the type {other:?}, which is no input of a model. Save it as float32 or int64."
+                ));
+            }
         };
-        let tensor = Tensor::from_bytes(dtype, view.shape().to_vec(), bytes.slice_ref(view.data())).map_err(|e| format!("tensor '{name}': {e}"))?;
+        let tensor = Tensor::from_bytes(dtype, view.shape().to_vec(), bytes.slice_ref(view.data()))
+            .map_err(|e| format!("tensor '{name}': {e}"))?;
         arrays.insert(name.to_owned(), tensor);
     }
     Ok(arrays)
@@ -218,6 +234,11 @@ mod tests {
         bytes
     }
 
+    /// The zip crate is npyz's own; its options type is reached by inference.
+    fn zip_options<T: Default>() -> T {
+        T::default()
+    }
+
     fn read_npy(header: &str, data: &[u8]) -> Result<Tensor, String> {
         let bytes = npy_bytes(header, data);
         npy(&mut &bytes[..], bytes.len() as u64, Limits { bytes: 1 << 20 })
@@ -226,14 +247,19 @@ mod tests {
     #[test]
     fn every_layout_that_numpy_writes_is_read_as_row_major_little_endian() {
         let values = [1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0];
-        let (le, be): (Vec<u8>, Vec<u8>) =
-            (values.iter().flat_map(|v| v.to_le_bytes()).collect(), values.iter().flat_map(|v| v.to_be_bytes()).collect());
+        let (le, be): (Vec<u8>, Vec<u8>) = (
+            values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            values.iter().flat_map(|v| v.to_be_bytes()).collect(),
+        );
         let c = read_npy("{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }", &le).unwrap();
         assert_eq!(c, Tensor::new(&[2, 3], &values));
         assert_eq!(read_npy("{'descr': '>f4', 'fortran_order': False, 'shape': (2, 3), }", &be).unwrap(), c);
         let f = read_npy("{'descr': '<f4', 'fortran_order': True, 'shape': (2, 3), }", &le).unwrap();
         assert_eq!(f, Tensor::new(&[2, 3], &[1.0_f32, 3.0, 5.0, 2.0, 4.0, 6.0]));
-        assert_eq!(read_npy("{'descr': '|b1', 'fortran_order': False, 'shape': (), }", &[2]).unwrap(), Tensor::from_bools(&[], &[true]));
+        assert_eq!(
+            read_npy("{'descr': '|b1', 'fortran_order': False, 'shape': (), }", &[2]).unwrap(),
+            Tensor::from_bools(&[], &[true])
+        );
     }
 
     #[test]
@@ -258,10 +284,11 @@ mod tests {
     fn an_archive_gives_its_arrays_by_name_whatever_the_name_holds() {
         let mut cursor = Cursor::new(Vec::new());
         let mut writer = npyz::npz::NpzWriter::new(&mut cursor);
+        let zip = writer.zip_writer();
         for name in ["input:0.npy", "a/b.npy", "notes.txt"] {
-            writer.zip_writer().start_file(name, Default::default()).unwrap();
+            zip.start_file(name, zip_options()).unwrap();
             let bytes = npy_bytes("{'descr': '<i8', 'fortran_order': False, 'shape': (1,), }", &7_i64.to_le_bytes());
-            writer.zip_writer().write_all(&bytes).unwrap();
+            zip.write_all(&bytes).unwrap();
         }
         drop(writer);
         let arrays = npz(Cursor::new(cursor.get_ref().clone()), Limits::default()).unwrap();
@@ -272,7 +299,11 @@ mod tests {
 
     #[test]
     fn an_archive_that_is_none_is_refused() {
-        assert!(npz(Cursor::new(b"PK\x03\x04 nothing".to_vec()), Limits::default()).unwrap_err().contains("not a readable .npz"));
+        assert!(
+            npz(Cursor::new(b"PK\x03\x04 nothing".to_vec()), Limits::default())
+                .unwrap_err()
+                .contains("not a readable .npz")
+        );
     }
 
     #[test]

@@ -18,7 +18,10 @@ pub(super) fn fit(mut arrays: Arrays, model: &Model) -> Result<LoadedDataset, St
     let names = || inputs.iter().map(|i| format!("'{}'", i.name)).collect::<Vec<_>>().join(", ");
     let labels = if inputs.iter().any(|i| i.name == LABELS) { None } else { arrays.remove(LABELS) };
     if let Some(unknown) = arrays.keys().find(|name| inputs.iter().all(|i| i.name != **name)) {
-        return Err(format!("array '{unknown}' is no input of the model. Its inputs are {}; labels go into '{LABELS}'.", names()));
+        return Err(format!(
+            "array '{unknown}' is no input of the model. Its inputs are {}; labels go into '{LABELS}'.",
+            names()
+        ));
     }
     if inputs.is_empty() {
         return Err("the model has no input, so there is nothing that samples could change.".to_owned());
@@ -28,11 +31,15 @@ pub(super) fn fit(mut arrays: Arrays, model: &Model) -> Result<LoadedDataset, St
     let mut columns: Vec<(Arc<str>, Vec<Tensor>)> = Vec::new();
     for input in &inputs {
         let array = arrays.remove(&input.name);
-        let array = array.ok_or_else(|| format!("input '{}' has no array. The model's inputs are {}.", input.name, names()))?;
+        let array =
+            array.ok_or_else(|| format!("input '{}' has no array. The model's inputs are {}.", input.name, names()))?;
         let samples = samples_of(input, array, &mut notes).map_err(|e| format!("array '{}' {e}", input.name))?;
         if let Some((first, other)) = columns.first().filter(|(_, other)| other.len() != samples.len()) {
             let (a, b) = (samples.len(), other.len());
-            return Err(format!("array '{}' has {a} samples, but '{first}' has {b}. Every array needs the same number.", input.name));
+            return Err(format!(
+                "array '{}' has {a} samples, but '{first}' has {b}. Every array needs the same number.",
+                input.name
+            ));
         }
         columns.push((Arc::from(input.name.as_str()), samples));
     }
@@ -43,14 +50,18 @@ pub(super) fn fit(mut arrays: Arrays, model: &Model) -> Result<LoadedDataset, St
     }
     if let Some(labels) = &labels {
         if labels.shape().first() != Some(&count) {
-            return Err(format!("'{LABELS}' has the shape {:?}, but there are {count} samples. Give one label per sample.", labels.shape()));
+            return Err(format!(
+                "'{LABELS}' has the shape {:?}, but there are {count} samples. Give one label per sample.",
+                labels.shape()
+            ));
         }
         if has_nan(labels) {
             return Err(format!("'{LABELS}' holds NaN. Remove or repair those samples."));
         }
     }
     let mut columns: Vec<_> = columns.into_iter().map(|(name, samples)| (name, samples.into_iter())).collect();
-    let feed = |_| Feed::new(columns.iter_mut().map(|(n, s)| (n.clone(), s.next().expect("counts are equal"))).collect());
+    let feed =
+        |_| Feed::new(columns.iter_mut().map(|(n, s)| (n.clone(), s.next().expect("counts are equal"))).collect());
     let feeds = (0..count).map(feed).collect();
     Ok(LoadedDataset { dataset: Dataset { feeds, labels }, notes })
 }
@@ -62,7 +73,9 @@ fn samples_of(input: &Declared, array: Tensor, notes: &mut Vec<String>) -> Resul
         Some(dtype) if dtype != array.dtype() => {
             let from = array.dtype();
             let converted = convert(&array, dtype)?;
-            notes.push(format!("input '{name}': the data is {from}, the model takes {dtype}; every value was converted without loss."));
+            notes.push(format!(
+                "input '{name}': the data is {from}, the model takes {dtype}; every value was converted without loss."
+            ));
             converted
         }
         _ => array,
@@ -90,13 +103,19 @@ fn samples_of(input: &Declared, array: Tensor, notes: &mut Vec<String>) -> Resul
             ));
         }
         if input.contradicts(&sample) {
-            notes.push(format!("input '{name}' is declared as {}, but the samples are {sample:?}; the data is trusted.", input.shape_text()));
+            notes.push(format!(
+                "input '{name}' is declared as {}, but the samples are {sample:?}; the data is trusted.",
+                input.shape_text()
+            ));
         }
     } else {
-        notes.push(format!("input '{name}' declares no shape; each sample is taken as a whole input of shape {sample:?}."));
+        notes.push(format!(
+            "input '{name}' declares no shape; each sample is taken as a whole input of shape {sample:?}."
+        ));
     }
     let size = array.bytes().len() / count.max(1);
-    let cut = |i: usize| Tensor::from_bytes(array.dtype(), sample.clone(), array.bytes().slice(i * size..(i + 1) * size));
+    let cut =
+        |i: usize| Tensor::from_bytes(array.dtype(), sample.clone(), array.bytes().slice(i * size..(i + 1) * size));
     (0..count).map(cut).collect::<Result<_, _>>().map_err(|e| e.to_string())
 }
 
@@ -140,7 +159,12 @@ fn convert(array: &Tensor, to: DType) -> Result<Tensor, String> {
         let values = values.unwrap_or_default();
         macro_rules! narrow {
             ($t:ty) => {
-                values.iter().map(|&v| <$t>::try_from(v)).collect::<Result<Vec<$t>, _>>().ok().map(|out| Tensor::new(shape, &out))
+                values
+                    .iter()
+                    .map(|&v| <$t>::try_from(v))
+                    .collect::<Result<Vec<$t>, _>>()
+                    .ok()
+                    .map(|out| Tensor::new(shape, &out))
             };
         }
         match to {
@@ -165,10 +189,11 @@ fn convert(array: &Tensor, to: DType) -> Result<Tensor, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::testing::{declare, model};
+    use crate::model::build::Builder;
 
     fn two_inputs() -> Model {
-        model(&[declare("x", DType::F32, &["N", "3"]), declare("ids", DType::I64, &["N", "2"])], &[declare("y", DType::F32, &["N", "3"])], vec![], vec![])
+        let builder = Builder::new(17).input("x", DType::F32, &["N", "3"]).input("ids", DType::I64, &["N", "2"]);
+        builder.output("y", DType::F32, &["N", "3"]).build()
     }
 
     fn arrays(x: Tensor, ids: Tensor) -> Arrays {
@@ -177,7 +202,10 @@ mod tests {
 
     #[test]
     fn samples_are_whole_feeds_and_labels_stand_beside_them() {
-        let mut input = arrays(Tensor::new(&[2, 1, 3], &[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0]), Tensor::new(&[2, 1, 2], &[1_i64, 2, 3, 4]));
+        let mut input = arrays(
+            Tensor::new(&[2, 1, 3], &[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0]),
+            Tensor::new(&[2, 1, 2], &[1_i64, 2, 3, 4]),
+        );
         input.insert("labels".to_owned(), Tensor::new(&[2], &[0_i64, 1]));
         let LoadedDataset { dataset, notes } = fit(input, &two_inputs()).unwrap();
         assert_eq!((dataset.len(), notes.len()), (2, 0), "{notes:?}");
@@ -188,7 +216,8 @@ mod tests {
 
     #[test]
     fn a_missing_batch_axis_is_added_and_exact_types_are_converted_with_a_note() {
-        let input = arrays(Tensor::new(&[2, 3], &[1.0_f64, 2.0, 3.0, 4.0, 5.0, 6.0]), Tensor::new(&[2, 2], &[1_i32, 2, 3, 4]));
+        let input =
+            arrays(Tensor::new(&[2, 3], &[1.0_f64, 2.0, 3.0, 4.0, 5.0, 6.0]), Tensor::new(&[2, 2], &[1_i32, 2, 3, 4]));
         let LoadedDataset { dataset, notes } = fit(input, &two_inputs()).unwrap();
         assert_eq!(dataset.feeds[0].get("x").unwrap(), &Tensor::new(&[1, 3], &[1.0_f32, 2.0, 3.0]));
         assert_eq!(dataset.feeds[0].get("ids").unwrap(), &Tensor::new(&[1, 2], &[1_i64, 2]));
@@ -219,9 +248,15 @@ mod tests {
             (with("x", Tensor::new(&[2, 1, 1, 3], &[1.0_f32; 6])), "array 'x' has the shape [2, 1, 1, 3]"),
             (with("x", Tensor::scalar(1.0_f32)), "array 'x' is a single value"),
             (with("x", Tensor::new(&[3, 1, 3], &[1.0_f32; 9])), "array 'ids' has 2 samples, but 'x' has 3"),
-            (with("x", Tensor::new(&[2, 1, 3], &[1_i64; 6])), "array 'x' is int64, but the model takes float32. Save it as float32."),
+            (
+                with("x", Tensor::new(&[2, 1, 3], &[1_i64; 6])),
+                "array 'x' is int64, but the model takes float32. Save it as float32.",
+            ),
             (with("x", Tensor::new(&[2, 1, 3], &[0.1_f64; 6])), "some values would change"),
-            (with("ids", Tensor::new(&[2, 1, 2], &[u64::MAX; 4])), "array 'ids' is uint64, but the model takes int64 and some values"),
+            (
+                with("ids", Tensor::new(&[2, 1, 2], &[u64::MAX; 4])),
+                "array 'ids' is uint64, but the model takes int64 and some values",
+            ),
             (with("x", Tensor::new(&[2, 1, 3], &[f32::NAN; 6])), "array 'x' holds NaN"),
             (with("labels", Tensor::new(&[3], &[1_i64; 3])), "'labels' has the shape [3], but there are 2 samples"),
             (with("labels", Tensor::new(&[2], &[f32::NAN; 2])), "'labels' holds NaN"),

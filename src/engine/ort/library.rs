@@ -43,11 +43,13 @@ pub(super) fn open(explicit: Option<&Path>) -> Result<Arc<Library>, EngineError>
     let world = World { variable: &|name| std::env::var_os(name), executable: std::env::current_exe().ok() };
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(library) = &*loaded {
-        let same = |path: &Path| library_file(path).and_then(|f| f.canonicalize().ok()) == library.path.canonicalize().ok();
+        let same =
+            |path: &Path| library_file(path).and_then(|f| f.canonicalize().ok()) == library.path.canonicalize().ok();
         return match explicit {
-            Some(path) if !same(path) => {
-                Err(unavailable(format!("{} is loaded already, and a process can load one library only", library.path.display())))
-            }
+            Some(path) if !same(path) => Err(unavailable(format!(
+                "{} is loaded already, and a process can load one library only",
+                library.path.display()
+            ))),
             _ => Ok(library.clone()),
         };
     }
@@ -77,7 +79,8 @@ fn search(explicit: Option<&Path>, world: &World) -> Result<Search, String> {
         if path.as_os_str() == OFF {
             return Err(format!("{who} says '{OFF}'"));
         }
-        let file = library_file(&path).ok_or_else(|| format!("{who} names {}, where there is no libonnxruntime", path.display()))?;
+        let file = library_file(&path)
+            .ok_or_else(|| format!("{who} names {}, where there is no libonnxruntime", path.display()))?;
         return Ok(Search { found: vec![file], looked_at: Vec::new() });
     }
     let mut search = Search::default();
@@ -99,7 +102,13 @@ fn usual_places(world: &World) -> Vec<PathBuf> {
     if let Some(beside) = world.executable.as_deref().and_then(Path::parent) {
         places.extend([beside.to_owned(), beside.join("../lib")]);
     }
-    let pythons = [folder("VIRTUAL_ENV"), folder("CONDA_PREFIX"), home.map(|h| h.join(".local")), Some("/usr/local".into()), Some("/usr".into())];
+    let pythons = [
+        folder("VIRTUAL_ENV"),
+        folder("CONDA_PREFIX"),
+        home.map(|h| h.join(".local")),
+        Some("/usr/local".into()),
+        Some("/usr".into()),
+    ];
     for prefix in pythons.into_iter().flatten() {
         for python in newest_first(&prefix.join("lib"), |name| name.starts_with("python3")) {
             for packages in ["site-packages", "dist-packages"] {
@@ -119,7 +128,7 @@ fn library_file(path: &Path) -> Option<PathBuf> {
     if path.is_file() {
         return Some(path.to_owned());
     }
-    let is_library = |name: &str| name.starts_with(STEM) && (name.contains(".so") || name.ends_with(".dylib"));
+    let is_library = |name: &str| name.starts_with(STEM) && (name.contains(".so") || name.contains(".dylib"));
     let files: Vec<PathBuf> = newest_first(path, is_library).into_iter().filter(|f| f.is_file()).collect();
     let plain = |f: &&PathBuf| f.file_name().is_some_and(|n| n == "libonnxruntime.so" || n == "libonnxruntime.dylib");
     files.iter().find(plain).or(files.first()).cloned()
@@ -163,7 +172,8 @@ fn version_inside(path: &Path) -> Option<String> {
         }
         for at in window.windows(MARK.len()).enumerate().filter(|(_, w)| *w == MARK).map(|(at, _)| at + MARK.len()) {
             let rest = &window[at..window.len().min(at + TAIL)];
-            let text: String = rest.iter().map(|&b| char::from(b)).take_while(|c| c.is_ascii_digit() || *c == '.').collect();
+            let text: String =
+                rest.iter().map(|&b| char::from(b)).take_while(|c| c.is_ascii_digit() || *c == '.').collect();
             if text.split('.').filter(|n| !n.is_empty()).count() == 3 {
                 return Some(text);
             }
@@ -201,8 +211,8 @@ mod tests {
             _ => None,
         };
         let world = World { variable: &both, executable: None };
-        assert_eq!(search(Some(&a), &world).unwrap().found, [a.clone()]);
-        assert_eq!(search(None, &world).unwrap().found, [b.clone()]);
+        assert_eq!(search(Some(&a), &world).unwrap().found, std::slice::from_ref(&a));
+        assert_eq!(search(None, &world).unwrap().found, std::slice::from_ref(&b));
         let wrong = |name: &str| (name == "ORT_DYLIB_PATH").then(|| "/nowhere".into());
         let message = search(None, &World { variable: &wrong, executable: None }).unwrap_err();
         assert!(message.contains("ORT_DYLIB_PATH") && message.contains("/nowhere"), "{message}");
@@ -220,7 +230,9 @@ mod tests {
             root.join("bin/libonnxruntime.so.1.31.0"),
             root.join("venv/lib/python3.11/site-packages/onnxruntime/capi/libonnxruntime.so.1.32.0"),
         ];
-        expected.iter().for_each(|f| touch(f, b""));
+        for file in &expected {
+            touch(file, b"");
+        }
         touch(&root.join("bin/libonnxruntime_providers_shared.so"), b"");
         touch(&root.join("bin/libonnxruntime.so.1.9.2"), b"");
         let variable = |name: &str| match name {
@@ -228,7 +240,8 @@ mod tests {
             "VIRTUAL_ENV" => Some(root.join("venv").into_os_string()),
             _ => None,
         };
-        let search = search(None, &World { variable: &variable, executable: Some(root.join("bin/bakehouse")) }).unwrap();
+        let search =
+            search(None, &World { variable: &variable, executable: Some(root.join("bin/bakehouse")) }).unwrap();
         assert_eq!(search.found[..4], expected);
         assert!(search.looked_at.iter().any(|p| p == "/usr/lib"));
     }
@@ -240,7 +253,10 @@ mod tests {
         let mut bytes = vec![0_u8; (1 << 20) - 7];
         bytes.extend(b"VERS_x\0VERS_1.32.0\0");
         touch(&path, &bytes);
-        assert_eq!((version_inside(&path), version_in_name(&path)), (Some("1.32.0".to_owned()), Some("1.30.0".to_owned())));
+        assert_eq!(
+            (version_inside(&path), version_in_name(&path)),
+            (Some("1.32.0".to_owned()), Some("1.30.0".to_owned()))
+        );
         touch(&path, b"no symbols");
         assert_eq!(version_inside(&path), None);
     }

@@ -31,13 +31,19 @@ impl OnnxRuntimeSession {
     }
 
     /// Runs one feed and reads each output by `read`, in the order of ONNX Runtime.
-    fn run_with<T>(&mut self, feed: &Feed, read: impl Fn(&DynValue) -> Result<T, String>) -> Result<Vec<T>, EngineError> {
+    fn run_with<T>(
+        &mut self,
+        feed: &Feed,
+        read: impl Fn(&DynValue) -> Result<T, String>,
+    ) -> Result<Vec<T>, EngineError> {
         let engine = self.engine.clone();
         let failed = |e: &::ort::Error| {
             let detail = one_line(e.message());
             // An input that does not fit the declaration is the data's fault; a node that fails is not.
             if e.code() == ErrorCode::InvalidArgument && !detail.contains("while running") {
-                EngineError::Data(format!("the sample does not fit the model: {detail}. Compare the shapes with `bakehouse inspect`."))
+                EngineError::Data(format!(
+                    "the sample does not fit the model: {detail}. Compare the shapes with `bakehouse inspect`."
+                ))
             } else {
                 EngineError::Run { engine: engine.clone(), detail }
             }
@@ -45,13 +51,17 @@ impl OnnxRuntimeSession {
         let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::new();
         for input in self.session.inputs() {
             let name = input.name();
-            let missing = || EngineError::Data(format!("input '{name}' has no value. Give every input of the model one."));
+            let missing =
+                || EngineError::Data(format!("input '{name}' has no value. Give every input of the model one."));
             let value = values::to_ort(feed.get(name).ok_or_else(missing)?).map_err(|e| failed(&e))?;
             // The name is copied: `run` borrows the session mutably while it reads it.
             inputs.push((Cow::Owned(name.to_owned()), value));
         }
         let outputs = self.session.run(inputs).map_err(|e| failed(&e))?;
-        let read = |(name, value): (&str, ValueRef<'_>)| read(&value).map_err(|e| EngineError::Run { engine: engine.clone(), detail: format!("output '{name}' {e}") });
+        let read = |(name, value): (&str, ValueRef<'_>)| {
+            read(&value)
+                .map_err(|e| EngineError::Run { engine: engine.clone(), detail: format!("output '{name}' {e}") })
+        };
         outputs.iter().map(read).collect()
     }
 }
@@ -68,7 +78,9 @@ impl Session for OnnxRuntimeSession {
     fn observe(&mut self, feed: &Feed) -> Result<Vec<Option<Observed>>, EngineError> {
         let returned = self.run_with(feed, |value| Ok(values::observed(value)))?;
         match &self.order {
-            Some(order) => order.arrange(returned, feed, |t| Some((t.dtype(), t.shape().to_vec()))).map_err(|detail| self.error(detail)),
+            Some(order) => order
+                .arrange(returned, feed, |t| Some((t.dtype(), t.shape().to_vec())))
+                .map_err(|detail| self.error(detail)),
             None => Ok(returned),
         }
     }

@@ -31,8 +31,11 @@ pub(super) fn write(model: &Model, dir: &Path) -> Result<PathBuf, String> {
         weights.write_all(&vec![0; padding as usize]).and_then(|()| weights.write_all(&data)).map_err(failed)?;
         offset += padding;
         let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.to_owned()), value: Some(value) };
-        tensor.external_data =
-            vec![entry("location", "weights.bin".to_owned()), entry("offset", offset.to_string()), entry("length", data.len().to_string())];
+        tensor.external_data = vec![
+            entry("location", "weights.bin".to_owned()),
+            entry("offset", offset.to_string()),
+            entry("length", data.len().to_string()),
+        ];
         tensor.data_location = Some(DataLocation::External as i32);
         offset += data.len() as u64;
     }
@@ -45,20 +48,24 @@ pub(super) fn write(model: &Model, dir: &Path) -> Result<PathBuf, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::testing::{declare, model};
-    use crate::model::{DType, Tensor};
+    use crate::model::Tensor;
+    use crate::model::build::Builder;
 
     #[test]
     fn big_initializers_lie_page_aligned_beside_the_graph_and_small_ones_inside() {
         let big: Vec<f32> = (0..300).map(|v| v as f32).collect();
-        let weights = vec![Tensor::scalar(1.0_f32).to_proto("s"), Tensor::new(&[300], &big).to_proto("a"), Tensor::new(&[300], &big).to_proto("b")];
-        let model = model(&[], &[declare("a", DType::F32, &["300"])], weights, vec![]);
+        let weights = Tensor::new(&[300], &big);
+        let builder = Builder::new(17).initializer("s", Tensor::scalar(1.0_f32));
+        let model = builder.initializer("a", weights.clone()).initializer("b", weights).build();
         let dir = tempfile::tempdir().unwrap();
         let written = Model::load(&write(&model, dir.path()).unwrap()).unwrap();
         let [s, a, b] = &written.graph().initializer[..] else { panic!() };
         assert!(s.raw_data.is_some() && a.raw_data.is_none());
         assert_eq!(a.data_location(), DataLocation::External);
         assert_eq!(b.external_data[1].value(), "4096");
-        assert_eq!(std::fs::read(dir.path().join("weights.bin")).unwrap()[4096..], *bytemuck::cast_slice::<f32, u8>(&big));
+        assert_eq!(
+            std::fs::read(dir.path().join("weights.bin")).unwrap()[4096..],
+            *bytemuck::cast_slice::<f32, u8>(&big)
+        );
     }
 }

@@ -33,7 +33,9 @@ pub(super) fn to_ort(tensor: &Tensor) -> ::ort::Result<SessionInputValue<'_>> {
     }
 }
 
-fn view<T: Element + PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static>(tensor: &Tensor) -> ::ort::Result<SessionInputValue<'_>> {
+fn view<T: Element + PrimitiveTensorElementType + std::fmt::Debug + Clone + 'static>(
+    tensor: &Tensor,
+) -> ::ort::Result<SessionInputValue<'_>> {
     let shape = tensor.shape().to_vec();
     match tensor.values::<T>().expect("the caller matched the element type") {
         Cow::Borrowed(values) => Ok(TensorRef::from_array_view((shape, values))?.into()),
@@ -67,15 +69,17 @@ fn dtype_of(ty: TensorElementType) -> Option<DType> {
     })
 }
 
+fn copy<T: Element + PrimitiveTensorElementType>(value: &DynValue) -> ::ort::Result<Bytes> {
+    Ok(Bytes::copy_from_slice(bytemuck::cast_slice(value.try_extract_tensor::<T>()?.1)))
+}
+
 /// A copy of what ONNX Runtime returned.
 pub(super) fn from_ort(value: &DynValue) -> Result<Tensor, String> {
-    let (dtype, shape) = observed(value).ok_or_else(|| format!("is {}, not a tensor of numbers of a byte or more", value.dtype()))?;
+    let (dtype, shape) =
+        observed(value).ok_or_else(|| format!("is {}, not a tensor of numbers of a byte or more", value.dtype()))?;
     if element_count(&shape) == Some(0) {
         // An empty tensor may have no address at all.
         return Tensor::from_bytes(dtype, shape, Bytes::new()).map_err(|e| e.to_string());
-    }
-    fn copy<T: Element + PrimitiveTensorElementType>(value: &DynValue) -> ::ort::Result<Bytes> {
-        Ok(Bytes::copy_from_slice(bytemuck::cast_slice(value.try_extract_tensor::<T>()?.1)))
     }
     let data = match dtype {
         DType::F32 => copy::<f32>(value),
@@ -90,7 +94,9 @@ pub(super) fn from_ort(value: &DynValue) -> Result<Tensor, String> {
         DType::U16 => copy::<u16>(value),
         DType::U32 => copy::<u32>(value),
         DType::U64 => copy::<u64>(value),
-        DType::Bool => value.try_extract_tensor::<bool>().map(|(_, values)| values.iter().map(|&b| u8::from(b)).collect()),
+        DType::Bool => {
+            value.try_extract_tensor::<bool>().map(|(_, values)| values.iter().map(|&b| u8::from(b)).collect())
+        }
     };
     Tensor::from_bytes(dtype, shape, data.map_err(|e| e.to_string())?).map_err(|e| e.to_string())
 }

@@ -1,5 +1,5 @@
 //! The known fault of tract 0.23: `DequantizeLinear -> … -> QuantizeLinear` over operators with one input is folded into a table of 256 entries, as if each
-//! operator worked element by element. Softmax and LogSoftmax pass its test for that, but do not.
+//! operator worked element by element. `Softmax` and `LogSoftmax` pass its test for that, but do not.
 
 use std::collections::HashSet;
 
@@ -12,14 +12,20 @@ const ROW_WISE: [&str; 5] = ["Softmax", "LogSoftmax", "Hardmax", "LpNormalizatio
 
 /// Whether the graph holds quantising or dequantising nodes.
 pub(super) fn is_quantised(model: &Model) -> bool {
-    model.graph().node.iter().any(|n| ["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"].iter().any(|op| is_op(n, op)))
+    model
+        .graph()
+        .node
+        .iter()
+        .any(|n| ["QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"].iter().any(|op| is_op(n, op)))
 }
 
 /// Whether a row-wise operator lies between a `DequantizeLinear` and a `QuantizeLinear` with nothing but operators of one computed input around it.
 pub(super) fn has_softmax_between(model: &Model) -> bool {
     let graph = model.graph();
     let index = Index::new(graph);
-    let single = |node: &NodeProto| node.input.iter().filter(|i| !i.is_empty() && model.constant(&index, i).is_none()).count() == 1;
+    let single = |node: &NodeProto| {
+        node.input.iter().filter(|i| !i.is_empty() && model.constant(&index, i).is_none()).count() == 1
+    };
     let data = |node: &NodeProto| node.input.first().and_then(|i| index.producer(i));
     let row_wise = |node: &NodeProto| ROW_WISE.iter().any(|op| is_op(node, op));
 
@@ -60,22 +66,21 @@ pub(super) fn has_softmax_between(model: &Model) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::testing::{declare, model};
-    use crate::model::edit::node;
+    use crate::model::build::Builder;
     use crate::model::{DType, Tensor};
 
     fn chain(ops: &[&str]) -> Model {
-        let names: Vec<String> = (0..=ops.len()).map(|i| format!("t{i}")).collect();
-        let nodes = ops.iter().enumerate().map(|(i, op)| {
-            let (from, to) = (names[i].as_str(), names[i + 1].as_str());
+        let constants = [("scale", Tensor::scalar(0.1_f32)), ("zero", Tensor::scalar(0_u8))];
+        let builder = constants.into_iter().fold(Builder::new(17), |b, (name, value)| b.initializer(name, value));
+        let built = ops.iter().enumerate().fold(builder.input("t0", DType::U8, &["N", "4"]), |b, (i, op)| {
+            let (from, to) = (format!("t{i}"), format!("t{}", i + 1));
             match *op {
-                "QuantizeLinear" | "DequantizeLinear" => node(op, "", &[from, "scale", "zero"], &[to], vec![]),
-                "MatMul" => node(op, "", &[from, "t0"], &[to], vec![]),
-                _ => node(op, "", &[from], &[to], vec![]),
+                "QuantizeLinear" | "DequantizeLinear" => b.node(op, &[&from, "scale", "zero"], &to, vec![]),
+                "MatMul" => b.node(op, &[&from, "t0"], &to, vec![]),
+                _ => b.node(op, &[&from], &to, vec![]),
             }
         });
-        let constants = vec![Tensor::scalar(0.1_f32).to_proto("scale"), Tensor::scalar(0_u8).to_proto("zero")];
-        model(&[declare("t0", DType::U8, &["N", "4"])], &[declare(names.last().unwrap(), DType::U8, &["N", "4"])], constants, nodes.collect())
+        built.output(&format!("t{}", ops.len()), DType::U8, &["N", "4"]).build()
     }
 
     #[test]

@@ -87,7 +87,9 @@ impl TractEngine {
 
     /// Compares tract's optimised plan of `model` with its plain one on `feed`. The plain plan is the one that is right where they disagree.
     pub fn canary(&self, model: &Model, feed: &Feed) -> Result<Agreement, EngineError> {
-        let outputs = |optimise| self.session(model, &LoadOptions { optimise, ..LoadOptions::default() }, Trust::Blind)?.run(feed);
+        let outputs = |optimise| {
+            self.session(model, &LoadOptions { optimise, ..LoadOptions::default() }, Trust::Blind)?.run(feed)
+        };
         Ok(Agreement::of(&outputs(false)?, &outputs(true)?))
     }
 
@@ -97,7 +99,8 @@ impl TractEngine {
     }
 
     fn session(&self, model: &Model, options: &LoadOptions, trust: Trust) -> Result<TractSession, EngineError> {
-        let tapped = Tapped::new(model, &options.taps).map_err(|detail| EngineError::Run { engine: self.id.to_string(), detail })?;
+        let tapped = Tapped::new(model, &options.taps)
+            .map_err(|detail| EngineError::Run { engine: self.id.to_string(), detail })?;
         self.check_operators(model)?;
         let inputs: Vec<String> = model.input_names().into_iter().map(str::to_owned).collect();
         let quantised = fault::is_quantised(model);
@@ -125,7 +128,9 @@ impl TractEngine {
                 let qualified = if domain.is_empty() { op.to_owned() } else { format!("{domain}:{op}") };
                 let at = label(node);
                 if functions.contains(&(domain, op)) {
-                    return Err(self.unsupported(format!("node '{at}' calls the model's own function {qualified}, which must be inlined first")));
+                    return Err(self.unsupported(format!(
+                        "node '{at}' calls the model's own function {qualified}, which must be inlined first"
+                    )));
                 }
                 if !known.contains_key(op) || !matches!(domain, "" | "ai.onnx" | "ai.onnx.ml" | "com.microsoft") {
                     return Err(self.unsupported(format!("operator {qualified} of node '{at}' is not known to it")));

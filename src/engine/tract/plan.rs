@@ -65,13 +65,17 @@ impl Plans {
             while_reading = false;
             if let Shapes::Fed(inputs) = shapes {
                 for (position, (dtype, shape)) in inputs.iter().enumerate() {
-                    let dtype = super::values::datum_type(*dtype).ok_or_else(|| TractError::msg(format!("{dtype} inputs are not known to it")))?;
+                    let dtype = super::values::datum_type(*dtype)
+                        .ok_or_else(|| TractError::msg(format!("{dtype} inputs are not known to it")))?;
                     model.set_input_fact(position, InferenceFact::dt_shape(dtype, shape))?;
                 }
             }
             let typed = model.into_typed()?;
             let typed = if optimise { typed.into_optimized()? } else { typed };
-            TypedSimplePlan::new_with_options(typed, &RunOptions { executor: Some(self.executor.clone()), ..RunOptions::default() })
+            TypedSimplePlan::new_with_options(
+                typed,
+                &RunOptions { executor: Some(self.executor.clone()), ..RunOptions::default() },
+            )
         });
         let failure = |detail: String| Failure { detail: one_line(&detail), while_reading };
         match made {

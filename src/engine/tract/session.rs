@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use tract_onnx::prelude::{TValue, TVec, TypedSimplePlan};
 
-use super::plan::{Failure, Plans, Shapes, one_line};
+use super::plan::{Plans, Shapes, one_line};
 use super::{Agreement, caught, values};
 use crate::engine::declared::Declared;
 use crate::engine::tapped::TapOrder;
-use crate::engine::{EngineError, Feed, Session};
+use crate::engine::{EngineError, Feed, Observed, Session};
 use crate::model::Tensor;
 
 /// A session of tract.
@@ -32,7 +32,8 @@ impl TractSession {
 
     /// A run that failed on a feed which is not what the model declares is the data's fault.
     fn blame(&self, detail: &str, feed: &Feed) -> EngineError {
-        let contradicted = self.declared.iter().find_map(|d| Some((d, feed.get(&d.name)?)).filter(|(d, t)| d.contradicts(t.shape())));
+        let contradicted =
+            self.declared.iter().find_map(|d| Some((d, feed.get(&d.name)?)).filter(|(d, t)| d.contradicts(t.shape())));
         match contradicted {
             Some((declared, tensor)) => EngineError::Data(format!(
                 "the sample does not fit the model: input '{}' is declared as {}, but the sample is {:?} ({}). Compare the shapes with `bakehouse inspect`.",
@@ -45,13 +46,17 @@ impl TractSession {
         }
     }
 
-    fn run_feed(&mut self, shapes: &Shapes, inputs: &TVec<TValue>) -> Result<Vec<Tensor>, String> {
+    fn run_feed(&mut self, shapes: &Shapes, inputs: &TVec<TValue>) -> Result<TVec<TValue>, String> {
         let first = self.plans.for_feed(shapes).map_err(|f| f.detail).and_then(|plan| run_plan(&plan, inputs.clone()));
         match first {
             Ok(outputs) => Ok(outputs),
             // Symbols that do not stand for what the file says, or a declared extent that the data does not have: the fed shapes decide.
             Err(declared) if self.plans.uses_declared() => {
-                let made = self.plans.build(shapes).map_err(|f| f.detail).and_then(|plan| Ok((run_plan(&plan, inputs.clone())?, plan)));
+                let made = self
+                    .plans
+                    .build(shapes)
+                    .map_err(|f| f.detail)
+                    .and_then(|plan| Ok((run_plan(&plan, inputs.clone())?, plan)));
                 match made {
                     Ok((outputs, plan)) => {
                         self.plans.declared_failed(declared);
@@ -67,31 +72,54 @@ impl TractSession {
 }
 
 /// Runs a plan once.
-fn run_plan(plan: &Arc<TypedSimplePlan>, inputs: TVec<TValue>) -> Result<Vec<Tensor>, String> {
-    let outputs = caught(|| plan.run(inputs))?.map_err(|e| format!("{e:#}"))?;
-    outputs.iter().map(|value| values::from_tract(value)).collect()
+fn run_plan(plan: &Arc<TypedSimplePlan>, inputs: TVec<TValue>) -> Result<TVec<TValue>, String> {
+    caught(|| plan.run(inputs))?.map_err(|e| format!("{e:#}"))
 }
 
-impl Session for TractSession {
-    fn run(&mut self, feed: &Feed) -> Result<Vec<Tensor>, EngineError> {
+fn tensors(values: &TVec<TValue>) -> Result<Vec<Tensor>, String> {
+    values.iter().map(|value| values::from_tract(value)).collect()
+}
+
+impl TractSession {
+    /// Runs one feed on the plan that is right for it; tract's own values, in its order.
+    fn outputs(&mut self, feed: &Feed) -> Result<TVec<TValue>, EngineError> {
         let mut inputs: TVec<TValue> = TVec::new();
         let mut shapes = Vec::with_capacity(self.plans.inputs.len());
         for name in &self.plans.inputs {
-            let tensor = feed.get(name).ok_or_else(|| EngineError::Data(format!("input '{name}' has no value. Give every input of the model one.")))?;
+            let tensor = feed.get(name).ok_or_else(|| {
+                EngineError::Data(format!("input '{name}' has no value. Give every input of the model one."))
+            })?;
             inputs.push(values::to_tract(tensor).map_err(|e| self.failed(&format!("input '{name}' {e}")))?);
             shapes.push((tensor.dtype(), tensor.shape().to_vec()));
         }
         let shapes = Shapes::Fed(shapes);
-        let mut outputs = self.run_feed(&shapes, &inputs).map_err(|detail| self.blame(&detail, feed))?;
-        if std::mem::take(&mut self.canary) {
-            let target = if self.plans.uses_declared() { &Shapes::Declared } else { &shapes };
-            let plain = self.plans.build_as(target, false).map_err(|Failure { detail, .. }| self.failed(&detail))?;
-            let plain = run_plan(&plain, inputs).map_err(|e| self.failed(&e))?;
-            if !Agreement::of(&plain, &outputs).agrees() {
-                self.plans.stop_optimising();
-                outputs = plain;
-            }
+        let outputs = self.run_feed(&shapes, &inputs).map_err(|detail| self.blame(&detail, feed))?;
+        if !std::mem::take(&mut self.canary) {
+            return Ok(outputs);
         }
-        self.order.arrange(outputs, feed, Tensor::clone).map_err(|detail| self.failed(&detail))
+        let target = if self.plans.uses_declared() { &Shapes::Declared } else { &shapes };
+        let failed = |detail: String| self.failed(&detail);
+        let plain = self.plans.build_as(target, false).map_err(|f| failed(f.detail))?;
+        let plain = run_plan(&plain, inputs).map_err(failed)?;
+        if Agreement::of(&tensors(&plain).map_err(failed)?, &tensors(&outputs).map_err(failed)?).agrees() {
+            return Ok(outputs);
+        }
+        self.plans.stop_optimising();
+        Ok(plain)
+    }
+}
+
+impl Session for TractSession {
+    fn run(&mut self, feed: &Feed) -> Result<Vec<Tensor>, EngineError> {
+        let outputs = self.outputs(feed)?;
+        let arranged = tensors(&outputs).and_then(|t| self.order.arrange(t, feed, Tensor::clone));
+        arranged.map_err(|detail| self.failed(&detail))
+    }
+
+    fn observe(&mut self, feed: &Feed) -> Result<Vec<Option<Observed>>, EngineError> {
+        let outputs = self.outputs(feed)?;
+        let observed = outputs.iter().map(|value| values::observed(value)).collect();
+        let arranged = self.order.arrange(observed, feed, |t| Some((t.dtype(), t.shape().to_vec())));
+        arranged.map_err(|detail| self.failed(&detail))
     }
 }

@@ -3,6 +3,7 @@
 use half::f16;
 use tract_onnx::prelude::{Datum, DatumType, IntoTValue, TDim, TValue, Tensor as TractTensor, TractResult};
 
+use crate::engine::Observed;
 use crate::model::{DType, Element, Tensor};
 
 /// tract's name of an element type; `None` for bfloat16, which it lacks.
@@ -41,10 +42,34 @@ pub(super) fn to_tract(tensor: &Tensor) -> Result<TValue, String> {
         DType::U16 => copy::<u16>(tensor),
         DType::U32 => copy::<u32>(tensor),
         DType::U64 => copy::<u64>(tensor),
-        DType::Bool => TractTensor::from_shape(tensor.shape(), &tensor.bytes().iter().map(|&b| b != 0).collect::<Vec<bool>>()),
+        DType::Bool => {
+            TractTensor::from_shape(tensor.shape(), &tensor.bytes().iter().map(|&b| b != 0).collect::<Vec<bool>>())
+        }
         DType::BF16 => return Err("is bfloat16, which tract lacks".to_owned()),
     };
     copied.map(IntoTValue::into_tvalue).map_err(|e| e.to_string())
+}
+
+/// Element type and shape of what tract returned; `None` when it is no tensor of numbers.
+pub(super) fn observed(tensor: &TractTensor) -> Option<Observed> {
+    const ALL: [DType; 12] = [
+        DType::F32,
+        DType::F64,
+        DType::F16,
+        DType::I8,
+        DType::I16,
+        DType::I32,
+        DType::I64,
+        DType::U8,
+        DType::U16,
+        DType::U32,
+        DType::U64,
+        DType::Bool,
+    ];
+    let dt = tensor.datum_type();
+    let symbolic = (dt == TDim::datum_type()).then_some(DType::I64);
+    let dtype = symbolic.or_else(|| ALL.into_iter().find(|d| datum_type(*d) == Some(dt)))?;
+    Some((dtype, tensor.shape().to_vec()))
 }
 
 /// A copy of what tract returned. Shapes that tract computed symbolically come back as the int64 that ONNX says they are.
