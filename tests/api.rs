@@ -16,7 +16,11 @@ fn minimal() -> Value {
 
 /// Sets `path` (a JSON pointer, `/spec` understood) to `value`; null removes.
 fn with(mut object: Value, path: &str, value: Value) -> Value {
-    let full = if path.starts_with("/metadata") || path.starts_with("/status") || !path.starts_with('/') { path.to_owned() } else { format!("/spec{path}") };
+    let full = if path.starts_with("/metadata") || path.starts_with("/status") || !path.starts_with('/') {
+        path.to_owned()
+    } else {
+        format!("/spec{path}")
+    };
     let mut at = &mut object;
     for part in full.trim_start_matches('/').split('/') {
         if at.is_null() {
@@ -47,27 +51,48 @@ fn accepted_objects() {
         ("/data/training", json!({"uri": "gs://b/train.npz"})),
         ("/data/validation", json!({"uri": "v.npz", "metric": "TopK", "topK": 3, "outputs": ["logits"]})),
         ("/data/validation", json!({"uri": "v.npz", "metric": "ArgmaxSequence"})),
-        ("/storage", json!({"endpoint": "https://s3.example", "region": "eu", "pathStyle": true, "caBundle": {"configMapName": "ca"}, "credentials": {"secretName": "s"}})),
-        ("/optimization", json!({"level": "Maximum", "goal": "Size", "passes": ["weights-int8"], "exclude": ["/head/*"], "seed": 7})),
+        (
+            "/storage",
+            json!({"endpoint": "https://s3.example", "region": "eu", "pathStyle": true, "caBundle": {"configMapName": "ca"}, "credentials": {"secretName": "s"}}),
+        ),
+        (
+            "/optimization",
+            json!({"level": "Maximum", "goal": "Size", "passes": ["weights-int8"], "exclude": ["/head/*"], "seed": 7}),
+        ),
         ("/optimization", json!({"recipe": {"uri": "recipe.json", "sha256": digest}})),
-        ("/hardware", json!({"device": "CUDA", "fallback": "None", "gpu": {"count": 2, "minMemory": "16Gi", "minComputeCapability": "8.0"}})),
+        (
+            "/hardware",
+            json!({"device": "CUDA", "fallback": "None", "gpu": {"count": 2, "minMemory": "16Gi", "minComputeCapability": "8.0"}}),
+        ),
         ("/hardware", json!({"device": "CPU", "cpu": {"threads": 1, "features": ["avx512_vnni"]}})),
         ("/hardware", json!({"gpu": {}})),
         ("/runtime", json!("OnnxRuntime")),
-        ("/profile", json!({"batchSizes": [1, 8, 32], "shapes": {"input_ids": [1, 128]}, "warmup": 0, "iterations": 10})),
-        ("/gates", json!([{"metric": "AccuracyRetention", "min": "0.95"}, {"metric": "LatencyP99", "max": "50ms"}, {"metric": "PeakMemory", "max": "100Mi"}, {"metric": "Speedup", "min": "1.5"}])),
-        ("/gates", json!([{"metric": "Jitter", "max": "200us"}, {"metric": "LatencyCV", "max": "0.2"}, {"metric": "FileSize", "max": "1048576"}, {"metric": "Throughput", "min": "30"}])),
+        (
+            "/profile",
+            json!({"batchSizes": [1, 8, 32], "shapes": {"input_ids": [1, 128]}, "warmup": 0, "iterations": 10}),
+        ),
+        (
+            "/gates",
+            json!([{"metric": "AccuracyRetention", "min": "0.95"}, {"metric": "LatencyP99", "max": "50ms"}, {"metric": "PeakMemory", "max": "100Mi"}, {"metric": "Speedup", "min": "1.5"}]),
+        ),
+        (
+            "/gates",
+            json!([{"metric": "Jitter", "max": "200us"}, {"metric": "LatencyCV", "max": "0.2"}, {"metric": "FileSize", "max": "1048576"}, {"metric": "Throughput", "min": "30"}]),
+        ),
         ("/gates", json!([{"metric": "SizeReduction", "min": "1"}, {"metric": "ParameterReduction", "min": "0"}])),
         ("/gates", json!([])),
         ("/exports", json!(["ONNX", "Phase7", "NNEF", "SafeTensors", "OCI", "ONNXStandard"])),
         ("/output", json!({"uri": "az://c/baked/", "onDelete": "Delete", "keepRuns": 1, "keepDays": 3650})),
         ("/promotion", json!({"policy": "Manual", "uri": "s3://phase7/", "approvedDigest": digest})),
         ("/promotion", json!({"policy": "Automatic", "uri": "s3://phase7/"})),
-        ("/worker", json!({"image": "w:1", "imagePullSecrets": [{"name": "r"}], "resources": {"limits": {"cpu": "2", "memory": "4Gi"}}, "nodeSelector": {"a/b": "c"},
+        (
+            "/worker",
+            json!({"image": "w:1", "imagePullSecrets": [{"name": "r"}], "resources": {"limits": {"cpu": "2", "memory": "4Gi"}}, "nodeSelector": {"a/b": "c"},
             "tolerations": [{"key": "gpu", "operator": "Exists"}], "env": [{"name": "A", "value": "b"}, {"name": "S", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
             "envFrom": [{"configMapRef": {"name": "c"}}], "volumes": [{"name": "v", "emptyDir": {}}], "volumeMounts": [{"name": "v", "mountPath": "/v"}],
             "affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": []}}}, "labels": {"team": "a"}, "annotations": {"x": "y"},
-            "priorityClassName": "p", "runtimeClassName": "nvidia", "serviceAccountName": "sa"})),
+            "priorityClassName": "p", "runtimeClassName": "nvidia", "serviceAccountName": "sa"}),
+        ),
         ("/suspend", json!(true)),
         ("/activeDeadlineSeconds", json!(7200)),
         ("/backoffLimit", json!(0)),
@@ -216,8 +241,11 @@ fn what_decides_the_artifact_is_frozen_while_a_run_is_active() {
         for (started, ended) in [(false, false), (true, false), (true, true)] {
             let old = old(started, ended);
             let new = with(old.clone(), path, value.clone());
-            let expected: Vec<String> =
-                if started && !ended { vec![format!("{field}: is frozen while a run is active; wait for its end, or delete the BakeJob")] } else { Vec::new() };
+            let expected: Vec<String> = if started && !ended {
+                vec![format!("{field}: is frozen while a run is active; wait for its end, or delete the BakeJob")]
+            } else {
+                Vec::new()
+            };
             assert_eq!(said(&new, Some(&old)), expected, "{path}, started {started}, ended {ended}");
         }
     }
@@ -245,10 +273,17 @@ fn control_fields_may_change_while_a_run_is_active() {
 
 #[test]
 fn rules_see_an_object_only_once_it_fits_the_schema_and_all_problems_come_at_once() {
-    let object = with(with(minimal(), "/source/uri", json!("ftp://x")), "/gates", json!([{"metric": "LatencyP99", "min": "1"}]));
+    let object =
+        with(with(minimal(), "/source/uri", json!("ftp://x")), "/gates", json!([{"metric": "LatencyP99", "min": "1"}]));
     assert_eq!(said(&object, None).len(), 2);
     let object = with(with(object, "/suspend", json!(1)), "/optimization/levle", json!(1));
-    assert_eq!(said(&object, None), ["spec.suspend: must be true or false, not the number 1", "spec.optimization.levle: unknown field; did you mean 'level'?"]);
+    assert_eq!(
+        said(&object, None),
+        [
+            "spec.suspend: must be true or false, not the number 1",
+            "spec.optimization.levle: unknown field; did you mean 'level'?"
+        ]
+    );
 }
 
 fn parse(yaml: &str) -> Result<Vec<bakehouse::api::BakeJob>, String> {
@@ -279,11 +314,25 @@ fn a_file_that_is_wrong_says_where_and_what_to_do() {
         parse(&(JOB.replace("NAME", "a") + "  optimization: {levle: Light}\n")).unwrap_err(),
         "jobs/a.yaml: BakeJob a is not valid:\n  spec.optimization.levle: unknown field; did you mean 'level'?\nCorrect these fields; `bakehouse init` writes a commented example."
     );
-    assert_eq!(parse("").unwrap_err(), "jobs/a.yaml: no BakeJob in this file. `bakehouse init` writes one to start from.");
-    assert_eq!(parse("# only a comment\n---\n").unwrap_err(), "jobs/a.yaml: no BakeJob in this file. `bakehouse init` writes one to start from.");
+    assert_eq!(
+        parse("").unwrap_err(),
+        "jobs/a.yaml: no BakeJob in this file. `bakehouse init` writes one to start from."
+    );
+    assert_eq!(
+        parse("# only a comment\n---\n").unwrap_err(),
+        "jobs/a.yaml: no BakeJob in this file. `bakehouse init` writes one to start from."
+    );
     let second = format!("{}---\nkind: Pod\n", JOB.replace("NAME", "a"));
-    assert!(parse(&second).unwrap_err().starts_with("jobs/a.yaml: BakeJob number 2 is not valid:\n  apiVersion: is required"), "{:?}", parse(&second));
-    assert!(parse("just a sentence").unwrap_err().contains("must be a mapping with apiVersion, kind, metadata and spec"));
+    assert!(
+        parse(&second)
+            .unwrap_err()
+            .starts_with("jobs/a.yaml: BakeJob number 2 is not valid:\n  apiVersion: is required"),
+        "{:?}",
+        parse(&second)
+    );
+    assert!(
+        parse("just a sentence").unwrap_err().contains("must be a mapping with apiVersion, kind, metadata and spec")
+    );
     for broken in ["a: [", "a: b: c", "a: 1\na: 2", "a: \"x"] {
         let said = parse(broken).unwrap_err();
         assert!(said.starts_with("jobs/a.yaml: not valid YAML: ") && said.contains("line "), "{said}");

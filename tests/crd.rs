@@ -35,7 +35,10 @@ fn the_file_is_what_the_types_generate() {
         std::fs::write(&file, &generated).unwrap();
     }
     let committed = std::fs::read_to_string(&file).unwrap_or_default();
-    assert!(committed == generated, "{FILE} is not what the types generate: run `bakehouse crd > {FILE}`, or this test with BLESS=1");
+    assert!(
+        committed == generated,
+        "{FILE} is not what the types generate: run `bakehouse crd > {FILE}`, or this test with BLESS=1"
+    );
 }
 
 #[test]
@@ -47,7 +50,8 @@ fn it_is_under_40_kilobytes() {
 #[test]
 fn the_yaml_reads_back_as_the_same_object() {
     let back: Value = serde_saphyr::from_str(&bakehouse::api::crd_yaml()).unwrap();
-    let crd: k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition = serde_json::from_value(back).unwrap();
+    let crd: k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition =
+        serde_json::from_value(back).unwrap();
     assert_eq!(crd, bakehouse::api::crd());
 }
 
@@ -83,7 +87,20 @@ fn it_is_structural() {
         if !node["type"].is_string() {
             say("has no type");
         }
-        for forbidden in ["$ref", "definitions", "$defs", "uniqueItems", "oneOf", "anyOf", "allOf", "not", "nullable", "pattern", "const", "exclusiveMinimum"] {
+        for forbidden in [
+            "$ref",
+            "definitions",
+            "$defs",
+            "uniqueItems",
+            "oneOf",
+            "anyOf",
+            "allOf",
+            "not",
+            "nullable",
+            "pattern",
+            "const",
+            "exclusiveMinimum",
+        ] {
             if fields.contains_key(forbidden) {
                 say(&format!("uses {forbidden}"));
             }
@@ -94,7 +111,12 @@ fn it_is_structural() {
         if node["type"] == "array" && !node["items"].is_object() {
             say("is a list without items");
         }
-        if node["type"] == "object" && !["properties", "additionalProperties", "x-kubernetes-preserve-unknown-fields"].iter().any(|k| fields.contains_key(*k)) && path != ".metadata" {
+        if node["type"] == "object"
+            && !["properties", "additionalProperties", "x-kubernetes-preserve-unknown-fields"]
+                .iter()
+                .any(|k| fields.contains_key(*k))
+            && path != ".metadata"
+        {
             say("is an object that allows nothing");
         }
         for required in node["required"].as_array().into_iter().flatten() {
@@ -107,7 +129,8 @@ fn it_is_structural() {
                 say(&format!("has map key {key} that is not required"));
             }
         }
-        if node["x-kubernetes-list-type"] == "set" && matches!(node["items"]["type"].as_str(), Some("object" | "array")) {
+        if node["x-kubernetes-list-type"] == "set" && matches!(node["items"]["type"].as_str(), Some("object" | "array"))
+        {
             say("is a set of what is no scalar");
         }
         if let Some(format) = node["format"].as_str()
@@ -159,7 +182,9 @@ fn every_rule_compiles_has_a_message_and_is_within_its_cost() {
             if kube::core::cel::cel::Program::compile(text).is_err() {
                 wrong.push(format!("{path}: does not compile: {text}"));
             }
-            wrong.extend(estimate_rule_cost(text, &compiled).into_iter().map(|w| format!("{path}: {}: {text}", w.message)));
+            wrong.extend(
+                estimate_rule_cost(text, &compiled).into_iter().map(|w| format!("{path}: {}: {text}", w.message)),
+            );
         }
     });
     assert_eq!(wrong, Vec::<String>::new());
@@ -178,7 +203,14 @@ fn defaults_in_rust_are_the_defaults_of_the_schema() {
             defaulted.insert(path.to_owned());
         }
     });
-    for field in ["spec.optimization.level", "spec.optimization.goal", "spec.hardware.device", "spec.exports", "spec.promotion.policy", "spec.backoffLimit"] {
+    for field in [
+        "spec.optimization.level",
+        "spec.optimization.goal",
+        "spec.hardware.device",
+        "spec.exports",
+        "spec.promotion.policy",
+        "spec.backoffLimit",
+    ] {
         assert!(defaulted.contains(field), "{field}");
     }
 }

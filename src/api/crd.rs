@@ -44,7 +44,10 @@ fn build() -> Value {
     let mut all = Map::new();
     all.insert("apiVersion".into(), json!({"type": "string"}));
     all.insert("kind".into(), json!({"type": "string"}));
-    all.insert("metadata".into(), json!({"type": "object", "properties": {"name": {"type": "string", "maxLength": MAX_NAME}}}));
+    all.insert(
+        "metadata".into(),
+        json!({"type": "object", "properties": {"name": {"type": "string", "maxLength": MAX_NAME}}}),
+    );
     all.append(properties);
     // Without it a client that waits (kstatus) takes an object that no controller has seen yet for a finished one.
     all["status"]["default"] = json!({"observedGeneration": -1});

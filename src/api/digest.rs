@@ -80,7 +80,15 @@ mod tests {
             |s| s.cache = Some(Cache::Off),
             |s| s.output.on_delete = OnDelete::Delete,
             |s| s.output.keep_runs = 1,
-            |s| s.storage = Some(Storage { endpoint: None, region: Some("x".into()), path_style: None, ca_bundle: None, credentials: None }),
+            |s| {
+                s.storage = Some(Storage {
+                    endpoint: None,
+                    region: Some("x".into()),
+                    path_style: None,
+                    ca_bundle: None,
+                    credentials: None,
+                })
+            },
             |s| s.worker = Some(Worker { priority_class_name: Some("high".into()), ..Worker::default() }),
         ];
         let before = spec_digest(&spec());

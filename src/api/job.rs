@@ -143,10 +143,12 @@ impl ResolvedJob {
         let name = job.metadata.name.clone().unwrap_or_default();
         let base = file.parent().unwrap_or(Path::new(""));
         let mut problems = Vec::new();
-        let mut path = |field: &str, uri: &str| local_path(uri, base).unwrap_or_else(|message| {
-            problems.push(Problem::new(field, message));
-            PathBuf::new()
-        });
+        let mut path = |field: &str, uri: &str| {
+            local_path(uri, base).unwrap_or_else(|message| {
+                problems.push(Problem::new(field, message));
+                PathBuf::new()
+            })
+        };
 
         let source = PinnedFile { path: path("spec.source.uri", &spec.source.uri), digest: spec.source.digest.clone() };
         let calibration = spec.data.calibration.as_ref().map(|split| Calibration {
@@ -166,7 +168,10 @@ impl ResolvedJob {
         });
         let output = path("spec.output.uri", &spec.output.uri);
         if validation.is_none() {
-            problems.push(Problem::new("spec.data.validation.uri", "is required: a bare model names no data, and without held-out data no gate can pass"));
+            problems.push(Problem::new(
+                "spec.data.validation.uri",
+                "is required: a bare model names no data, and without held-out data no gate can pass",
+            ));
         }
         let gates = merged_gates(&spec.gates, &mut problems);
 
@@ -174,7 +179,11 @@ impl ResolvedJob {
             return Err(JobError::Invalid { file: file.to_owned(), job: name, problems });
         };
         let cpu = spec.hardware.cpu.clone().unwrap_or_default();
-        let shapes = spec.profile.shapes.iter().map(|(input, shape)| (input.clone(), shape.iter().map(|n| *n as usize).collect()));
+        let shapes = spec
+            .profile
+            .shapes
+            .iter()
+            .map(|(input, shape)| (input.clone(), shape.iter().map(|n| *n as usize).collect()));
         Ok(Self {
             name,
             spec_digest: spec_digest(spec),
@@ -257,7 +266,9 @@ pub fn local_path(uri: &str, base: &Path) -> Result<PathBuf, String> {
     }
     let path = rest.strip_prefix("localhost").unwrap_or(rest);
     if !path.starts_with('/') {
-        return Err("file:// takes an absolute path: file:///folder/model.onnx; write a relative path without file://".into());
+        return Err(
+            "file:// takes an absolute path: file:///folder/model.onnx; write a relative path without file://".into()
+        );
     }
     percent_decoded(path).map(PathBuf::from)
 }
@@ -268,7 +279,9 @@ fn percent_decoded(path: &str) -> Result<String, String> {
     while let Some((&first, tail)) = rest.split_first() {
         if first == b'%' {
             let hex = tail.get(..2).and_then(|hex| std::str::from_utf8(hex).ok());
-            let byte = hex.filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit())).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+            let byte = hex
+                .filter(|hex| hex.bytes().all(|b| b.is_ascii_hexdigit()))
+                .and_then(|hex| u8::from_str_radix(hex, 16).ok());
             bytes.push(byte.ok_or("% in a file:// URI starts two hexadecimal digits; write %25 for a percent sign")?);
             rest = &tail[2..];
         } else {
@@ -296,10 +309,19 @@ mod tests {
     #[test]
     fn the_four_quality_gates_stay_unless_the_job_sets_them() {
         let metrics = |gates: &[Gate]| gates.iter().map(ToString::to_string).collect::<Vec<_>>();
-        let defaults = ["AccuracyRetention >= 0.95", "OutputConsistency >= 0.95", "FeaturePreservation >= 0.85", "DistributionSimilarity >= 0.9"];
+        let defaults = [
+            "AccuracyRetention >= 0.95",
+            "OutputConsistency >= 0.95",
+            "FeaturePreservation >= 0.85",
+            "DistributionSimilarity >= 0.9",
+        ];
         assert_eq!(metrics(&gates(&[])), defaults);
         assert_eq!(
-            metrics(&gates(&[(Metric::LatencyP99, None, Some("50ms")), (Metric::OutputConsistency, Some("0.99"), None), (Metric::PeakMemory, None, Some("100Mi"))])),
+            metrics(&gates(&[
+                (Metric::LatencyP99, None, Some("50ms")),
+                (Metric::OutputConsistency, Some("0.99"), None),
+                (Metric::PeakMemory, None, Some("100Mi"))
+            ])),
             [
                 "AccuracyRetention >= 0.95",
                 "OutputConsistency >= 0.99",
@@ -341,7 +363,9 @@ mod tests {
 
     #[test]
     fn a_gate_built_by_hand_is_held_to_the_same_direction() {
-        let gate = |metric, min: Option<&str>, max: Option<&str>| super::gate(&GateSpec { metric, min: min.map(Into::into), max: max.map(Into::into) });
+        let gate = |metric, min: Option<&str>, max: Option<&str>| {
+            super::gate(&GateSpec { metric, min: min.map(Into::into), max: max.map(Into::into) })
+        };
         assert_eq!(gate(Metric::Speedup, None, Some("2")).unwrap_err(), "Speedup takes min, and not max");
         assert_eq!(gate(Metric::FileSize, Some("1"), Some("2")).unwrap_err(), "FileSize takes max, and not min");
         assert!(gate(Metric::AccuracyRetention, Some("95%"), None).is_err());

@@ -47,7 +47,8 @@ pub fn parse(yaml: &str, file: &Path) -> Result<Vec<BakeJob>, JobError> {
     if yaml.len() > MAX_BYTES {
         return Err(yaml_error(format!("the file has {} bytes; a job file has at most {MAX_BYTES}", yaml.len())));
     }
-    let documents: Vec<Value> = serde_saphyr::from_multiple(yaml).map_err(|e| yaml_error(first_line(&e.to_string())))?;
+    let documents: Vec<Value> =
+        serde_saphyr::from_multiple(yaml).map_err(|e| yaml_error(first_line(&e.to_string())))?;
     let documents: Vec<Value> = documents.into_iter().filter(|d| !d.is_null()).collect();
     if documents.is_empty() {
         return Err(JobError::Empty { file: file.to_owned() });
@@ -86,7 +87,8 @@ pub fn admit(object: &Value, old: Option<&Value>) -> Result<BakeJob, Vec<Problem
     if !problems.is_empty() {
         return Err(problems);
     }
-    let job: BakeJob = serde_json::from_value(object.clone()).map_err(|e| vec![Problem::new("spec.worker", e.to_string())])?;
+    let job: BakeJob =
+        serde_json::from_value(object.clone()).map_err(|e| vec![Problem::new("spec.worker", e.to_string())])?;
     // The pod-level parts have no schema here; what their types did not take up would be lost without a word.
     let kept = serde_json::to_value(&job.spec.worker).unwrap_or_default();
     lost(&object["spec"]["worker"], &kept, "spec.worker", &mut problems);
@@ -103,7 +105,10 @@ fn identity(object: &Value, problems: &mut Vec<Problem>) {
         match &object[field] {
             Value::String(value) if value == wanted => {}
             Value::Null => problems.push(Problem::new(field, format!("is required: write {field}: {wanted}"))),
-            other => problems.push(Problem::new(field, format!("must be {wanted}, not {}", other.as_str().unwrap_or("another type")))),
+            other => problems.push(Problem::new(
+                field,
+                format!("must be {wanted}, not {}", other.as_str().unwrap_or("another type")),
+            )),
         }
     }
     let Some(metadata) = root.get("metadata").and_then(Value::as_object) else {
@@ -116,12 +121,17 @@ fn identity(object: &Value, problems: &mut Vec<Problem>) {
     match metadata.get("name") {
         None | Some(Value::Null) => problems.push(Problem::new("metadata.name", "is required")),
         Some(Value::String(_)) => {}
-        Some(other) => problems.push(Problem::new("metadata.name", format!("must be a string; write it in quotes: \"{other}\""))),
+        Some(other) => {
+            problems.push(Problem::new("metadata.name", format!("must be a string; write it in quotes: \"{other}\"")))
+        }
     }
     for field in ["labels", "annotations"] {
         for (name, value) in metadata.get(field).and_then(Value::as_object).unwrap_or(&Map::new()) {
             if !value.is_string() {
-                problems.push(Problem::new(join(&format!("metadata.{field}"), name), format!("must be a string; write it in quotes: \"{value}\"")));
+                problems.push(Problem::new(
+                    join(&format!("metadata.{field}"), name),
+                    format!("must be a string; write it in quotes: \"{value}\""),
+                ));
             }
         }
     }

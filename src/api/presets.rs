@@ -194,9 +194,15 @@ fn job_name(name: &str) -> String {
 /// A YAML scalar: plain where that is safe, else in double quotes (whose escapes are those of JSON).
 fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-".contains(c);
-    let safe = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/') || text.starts_with("./") || text.starts_with("../");
+    let safe = text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/')
+        || text.starts_with("./")
+        || text.starts_with("../");
     // A word such as `true` or `null`, or one with nothing but letters, may be no string in YAML.
-    if safe && text.contains(['/', '.']) && text.chars().all(plain) { text.into() } else { serde_json::Value::from(text).to_string() }
+    if safe && text.contains(['/', '.']) && text.chars().all(plain) {
+        text.into()
+    } else {
+        serde_json::Value::from(text).to_string()
+    }
 }
 
 #[cfg(test)]
@@ -209,8 +215,18 @@ mod tests {
     fn every_preset_parses_is_supported_and_settles() {
         for preset in Preset::ALL {
             for calibration in [None, Some("data/cal.npz")] {
-                let text = yaml(preset, &Inputs { name: "digits", model: "digits.onnx", validation: "data/val.npz", calibration, output: "out/digits" });
-                let jobs = load::parse(&text, Path::new("jobs/a.yaml")).unwrap_or_else(|e| panic!("{}: {e}\n{text}", preset.name()));
+                let text = yaml(
+                    preset,
+                    &Inputs {
+                        name: "digits",
+                        model: "digits.onnx",
+                        validation: "data/val.npz",
+                        calibration,
+                        output: "out/digits",
+                    },
+                );
+                let jobs = load::parse(&text, Path::new("jobs/a.yaml"))
+                    .unwrap_or_else(|e| panic!("{}: {e}\n{text}", preset.name()));
                 assert_eq!(support::refusals(&jobs[0], &[]), []);
                 let job = ResolvedJob::resolve(&jobs[0], Path::new("jobs/a.yaml")).unwrap();
                 assert_eq!(job.source.path, Path::new("jobs/digits.onnx"));
@@ -224,9 +240,20 @@ mod tests {
     #[test]
     fn the_commented_fields_are_valid_once_uncommented() {
         for preset in Preset::ALL {
-            let text = yaml(preset, &Inputs { name: "digits", model: "m.onnx", validation: "v.npz", calibration: None, output: "out" });
-            let field = |line: &&str| line.trim_start().starts_with("# ") && ["metric:", "calibration:", "uri:", "gates:", "min:", "- metric:"].iter().any(|f| line.trim_start()[2..].trim_start().starts_with(f));
-            let open: String = text.lines().map(|line| if field(&line) { line.replacen("# ", "", 1) } else { line.to_owned() } + "\n").collect();
+            let text = yaml(
+                preset,
+                &Inputs { name: "digits", model: "m.onnx", validation: "v.npz", calibration: None, output: "out" },
+            );
+            let field = |line: &&str| {
+                line.trim_start().starts_with("# ")
+                    && ["metric:", "calibration:", "uri:", "gates:", "min:", "- metric:"]
+                        .iter()
+                        .any(|f| line.trim_start()[2..].trim_start().starts_with(f))
+            };
+            let open: String = text
+                .lines()
+                .map(|line| if field(&line) { line.replacen("# ", "", 1) } else { line.to_owned() } + "\n")
+                .collect();
             assert_ne!(open, text);
             load::parse(&open, Path::new("a.yaml")).unwrap_or_else(|e| panic!("{e}\n{open}"));
         }
@@ -240,7 +267,10 @@ mod tests {
             ("Ünïcode", "models/ü\"quote\\.onnx", "n-code"),
             (&"x".repeat(80), "#.onnx", &"x".repeat(52)),
         ] {
-            let text = yaml(Preset::Production, &Inputs { name, model, validation: "v.npz", calibration: None, output: "out" });
+            let text = yaml(
+                Preset::Production,
+                &Inputs { name, model, validation: "v.npz", calibration: None, output: "out" },
+            );
             let jobs = load::parse(&text, Path::new("a.yaml")).unwrap_or_else(|e| panic!("{e}\n{text}"));
             assert_eq!(jobs[0].metadata.name.as_deref(), Some(expected));
             assert_eq!(jobs[0].spec.source.uri, model);

@@ -127,7 +127,8 @@ fn check_object(schema: &Value, object: &Map<String, Value>, path: &str, problem
     }
     for required in schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str) {
         if !object.contains_key(required) {
-            let what = schema["properties"][required]["description"].as_str().and_then(|d| d.split_terminator(". ").next());
+            let what =
+                schema["properties"][required]["description"].as_str().and_then(|d| d.split_terminator(". ").next());
             let what = what.map(|d| format!(": {}", d.trim_end_matches('.'))).unwrap_or_default();
             problems.push(Problem::new(join(path, required), format!("is required{what}")));
         }
@@ -138,7 +139,11 @@ fn check_object(schema: &Value, object: &Map<String, Value>, path: &str, problem
     for (name, child) in object {
         match child_schema(schema, name) {
             Some(child_schema) => check(child_schema, child, &join(path, name), problems),
-            None => problems.push(unknown(path, name, schema["properties"].as_object().into_iter().flatten().map(|(k, _)| k.as_str()))),
+            None => problems.push(unknown(
+                path,
+                name,
+                schema["properties"].as_object().into_iter().flatten().map(|(k, _)| k.as_str()),
+            )),
         }
     }
 }
@@ -169,7 +174,9 @@ fn check_array(schema: &Value, items: &[Value], path: &str, problems: &mut Vec<P
     }
     let keys: Option<Vec<&str>> = match schema["x-kubernetes-list-type"].as_str() {
         Some("set") => Some(Vec::new()),
-        Some("map") => schema["x-kubernetes-list-map-keys"].as_array().map(|keys| keys.iter().filter_map(Value::as_str).collect()),
+        Some("map") => {
+            schema["x-kubernetes-list-map-keys"].as_array().map(|keys| keys.iter().filter_map(Value::as_str).collect())
+        }
         _ => None,
     };
     let Some(keys) = keys else { return };
@@ -234,7 +241,8 @@ mod tests {
     use crate::api::crd;
 
     /// Keywords that say nothing about validity, or are checked by CEL or by serde.
-    const BESIDE: [&str; 5] = ["description", "default", "format", "x-kubernetes-list-map-keys", "x-kubernetes-validations"];
+    const BESIDE: [&str; 5] =
+        ["description", "default", "format", "x-kubernetes-list-map-keys", "x-kubernetes-validations"];
 
     fn keywords(schema: &Value, into: &mut BTreeSet<String>) {
         let Some(node) = schema.as_object() else { return };

@@ -41,7 +41,14 @@ mod tests {
     #[test]
     fn slips_find_their_word_and_strangers_find_none() {
         let words = ["level", "goal", "passes", "exclude", "seed"];
-        for (typed, meant) in [("levle", Some("level")), ("Level", Some("level")), ("gaol", Some("goal")), ("excludes", Some("exclude")), ("colour", None), ("", None)] {
+        for (typed, meant) in [
+            ("levle", Some("level")),
+            ("Level", Some("level")),
+            ("gaol", Some("goal")),
+            ("excludes", Some("exclude")),
+            ("colour", None),
+            ("", None),
+        ] {
             assert_eq!(nearest(typed, words), meant, "{typed}");
         }
     }

@@ -75,7 +75,9 @@ const URIS: [&str; 7] = [
 pub fn refusals(job: &BakeJob, passes: &[&str]) -> Vec<Refusal> {
     let json = serde_json::to_value(job).expect("a BakeJob serializes to JSON");
     let mut refusals: Vec<Refusal> = NOT_BUILT.iter().flat_map(|row| matches(&json, row)).collect();
-    for (i, pass) in job.spec.optimization.passes.iter().flatten().enumerate().filter(|(_, pass)| !passes.contains(&pass.as_str())) {
+    for (i, pass) in
+        job.spec.optimization.passes.iter().flatten().enumerate().filter(|(_, pass)| !passes.contains(&pass.as_str()))
+    {
         let hint = suggest::nearest(pass, passes.iter().copied())
             .map_or_else(|| format!("use some of {}", passes.join(", ")), |meant| format!("did you mean {meant}?"));
         let message = format!("there is no pass {pass}; {hint}{}", if hint.ends_with('?') { "" } else { "." });
@@ -85,7 +87,10 @@ pub fn refusals(job: &BakeJob, passes: &[&str]) -> Vec<Refusal> {
 }
 
 fn matches(job: &Value, (field, what, instead): &(&'static str, What, &'static str)) -> Vec<Refusal> {
-    let refusal = |field: &str, what: &str| Refusal { field: field.to_owned(), message: format!("{what} is not built yet; {instead}.") };
+    let refusal = |field: &str, what: &str| Refusal {
+        field: field.to_owned(),
+        message: format!("{what} is not built yet; {instead}."),
+    };
     match what {
         Is(value) => match at(job, field) {
             Value::Array(items) => items
@@ -134,32 +139,58 @@ mod tests {
     #[test]
     fn each_row_refuses_by_name() {
         use crate::api::bakejob::{Cache, Device, Export, Gpu, PromotionPolicy};
-        assert_eq!(said(|s| s.optimization.level = Level::Medium), ["spec.optimization.level: Medium is not built yet; use Conservative or Light."]);
+        assert_eq!(
+            said(|s| s.optimization.level = Level::Medium),
+            ["spec.optimization.level: Medium is not built yet; use Conservative or Light."]
+        );
         assert_eq!(said(|s| s.exports.push(Export::Phase7)), ["spec.exports[1]: Phase7 is not built yet; use ONNX."]);
-        assert_eq!(said(|s| s.hardware.device = Device::Cuda), ["spec.hardware.device: CUDA is not built yet; use CPU or Auto."]);
-        assert_eq!(said(|s| s.promotion.policy = PromotionPolicy::Manual), ["spec.promotion.policy: Manual is not built yet; use Never."]);
-        assert_eq!(said(|s| s.cache = Some(Cache::Use)), ["spec.cache: Use is not built yet; use Off, or leave it out."]);
+        assert_eq!(
+            said(|s| s.hardware.device = Device::Cuda),
+            ["spec.hardware.device: CUDA is not built yet; use CPU or Auto."]
+        );
+        assert_eq!(
+            said(|s| s.promotion.policy = PromotionPolicy::Manual),
+            ["spec.promotion.policy: Manual is not built yet; use Never."]
+        );
+        assert_eq!(
+            said(|s| s.cache = Some(Cache::Use)),
+            ["spec.cache: Use is not built yet; use Off, or leave it out."]
+        );
         assert_eq!(said(|s| s.cache = Some(Cache::Off)), Vec::<String>::new());
-        assert_eq!(said(|s| s.output.uri = "s3://bucket/baked".into()), ["spec.output.uri: s3:// is not built yet; use a path or file://."]);
-        let gpu = Gpu { count: 1, min_memory: None, min_compute_capability: None, resource_name: "nvidia.com/gpu".into() };
-        assert_eq!(said(|s| s.hardware.gpu = Some(gpu.clone())), ["spec.hardware.gpu: gpu is not built yet; leave it out."]);
+        assert_eq!(
+            said(|s| s.output.uri = "s3://bucket/baked".into()),
+            ["spec.output.uri: s3:// is not built yet; use a path or file://."]
+        );
+        let gpu =
+            Gpu { count: 1, min_memory: None, min_compute_capability: None, resource_name: "nvidia.com/gpu".into() };
+        assert_eq!(
+            said(|s| s.hardware.gpu = Some(gpu.clone())),
+            ["spec.hardware.gpu: gpu is not built yet; leave it out."]
+        );
     }
 
     #[test]
     fn unknown_passes_are_refused_with_the_one_that_was_meant() {
-        let passes = |names: &[&str]| said(|s| s.optimization.passes = Some(names.iter().map(|n| (*n).to_owned()).collect()));
+        let passes =
+            |names: &[&str]| said(|s| s.optimization.passes = Some(names.iter().map(|n| (*n).to_owned()).collect()));
         assert_eq!(passes(&["weights-int8", "fold-constants"]), Vec::<String>::new());
-        assert_eq!(passes(&["fold-constant"]), ["spec.optimization.passes[0]: there is no pass fold-constant; did you mean fold-constants?"]);
+        assert_eq!(
+            passes(&["fold-constant"]),
+            ["spec.optimization.passes[0]: there is no pass fold-constant; did you mean fold-constants?"]
+        );
         assert_eq!(
             passes(&["weights-int8", "magic"]),
-            ["spec.optimization.passes[1]: there is no pass magic; use some of fold-constants, fold-batchnorm, weights-int8."]
+            [
+                "spec.optimization.passes[1]: there is no pass magic; use some of fold-constants, fold-batchnorm, weights-int8."
+            ]
         );
     }
 
     #[test]
     fn every_row_of_the_table_names_a_field_and_value_of_the_schema() {
         for (field, what, _) in NOT_BUILT {
-            let schema = |field: &str| field.split('.').fold(crate::api::crd::schema(), |s, name| &s["properties"][name]);
+            let schema =
+                |field: &str| field.split('.').fold(crate::api::crd::schema(), |s, name| &s["properties"][name]);
             match what {
                 Is(value) => {
                     let schema = schema(field);

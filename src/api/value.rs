@@ -6,7 +6,8 @@
 /// # Errors
 /// A sentence that says what is expected.
 pub fn decimal(text: &str) -> Result<f64, String> {
-    number(text).ok_or_else(|| format!("{text:?} is not a decimal number such as \"0.95\" (no percent sign, no exponent)"))
+    number(text)
+        .ok_or_else(|| format!("{text:?} is not a decimal number such as \"0.95\" (no percent sign, no exponent)"))
 }
 
 /// A duration such as `50ms`, `1.5s` or `200us`, in seconds.
@@ -80,7 +81,14 @@ mod tests {
 
     #[test]
     fn quantities_come_out_in_bytes() {
-        for (text, value) in [("100Mi", 104_857_600.0), ("2G", 2e9), ("1048576", 1_048_576.0), ("1.5Ki", 1536.0), ("3k", 3000.0), ("1T", 1e12)] {
+        for (text, value) in [
+            ("100Mi", 104_857_600.0),
+            ("2G", 2e9),
+            ("1048576", 1_048_576.0),
+            ("1.5Ki", 1536.0),
+            ("3k", 3000.0),
+            ("1T", 1e12),
+        ] {
             assert_eq!(bytes(text).unwrap(), value);
         }
         for text in ["100MB", "1Ei", "Mi", "100 Mi", "100mi", "5K"] {

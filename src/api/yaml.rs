@@ -61,7 +61,8 @@ fn is_nested(value: &Value) -> bool {
 fn flow(value: &Value) -> String {
     match value {
         Value::Object(object) => {
-            let fields: Vec<String> = object.iter().map(|(key, child)| format!("{}: {}", scalar(key), flow(child))).collect();
+            let fields: Vec<String> =
+                object.iter().map(|(key, child)| format!("{}: {}", scalar(key), flow(child))).collect();
             format!("{{{}}}", fields.join(", "))
         }
         Value::Array(items) => format!("[{}]", items.iter().map(flow).collect::<Vec<_>>().join(", ")),
@@ -76,7 +77,10 @@ fn scalar(text: &str) -> String {
     let safe = text.starts_with(|c: char| c.is_ascii_alphabetic())
         && !text.ends_with(' ')
         && text.chars().all(inside)
-        && !matches!(text.to_ascii_lowercase().as_str(), "true" | "false" | "null" | "yes" | "no" | "on" | "off" | "y" | "n");
+        && !matches!(
+            text.to_ascii_lowercase().as_str(),
+            "true" | "false" | "null" | "yes" | "no" | "on" | "off" | "y" | "n"
+        );
     if safe { text.to_owned() } else { Value::from(text).to_string() }
 }
 

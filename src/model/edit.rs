@@ -81,7 +81,8 @@ pub fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
 
 /// Names that a subgraph uses but does not define itself.
 fn captured(graph: &GraphProto) -> Vec<String> {
-    let mut defined: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).chain(graph.input.iter().map(|i| i.name())).collect();
+    let mut defined: HashSet<&str> =
+        graph.initializer.iter().map(|t| t.name()).chain(graph.input.iter().map(|i| i.name())).collect();
     defined.extend(graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)));
     let inner = graph.node.iter().flat_map(reads_of);
     inner.chain(graph.output.iter().map(|o| o.name().to_owned())).filter(|n| !defined.contains(n.as_str())).collect()
@@ -114,21 +115,42 @@ pub fn string_attribute<'a>(node: &'a NodeProto, name: &str) -> Option<&'a str> 
 
 /// A new integer attribute.
 pub fn int(name: &str, value: i64) -> AttributeProto {
-    AttributeProto { name: Some(name.to_owned()), i: Some(value), r#type: Some(AttributeType::Int as i32), ..AttributeProto::default() }
+    AttributeProto {
+        name: Some(name.to_owned()),
+        i: Some(value),
+        r#type: Some(AttributeType::Int as i32),
+        ..AttributeProto::default()
+    }
 }
 
 /// A new float attribute.
 pub fn float(name: &str, value: f32) -> AttributeProto {
-    AttributeProto { name: Some(name.to_owned()), f: Some(value), r#type: Some(AttributeType::Float as i32), ..AttributeProto::default() }
+    AttributeProto {
+        name: Some(name.to_owned()),
+        f: Some(value),
+        r#type: Some(AttributeType::Float as i32),
+        ..AttributeProto::default()
+    }
 }
 
 /// A new list-of-integers attribute.
 pub fn ints(name: &str, values: &[i64]) -> AttributeProto {
-    AttributeProto { name: Some(name.to_owned()), ints: values.to_vec(), r#type: Some(AttributeType::Ints as i32), ..AttributeProto::default() }
+    AttributeProto {
+        name: Some(name.to_owned()),
+        ints: values.to_vec(),
+        r#type: Some(AttributeType::Ints as i32),
+        ..AttributeProto::default()
+    }
 }
 
 /// A new node of ONNX's own domain.
-pub fn node(op_type: &str, name: &str, inputs: &[&str], outputs: &[&str], attributes: Vec<AttributeProto>) -> NodeProto {
+pub fn node(
+    op_type: &str,
+    name: &str,
+    inputs: &[&str],
+    outputs: &[&str],
+    attributes: Vec<AttributeProto>,
+) -> NodeProto {
     NodeProto {
         op_type: Some(op_type.to_owned()),
         name: Some(name.to_owned()),
@@ -217,7 +239,8 @@ pub fn replace_reads(graph: &mut GraphProto, from: &str, to: &str) {
         }
         for attribute in &mut node.attribute {
             for inner in attribute.g.iter_mut().chain(&mut attribute.graphs) {
-                let shadowed = inner.input.iter().any(|i| i.name() == from) || inner.initializer.iter().any(|t| t.name() == from);
+                let shadowed =
+                    inner.input.iter().any(|i| i.name() == from) || inner.initializer.iter().any(|t| t.name() == from);
                 if !shadowed {
                     replace_reads(inner, from, to);
                     for output in inner.output.iter_mut().filter(|o| o.name() == from) {

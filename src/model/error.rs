@@ -18,13 +18,17 @@ pub enum ModelError {
     Empty { path: PathBuf },
     #[error("{path} is not an ONNX model ({detail}). Give an .onnx file as written by an exporter.")]
     NotOnnx { path: PathBuf, detail: String },
-    #[error("{path}: the graph is broken at {place}: {detail}. Export the model again, or check it with the exporter's own checker.")]
+    #[error(
+        "{path}: the graph is broken at {place}: {detail}. Export the model again, or check it with the exporter's own checker."
+    )]
     Graph { path: PathBuf, place: String, detail: String },
     #[error("external data of tensor '{name}': {detail}. External files must lie beside the model, inside its folder.")]
     ExternalData { name: String, detail: String },
     #[error("tensor '{name}': its data does not match its shape. The file is truncated or damaged; export it again.")]
     TensorData { name: String },
-    #[error("tensor '{name}' has data type {data_type}, which is narrower than a byte or not numeric; it cannot be read as numbers.")]
+    #[error(
+        "tensor '{name}' has data type {data_type}, which is narrower than a byte or not numeric; it cannot be read as numbers."
+    )]
     TensorType { name: String, data_type: i32 },
     #[error("a {dtype} tensor of shape {shape:?} does not have {bytes} bytes.")]
     TensorSize { dtype: DType, shape: Vec<usize>, bytes: usize },

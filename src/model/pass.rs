@@ -22,7 +22,11 @@ pub enum Effect {
 impl Effect {
     /// The effect of `rewrites` rewrites that fused nothing; skipped with `reason` when there was none.
     pub fn rewrites(rewrites: usize, reason: &str) -> Self {
-        if rewrites == 0 { Self::Skipped { reason: reason.to_owned() } } else { Self::Applied { rewrites, fused: Vec::new() } }
+        if rewrites == 0 {
+            Self::Skipped { reason: reason.to_owned() }
+        } else {
+            Self::Applied { rewrites, fused: Vec::new() }
+        }
     }
 }
 

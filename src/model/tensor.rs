@@ -144,7 +144,12 @@ impl Tensor {
     /// # Panics
     /// When `values` does not have `shape`'s number of elements: that is a bug of the caller, never of the input.
     pub fn new<T: Element>(shape: &[usize], values: &[T]) -> Self {
-        assert_eq!(shape.iter().product::<usize>(), values.len(), "shape {shape:?} does not hold {} values", values.len());
+        assert_eq!(
+            shape.iter().product::<usize>(),
+            values.len(),
+            "shape {shape:?} does not hold {} values",
+            values.len()
+        );
         Self { dtype: T::DTYPE, shape: shape.to_vec(), data: Bytes::copy_from_slice(bytemuck::cast_slice(values)) }
     }
 
@@ -246,7 +251,9 @@ impl Tensor {
                 DType::U64 => Bytes::copy_from_slice(bytemuck::cast_slice(&proto.uint64_data)),
                 DType::U32 => proto.uint64_data.iter().flat_map(|&v| (v as u32).to_le_bytes()).collect(),
                 DType::I32 => Bytes::copy_from_slice(bytemuck::cast_slice(ints)),
-                DType::I16 | DType::U16 | DType::F16 | DType::BF16 => ints.iter().flat_map(|&v| (v as u16).to_le_bytes()).collect(),
+                DType::I16 | DType::U16 | DType::F16 | DType::BF16 => {
+                    ints.iter().flat_map(|&v| (v as u16).to_le_bytes()).collect()
+                }
                 DType::I8 | DType::U8 => ints.iter().map(|&v| v as u8).collect(),
                 DType::Bool => ints.iter().map(|&v| u8::from(v != 0)).collect(),
             }
@@ -289,13 +296,23 @@ mod tests {
 
     #[test]
     fn typed_fields_are_read_like_raw_ones() {
-        let proto = TensorProto { dims: vec![2], data_type: Some(DType::F16.to_onnx()), int32_data: vec![0x3c00, 0xc000], ..TensorProto::default() };
+        let proto = TensorProto {
+            dims: vec![2],
+            data_type: Some(DType::F16.to_onnx()),
+            int32_data: vec![0x3c00, 0xc000],
+            ..TensorProto::default()
+        };
         assert_eq!(&*Tensor::from_proto(&proto).unwrap().to_f32(), &[1.0, -2.0]);
     }
 
     #[test]
     fn a_size_that_does_not_match_the_shape_is_refused() {
-        let proto = TensorProto { dims: vec![3], data_type: Some(DType::F32.to_onnx()), float_data: vec![1.0], ..TensorProto::default() };
+        let proto = TensorProto {
+            dims: vec![3],
+            data_type: Some(DType::F32.to_onnx()),
+            float_data: vec![1.0],
+            ..TensorProto::default()
+        };
         assert!(matches!(Tensor::from_proto(&proto), Err(ModelError::TensorData { .. })));
         assert!(Tensor::from_bytes(DType::F32, vec![usize::MAX, 2], Bytes::new()).is_err());
     }

@@ -48,11 +48,15 @@ fn rules() -> Value {
             "self.metric + ' is better when higher: give it min, not max'"
         ),
         rule(
-            &format!("!has(self.max) || !(self.metric in {seconds}) || self.max.matches('^[0-9]+([.][0-9]+)?(us|ms|s)$')"),
+            &format!(
+                "!has(self.max) || !(self.metric in {seconds}) || self.max.matches('^[0-9]+([.][0-9]+)?(us|ms|s)$')"
+            ),
             "max must be a duration with its unit: 50ms, 1.5s or 200us"
         ),
         rule(
-            &format!("!has(self.max) || !(self.metric in {bytes}) || self.max.matches('^[0-9]+([.][0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$')"),
+            &format!(
+                "!has(self.max) || !(self.metric in {bytes}) || self.max.matches('^[0-9]+([.][0-9]+)?(Ki|Mi|Gi|Ti|k|M|G|T)?$')"
+            ),
             "max must be a number of bytes, with or without a suffix: 100Mi, 2G or 1048576"
         ),
         rule(

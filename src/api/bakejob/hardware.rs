@@ -132,7 +132,12 @@ pub struct Profile {
 
 impl Default for Profile {
     fn default() -> Self {
-        Self { batch_sizes: Vec::new(), shapes: BTreeMap::new(), warmup: default_warmup(), iterations: default_iterations() }
+        Self {
+            batch_sizes: Vec::new(),
+            shapes: BTreeMap::new(),
+            warmup: default_warmup(),
+            iterations: default_iterations(),
+        }
     }
 }
 

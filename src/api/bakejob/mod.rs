@@ -14,10 +14,10 @@ pub use gate::GateSpec;
 pub use hardware::{Cpu, Device, Fallback, Gpu, Hardware, Profile, Runtime};
 pub use optimization::{Goal, Level, Optimization, RecipeRef};
 pub use output::{Cache, Export, OnDelete, Output, Promotion, PromotionPolicy};
-pub use source::{Calibration, CaBundle, Credentials, Data, Source, Storage, TaskMetric, Training, Validation};
+pub use source::{CaBundle, Calibration, Credentials, Data, Source, Storage, TaskMetric, Training, Validation};
 pub use status::{
-    Artifact, BakeJobStatus, Figures, FileRef, GateStatus, HardwareStatus, JobRef, PassOutcome, PassStatus, PromotionStatus, RunRecord, Stage,
-    Verdict,
+    Artifact, BakeJobStatus, Figures, FileRef, GateStatus, HardwareStatus, JobRef, PassOutcome, PassStatus,
+    PromotionStatus, RunRecord, Stage, Verdict,
 };
 pub use worker::{PullSecret, Worker};
 
@@ -40,7 +40,11 @@ use serde::{Deserialize, Serialize};
     status = "BakeJobStatus",
     derive = "PartialEq",
     doc = "A BakeJob makes a trained model smaller and faster, proves that it kept its quality, and writes it out.",
-    printcolumn(name = "Succeeded", type_ = "string", json_path = ".status.conditions[?(@.type==\"Succeeded\")].status"),
+    printcolumn(
+        name = "Succeeded",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Succeeded\")].status"
+    ),
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Succeeded\")].reason"),
     printcolumn(name = "Gate", type_ = "string", json_path = ".status.conditions[?(@.type==\"GatePassed\")].status"),
     printcolumn(name = "Device", type_ = "string", json_path = ".status.hardware.device"),

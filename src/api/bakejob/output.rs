@@ -54,7 +54,12 @@ impl Output {
     /// An output at `uri` with every other field at its default.
     #[must_use]
     pub fn new(uri: impl Into<String>) -> Self {
-        Self { uri: uri.into(), on_delete: OnDelete::default(), keep_runs: default_keep_runs(), keep_days: default_keep_days() }
+        Self {
+            uri: uri.into(),
+            on_delete: OnDelete::default(),
+            keep_runs: default_keep_runs(),
+            keep_days: default_keep_days(),
+        }
     }
 }
 

@@ -68,10 +68,12 @@ pub(crate) fn root_rules() -> Value {
     }
     rules.push(frozen(
         "runtime",
-        "(has(self.spec.runtime) ? self.spec.runtime : '') == (has(oldSelf.spec.runtime) ? oldSelf.spec.runtime : '')".into(),
+        "(has(self.spec.runtime) ? self.spec.runtime : '') == (has(oldSelf.spec.runtime) ? oldSelf.spec.runtime : '')"
+            .into(),
     ));
     // `a.?b` would be shorter, but the CEL that checks files here does not have it.
-    let image = |of: &str| format!("(has({of}.spec.worker) && has({of}.spec.worker.image) ? {of}.spec.worker.image : '')");
+    let image =
+        |of: &str| format!("(has({of}.spec.worker) && has({of}.spec.worker.image) ? {of}.spec.worker.image : '')");
     rules.push(frozen("worker.image", format!("{} == {}", image("self"), image("oldSelf"))));
     Value::Array(rules)
 }
