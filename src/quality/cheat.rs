@@ -175,20 +175,33 @@ fn files(claims: &Claims, measured: &Measured, audit: &mut Audit) {
         }
     }
     if claims.artifact_bytes != measured.artifact_bytes {
-        audit.find(Cheat::SizeMismatch, format!("the artifact has {} bytes, claimed {}", measured.artifact_bytes, claims.artifact_bytes));
+        audit.find(
+            Cheat::SizeMismatch,
+            format!("the artifact has {} bytes, claimed {}", measured.artifact_bytes, claims.artifact_bytes),
+        );
     }
     let claimed = |metric| claims.figures.get(&metric).and_then(|f| f.estimate);
-    if let (Some(claimed), Some(found)) = (claimed(Metric::SizeReduction), measured.figures.get(&Metric::SizeReduction).and_then(|f| f.estimate)) {
+    if let (Some(claimed), Some(found)) =
+        (claimed(Metric::SizeReduction), measured.figures.get(&Metric::SizeReduction).and_then(|f| f.estimate))
+    {
         // A report rounds to a tenth of a percent.
         if (claimed - found).abs() > 5e-4 {
-            audit.find(Cheat::SizeMismatch, format!("the artifact is {found:.4} smaller than the input, claimed {claimed:.4}"));
+            audit.find(
+                Cheat::SizeMismatch,
+                format!("the artifact is {found:.4} smaller than the input, claimed {claimed:.4}"),
+            );
         }
     }
     let improvement = [(Metric::Speedup, 1.0), (Metric::SizeReduction, 0.0), (Metric::ParameterReduction, 0.0)]
         .into_iter()
         .find(|&(metric, none)| claimed(metric).is_some_and(|v| v > none));
-    if let Some((metric, _)) = improvement.filter(|_| measured.artifact_sha256.eq_ignore_ascii_case(&measured.baseline_sha256)) {
-        audit.find(Cheat::ArtifactIsInput, format!("{metric} is claimed for an artifact that is the input, byte for byte"));
+    if let Some((metric, _)) =
+        improvement.filter(|_| measured.artifact_sha256.eq_ignore_ascii_case(&measured.baseline_sha256))
+    {
+        audit.find(
+            Cheat::ArtifactIsInput,
+            format!("{metric} is claimed for an artifact that is the input, byte for byte"),
+        );
     }
 }
 
@@ -199,8 +212,14 @@ fn quality_metrics() -> impl Iterator<Item = Metric> {
 fn quality(claims: &Claims, measured: &Measured, audit: &mut Audit) {
     for metric in quality_metrics() {
         let Some(claim) = claims.figures.get(&metric) else { continue };
-        if claim.interval().is_some_and(|i| i.is_zero_width()) && measured.outputs_identical == Some(false) && !own_identity(metric, measured) {
-            audit.find(Cheat::TooGoodInterval, format!("{metric} is claimed without any uncertainty, and the outputs differ"));
+        if claim.interval().is_some_and(|i| i.is_zero_width())
+            && measured.outputs_identical == Some(false)
+            && !own_identity(metric, measured)
+        {
+            audit.find(
+                Cheat::TooGoodInterval,
+                format!("{metric} is claimed without any uncertainty, and the outputs differ"),
+            );
         }
         let Some(found) = measured.figures.get(&metric) else {
             audit.unchecked.push(format!("{metric} was not measured again"));
@@ -209,17 +228,26 @@ fn quality(claims: &Claims, measured: &Measured, audit: &mut Audit) {
         if let Some(claimed) = claim.estimate {
             match (&found.concern, found.interval()) {
                 (Some(concern), _) if concern.is_failure() => {
-                    audit.find(Cheat::QualityNotReproduced, format!("{metric} is claimed as {claimed}, but {}", concern.detail()));
+                    audit.find(
+                        Cheat::QualityNotReproduced,
+                        format!("{metric} is claimed as {claimed}, but {}", concern.detail()),
+                    );
                 }
                 (_, Some(i)) if claimed < i.lower - ROUNDING || claimed > i.upper + ROUNDING => {
-                    audit.find(Cheat::QualityNotReproduced, format!("{metric} is claimed as {claimed}, measured again in [{}, {}]", i.lower, i.upper));
+                    audit.find(
+                        Cheat::QualityNotReproduced,
+                        format!("{metric} is claimed as {claimed}, measured again in [{}, {}]", i.lower, i.upper),
+                    );
                 }
                 (_, Some(_)) => {}
                 (_, None) => audit.unchecked.push(format!("{metric} has no interval when measured again")),
             }
         }
         if claim.n != found.n {
-            audit.find(Cheat::MissingSamples, format!("{metric} is claimed over {} samples, and there are {}", claim.n, found.n));
+            audit.find(
+                Cheat::MissingSamples,
+                format!("{metric} is claimed over {} samples, and there are {}", claim.n, found.n),
+            );
         }
     }
 }
@@ -231,12 +259,17 @@ fn own_identity(metric: Metric, measured: &Measured) -> bool {
 
 fn speedup(claims: &Claims, measured: &Measured, audit: &mut Audit) {
     let Some(claim) = claims.figures.get(&Metric::Speedup) else { return };
-    let Some((found, claimed)) = measured.figures.get(&Metric::Speedup).and_then(Figure::interval).zip(claim.interval()) else {
+    let Some((found, claimed)) =
+        measured.figures.get(&Metric::Speedup).and_then(Figure::interval).zip(claim.interval())
+    else {
         audit.unchecked.push("Speedup was not measured again, or is claimed without an interval".to_owned());
         return;
     };
     if !found.overlaps(claimed) {
-        let detail = format!("claimed in [{}, {}], measured again in [{}, {}]", claimed.lower, claimed.upper, found.lower, found.upper);
+        let detail = format!(
+            "claimed in [{}, {}], measured again in [{}, {}]",
+            claimed.lower, claimed.upper, found.lower, found.upper
+        );
         audit.find(Cheat::SpeedupNotReproduced, detail);
     }
 }
@@ -246,21 +279,31 @@ fn samples(claims: &Claims, measured: &Measured, audit: &mut Audit) {
     for (split, hashes) in &measured.other_splits {
         let shared = distinct.iter().filter(|h| hashes.contains(**h)).count();
         if shared > 0 {
-            audit.find(Cheat::ValidationLeak, format!("{shared} of {} samples of the verdict are in the {split} split", distinct.len()));
+            audit.find(
+                Cheat::ValidationLeak,
+                format!("{shared} of {} samples of the verdict are in the {split} split", distinct.len()),
+            );
         }
     }
     if distinct.len() < claims.verdict_samples.len() {
-        let detail = format!("{} samples are listed, {} of them different", claims.verdict_samples.len(), distinct.len());
+        let detail =
+            format!("{} samples are listed, {} of them different", claims.verdict_samples.len(), distinct.len());
         audit.find(Cheat::MissingSamples, detail);
     }
     if let Some(raw) = measured.raw_samples.filter(|&raw| raw != claims.verdict_samples.len()) {
-        audit.find(Cheat::MissingSamples, format!("{} samples are listed, and the data holds {raw} for the verdict", claims.verdict_samples.len()));
+        audit.find(
+            Cheat::MissingSamples,
+            format!("{} samples are listed, and the data holds {raw} for the verdict", claims.verdict_samples.len()),
+        );
     }
 }
 
 fn behaviour(measured: &Measured, audit: &mut Audit) {
     if measured.outputs_constant {
-        audit.find(Cheat::ConstantOutput, "the artifact gives the same outputs for every sample, and the input does not".to_owned());
+        audit.find(
+            Cheat::ConstantOutput,
+            "the artifact gives the same outputs for every sample, and the input does not".to_owned(),
+        );
     }
     if let Some(probe) = measured.probe.filter(Probe::knows_by_heart) {
         let percent = |s: Score| format!("{:.1} %", 100.0 * s.rate());
@@ -275,11 +318,16 @@ fn behaviour(measured: &Measured, audit: &mut Audit) {
     }
     let fails = |(metric, bound): (Metric, f64)| {
         measured.figures.get(&metric).is_some_and(|f| {
-            f.n >= MIN_SAMPLES && (f.concern.as_ref().is_some_and(super::Concern::is_failure) || f.upper.is_some_and(|upper| upper < bound))
+            f.n >= MIN_SAMPLES
+                && (f.concern.as_ref().is_some_and(super::Concern::is_failure)
+                    || f.upper.is_some_and(|upper| upper < bound))
         })
     };
     if Metric::DEFAULT_GATES.into_iter().all(fails) {
-        audit.find(Cheat::RandomWeights, "all four quality metrics fail for certain: the artifact has nothing to do with the input".to_owned());
+        audit.find(
+            Cheat::RandomWeights,
+            "all four quality metrics fail for certain: the artifact has nothing to do with the input".to_owned(),
+        );
     }
 }
 
@@ -287,7 +335,8 @@ impl Probe {
     /// Whether the artifact loses more on other samples than chance and the samples themselves explain: its two rates are apart by their Wilson
     /// intervals, and it loses more than the input model does, beyond 1 in 1,000.
     fn knows_by_heart(&self) -> bool {
-        let apart = wilson(self.baked_known.right, self.baked_known.n).lower > wilson(self.baked_unseen.right, self.baked_unseen.n).upper;
+        let apart = wilson(self.baked_known.right, self.baked_known.n).lower
+            > wilson(self.baked_unseen.right, self.baked_unseen.n).upper;
         let scores = [self.baked_known, self.baked_unseen, self.baseline_known, self.baseline_unseen];
         let more = (scores[0].rate() - scores[1].rate()) - (scores[2].rate() - scores[3].rate());
         let error = scores.iter().map(|s| s.variance()).sum::<f64>().sqrt();
@@ -357,7 +406,10 @@ mod tests {
                 m.figures.insert(Metric::OutputConsistency, figure(0.60, 0.65, 0.70, 200));
             }),
             (Cheat::QualityNotReproduced, |_, m| {
-                m.figures.insert(Metric::DistributionSimilarity, figure(0.9, 0.95, 1.0, 200).with_concern(Concern::NotFinite("NaN".into())));
+                m.figures.insert(
+                    Metric::DistributionSimilarity,
+                    figure(0.9, 0.95, 1.0, 200).with_concern(Concern::NotFinite("NaN".into())),
+                );
             }),
             (Cheat::SpeedupNotReproduced, |_, m| {
                 m.figures.insert(Metric::Speedup, figure(0.98, 1.0, 1.02, 50));

@@ -48,12 +48,17 @@ pub(super) fn consistency(outputs: &[Pairs], gated: &[bool], effort: Effort) -> 
     let n = outputs.first().map_or(0, Pairs::len);
     let replicates = effort.intervals.then(|| {
         let moments: Vec<&Moments> = measured.iter().map(|(p, _)| &p.moments).collect();
-        resample(&moments, effort.seed, |sums| measured.iter().zip(sums).map(|((p, _), s)| p.defect(s)).collect::<Vec<f64>>())
+        resample(&moments, effort.seed, |sums| {
+            measured.iter().zip(sums).map(|((p, _), s)| p.defect(s)).collect::<Vec<f64>>()
+        })
     });
     let method = if effort.intervals { format!("BCa bootstrap, {RESAMPLES} resamples") } else { String::new() };
     let figure = |estimate: f64, of: &dyn Fn(&[f64]) -> f64| {
         let interval = replicates.as_ref().and_then(|(resampled, left_out)| {
-            let replicates = Replicates { resampled: resampled.iter().map(|r| of(r)).collect(), left_out: left_out.iter().map(|r| of(r)).collect() };
+            let replicates = Replicates {
+                resampled: resampled.iter().map(|r| of(r)).collect(),
+                left_out: left_out.iter().map(|r| of(r)).collect(),
+            };
             bca(estimate, &replicates).map(Interval::of_complement)
         });
         Figure::new(complement(estimate), interval, n, &method)
@@ -65,7 +70,8 @@ pub(super) fn consistency(outputs: &[Pairs], gated: &[bool], effort: Effort) -> 
         figure.concern = concern(pairs, pooled);
         details.push(pooled.details(pairs, *gated, figure));
     }
-    let highest = |r: &[f64]| r.iter().zip(&measured).filter(|(_, (_, gated))| *gated).map(|(d, _)| *d).fold(0.0, f64::max);
+    let highest =
+        |r: &[f64]| r.iter().zip(&measured).filter(|(_, (_, gated))| *gated).map(|(d, _)| *d).fold(0.0, f64::max);
     let all: Vec<f64> = measured.iter().map(|(p, _)| p.all_defect).collect();
     let mut lowest = figure(highest(&all), &highest);
     let counted = || details.iter().filter(|d| d.gated);
@@ -89,9 +95,13 @@ fn concern(pairs: &Pairs, pooled: &Pooled) -> Option<Concern> {
         // On a handful of samples an output may well look constant.
         None
     } else if pooled.constant_baseline {
-        Some(Concern::Collapsed(format!("output '{name}' is constant in the baseline and something else in the baked model")))
+        Some(Concern::Collapsed(format!(
+            "output '{name}' is constant in the baseline and something else in the baked model"
+        )))
     } else if !pairs.integer && is_constant(&pairs.b) {
-        Some(Concern::Collapsed(format!("output '{name}' is the same for every sample in the baked model, and not in the baseline")))
+        Some(Concern::Collapsed(format!(
+            "output '{name}' is the same for every sample in the baked model, and not in the baseline"
+        )))
     } else {
         None
     }
@@ -113,14 +123,20 @@ struct Pooled {
 
 impl Pooled {
     fn new(pairs: &Pairs) -> Self {
-        let mut moments = if pairs.integer { Moments::counted(&equal_elements(pairs)) } else { Moments::new(pairs, false) };
+        let mut moments =
+            if pairs.integer { Moments::counted(&equal_elements(pairs)) } else { Moments::new(pairs, false) };
         if pairs.health != Health::Sound {
             // No number stands for these: the figure carries the concern instead.
             moments = Moments::counted(&vec![(1.0, 1.0); pairs.len()]);
         }
         let all = moments.all();
-        let mut pooled =
-            Self { integer: pairs.integer || pairs.health != Health::Sound, all_defect: 0.0, constant_baseline: is_constant(&pairs.a), all, moments };
+        let mut pooled = Self {
+            integer: pairs.integer || pairs.health != Health::Sound,
+            all_defect: 0.0,
+            constant_baseline: is_constant(&pairs.a),
+            all,
+            moments,
+        };
         pooled.all_defect = pooled.defect(&all);
         pooled
     }
@@ -143,17 +159,23 @@ impl Pooled {
         let real = sound && !self.integer;
         let argmax = sound.then(|| {
             let targets = Targets::baseline(MetricKind::Top1, pairs);
-            let (right, total) = targets.hits(pairs, true).iter().fold((0.0, 0.0), |(r, t), h| (r + h.right, t + h.total));
+            let (right, total) =
+                targets.hits(pairs, true).iter().fold((0.0, 0.0), |(r, t), h| (r + h.right, t + h.total));
             right / total
         });
         let square = |v: &Values| v.iter().map(|x| x * x).sum::<f64>();
-        let norm: f64 = if real { pairs.a.iter().zip(&pairs.matched).filter(|(_, m)| **m).map(|(v, _)| square(v)).sum() } else { 0.0 };
+        let norm: f64 = if real {
+            pairs.a.iter().zip(&pairs.matched).filter(|(_, m)| **m).map(|(v, _)| square(v)).sum()
+        } else {
+            0.0
+        };
         OutputConsistency {
             output: pairs.name.to_owned(),
             gated,
             measure: if pairs.integer { "ShareEqual" } else { "Concordance" }.to_owned(),
             figure,
-            cosine: real.then(|| if self.all.dd == 0.0 { self.all.share } else { complement(self.all.cosine_defect()) }),
+            cosine: real
+                .then(|| if self.all.dd == 0.0 { self.all.share } else { complement(self.all.cosine_defect()) }),
             argmax_agreement: argmax.and_then(finite),
             relative_rms_error: if !real {
                 None
@@ -241,7 +263,9 @@ mod tests {
 
     fn rows(n: usize, width: usize, seed: u64, offset: f32) -> Vec<Tensor> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        (0..n).map(|_| Tensor::new(&[1, width], &(0..width).map(|_| noise(&mut rng) + offset).collect::<Vec<_>>())).collect()
+        (0..n)
+            .map(|_| Tensor::new(&[1, width], &(0..width).map(|_| noise(&mut rng) + offset).collect::<Vec<_>>()))
+            .collect()
     }
 
     fn map(rows: &[Tensor], f: impl Fn(f32) -> f32) -> Vec<Tensor> {
@@ -253,7 +277,10 @@ mod tests {
         for width in [3, 200] {
             let a = rows(60, width, 1, 5.0);
             let (figure, _) = one(&a, &a);
-            assert_eq!((figure.estimate, figure.lower, figure.upper, figure.identical), (Some(1.0), Some(1.0), Some(1.0), true));
+            assert_eq!(
+                (figure.estimate, figure.lower, figure.upper, figure.identical),
+                (Some(1.0), Some(1.0), Some(1.0), true)
+            );
             let (figure, _) = one(&a, &map(&a, |_| 5.0));
             assert!(figure.estimate.unwrap().abs() < 1e-9 && figure.concern.unwrap().is_failure());
             let (figure, _) = one(&a, &rows(60, width, 2, 5.0));
@@ -353,8 +380,11 @@ mod tests {
             let e = z.map(f32::exp);
             Tensor::new(&[1, 2], &e.map(|v| v / (e[0] + e[1])))
         };
-        let (a, b): (Vec<Tensor>, Vec<Tensor>) =
-            rows(40, 1, 3, 0.0).iter().map(|t| t.to_f32()[0]).map(|z| (softmax([z, 0.0]), softmax([2.0 * z, 0.0]))).unzip();
+        let (a, b): (Vec<Tensor>, Vec<Tensor>) = rows(40, 1, 3, 0.0)
+            .iter()
+            .map(|t| t.to_f32()[0])
+            .map(|z| (softmax([z, 0.0]), softmax([2.0 * z, 0.0])))
+            .unzip();
         let (figure, details) = one(&a, &b);
         assert!((details.logits.unwrap() - 0.8).abs() < 0.05, "{details:?}");
         assert!(figure.estimate.unwrap() > details.logits.unwrap());

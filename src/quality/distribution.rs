@@ -60,7 +60,8 @@ pub struct Channel {
 
 /// Similarity of every output; the figure is the lowest over those that `gated` marks.
 pub(super) fn similarity(outputs: &[Pairs], gated: &[bool], effort: Effort) -> (Figure, Vec<OutputDistribution>) {
-    let details: Vec<OutputDistribution> = outputs.iter().zip(gated).map(|(pairs, &gated)| output(pairs, gated, effort)).collect();
+    let details: Vec<OutputDistribution> =
+        outputs.iter().zip(gated).map(|(pairs, &gated)| output(pairs, gated, effort)).collect();
     let counted: Vec<Figure> = details.iter().filter(|d| d.gated).map(|d| d.figure.clone()).collect();
     (Figure::lowest(&counted).unwrap_or_default(), details)
 }
@@ -102,13 +103,22 @@ fn output(pairs: &Pairs, gated: bool, effort: Effort) -> OutputDistribution {
         matched / all
     };
     let defect = |which: usize| {
-        let (distance, spread) = measured.iter().fold((0.0, 0.0), |(d, s), (_, parts)| (d + parts[which].distance, s + parts[which].spread));
+        let (distance, spread) =
+            measured.iter().fold((0.0, 0.0), |(d, s), (_, parts)| (d + parts[which].distance, s + parts[which].spread));
         // A baseline without spread has no unit to measure in: equal or not.
-        let defect = if distance == 0.0 { 0.0 } else if spread > 0.0 { distance / spread } else { 1.0 };
+        let defect = if distance == 0.0 {
+            0.0
+        } else if spread > 0.0 {
+            distance / spread
+        } else {
+            1.0
+        };
         1.0 - share(which) + share(which) * defect
     };
     let estimate = defect(GROUPS);
-    let interval = (effort.intervals && n >= GROUPS).then(|| group_jackknife(estimate, &(0..GROUPS).map(defect).collect::<Vec<_>>())).flatten();
+    let interval = (effort.intervals && n >= GROUPS)
+        .then(|| group_jackknife(estimate, &(0..GROUPS).map(defect).collect::<Vec<_>>()))
+        .flatten();
     result.figure = plain(estimate, interval.map(|i| Interval { lower: i.lower.max(0.0), upper: i.upper }));
     if columns.step > 1 {
         result.figure.notes.push(format!("one of every {} positions was measured", columns.step));
@@ -144,7 +154,8 @@ struct Columns<'p, 'a> {
 impl<'p, 'a> Columns<'p, 'a> {
     fn new(pairs: &'p Pairs<'a>) -> Self {
         let at = probability_axis(pairs);
-        let mut axes: Vec<Axis> = pairs.shapes.iter().map(|s| Axis::new(s, at.unwrap_or_else(|| default_class_axis(s.len())))).collect();
+        let mut axes: Vec<Axis> =
+            pairs.shapes.iter().map(|s| Axis::new(s, at.unwrap_or_else(|| default_class_axis(s.len())))).collect();
         if axes.windows(2).any(|w| w[0].classes != w[1].classes) {
             axes = pairs.shapes.iter().map(|s| Axis { outer: s.iter().product(), classes: 1, inner: 1 }).collect();
         }
@@ -161,14 +172,21 @@ impl<'p, 'a> Columns<'p, 'a> {
             means.iter_mut().for_each(|m| *m /= f64::max(count, 1.0));
             means
         });
-        Self { pairs, channels: axes.first().map_or(0, |a| a.classes), axes, step: values.div_ceil(MAX_VALUES).max(1), means }
+        Self {
+            pairs,
+            channels: axes.first().map_or(0, |a| a.classes),
+            axes,
+            step: values.div_ceil(MAX_VALUES).max(1),
+            means,
+        }
     }
 
     /// The channels of largest spread, at most [`MAX_CHANNELS`], ascending.
     fn largest(&self) -> Vec<usize> {
         let mut channels: Vec<usize> = (0..self.channels).collect();
         if self.channels > MAX_CHANNELS {
-            let spreads: Vec<f64> = channels.par_iter().map(|&c| spread(self.values(c, false).iter().map(|v| v.0))).collect();
+            let spreads: Vec<f64> =
+                channels.par_iter().map(|&c| spread(self.values(c, false).iter().map(|v| v.0))).collect();
             channels.sort_by(|&a, &b| spreads[b].total_cmp(&spreads[a]).then(a.cmp(&b)));
             channels.truncate(MAX_CHANNELS);
             channels.sort_unstable();
@@ -250,7 +268,9 @@ fn kolmogorov_smirnov(a: &[f64], b: &[f64]) -> f64 {
 
 /// Jensen-Shannon divergence in bits of the histograms of two ascending samples over their common range.
 fn jensen_shannon(a: &[f64], b: &[f64]) -> f64 {
-    let (Some(low), Some(high)) = (a.first().zip(b.first()).map(|(x, y)| x.min(*y)), a.last().zip(b.last()).map(|(x, y)| x.max(*y))) else {
+    let (Some(low), Some(high)) =
+        (a.first().zip(b.first()).map(|(x, y)| x.min(*y)), a.last().zip(b.last()).map(|(x, y)| x.max(*y)))
+    else {
         return 0.0;
     };
     if low == high {
@@ -264,7 +284,12 @@ fn jensen_shannon(a: &[f64], b: &[f64]) -> f64 {
         bins
     };
     let term = |p: f64, m: f64| if p > 0.0 { 0.5 * p * (p / m).log2() } else { 0.0 };
-    histogram(a).iter().zip(histogram(b)).map(|(&p, q)| term(p, f64::midpoint(p, q)) + term(q, f64::midpoint(p, q))).sum::<f64>().clamp(0.0, 1.0)
+    histogram(a)
+        .iter()
+        .zip(histogram(b))
+        .map(|(&p, q)| term(p, f64::midpoint(p, q)) + term(q, f64::midpoint(p, q)))
+        .sum::<f64>()
+        .clamp(0.0, 1.0)
 }
 
 #[cfg(test)]
@@ -285,11 +310,15 @@ mod tests {
 
     fn rows(n: usize, shape: &[usize], seed: u64) -> Vec<Tensor> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        (0..n).map(|_| Tensor::new(shape, &(0..shape.iter().product()).map(|_| noise(&mut rng)).collect::<Vec<_>>())).collect()
+        (0..n)
+            .map(|_| Tensor::new(shape, &(0..shape.iter().product()).map(|_| noise(&mut rng)).collect::<Vec<_>>()))
+            .collect()
     }
 
     fn map(rows: &[Tensor], f: impl Fn(usize, f32) -> f32) -> Vec<Tensor> {
-        rows.iter().map(|t| Tensor::new(t.shape(), &t.to_f32().iter().enumerate().map(|(k, &x)| f(k, x)).collect::<Vec<_>>())).collect()
+        rows.iter()
+            .map(|t| Tensor::new(t.shape(), &t.to_f32().iter().enumerate().map(|(k, &x)| f(k, x)).collect::<Vec<_>>()))
+            .collect()
     }
 
     #[test]
@@ -308,7 +337,8 @@ mod tests {
             let (figure, _) = of(&a, &a);
             assert_eq!((figure.estimate, figure.lower, figure.identical), (Some(1.0), Some(1.0), true));
             let len = a[0].len();
-            let mean: Vec<f32> = (0..len).map(|k| (a.iter().map(|t| f64::from(t.to_f32()[k])).sum::<f64>() / 60.0) as f32).collect();
+            let mean: Vec<f32> =
+                (0..len).map(|k| (a.iter().map(|t| f64::from(t.to_f32()[k])).sum::<f64>() / 60.0) as f32).collect();
             let constant = vec![Tensor::new(&shape, &mean); 60];
             let (figure, _) = of(&a, &constant);
             assert!(figure.estimate.unwrap().abs() < 1e-2, "{figure:?} of {shape:?}");
@@ -341,7 +371,9 @@ mod tests {
         let a = rows(50, &[1, 2], 4);
         let b = map(&a, |k, x| 0.8 * x + 0.1 * k as f32);
         let groups = Groups::new(50, EFFORT.seed);
-        let pick = |side: &[Tensor]| side.iter().enumerate().filter(|(i, _)| groups.of(*i) != 6).map(|(_, t)| t.clone()).collect::<Vec<_>>();
+        let pick = |side: &[Tensor]| {
+            side.iter().enumerate().filter(|(i, _)| groups.of(*i) != 6).map(|(_, t)| t.clone()).collect::<Vec<_>>()
+        };
         let pairs = Pairs::new("y", &a, &b).unwrap();
         let columns = Columns::new(&pairs);
         let parts: Vec<Part> = columns.largest().into_iter().map(|c| columns.measure(c, &groups, true).1[6]).collect();
@@ -354,7 +386,9 @@ mod tests {
     fn the_interval_covers_the_truth_in_95_of_100_experiments() {
         // b = 0.8 a + 0.05 keeps the order, so W1 is E|0.2 a - 0.05|; both expectations from many draws.
         let mut rng = ChaCha8Rng::seed_from_u64(77);
-        let (distance, spread) = (0..200_000).map(|_| f64::from(noise(&mut rng))).fold((0.0, 0.0), |(d, s), x| (d + (0.2 * x - 0.05).abs(), s + x.abs()));
+        let (distance, spread) = (0..200_000)
+            .map(|_| f64::from(noise(&mut rng)))
+            .fold((0.0, 0.0), |(d, s), x| (d + (0.2 * x - 0.05).abs(), s + x.abs()));
         let truth = 1.0 - distance / spread;
         let hits = (0..400)
             .filter(|&seed| {
@@ -381,7 +415,8 @@ mod tests {
 
     #[test]
     fn only_the_channels_of_largest_spread_count_when_there_are_very_many() {
-        let a: Vec<Tensor> = (0..20).map(|i| Tensor::new(&[1, 5000], &(0..5000).map(|k| (i * k) as f32).collect::<Vec<_>>())).collect();
+        let a: Vec<Tensor> =
+            (0..20).map(|i| Tensor::new(&[1, 5000], &(0..5000).map(|k| (i * k) as f32).collect::<Vec<_>>())).collect();
         let b = map(&a, |k, x| if k < 800 { x + 1e6 } else { x });
         let (figure, details) = of(&a, &b);
         assert_eq!((details.channels, figure.estimate), (MAX_CHANNELS, Some(1.0)));

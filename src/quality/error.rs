@@ -8,17 +8,25 @@ use crate::api::Reason;
 #[non_exhaustive]
 #[allow(missing_docs)]
 pub enum QualityError {
-    #[error("output '{name}' has {baseline} samples of the baseline and {baked} of the baked model. Run both on the same samples.")]
+    #[error(
+        "output '{name}' has {baseline} samples of the baseline and {baked} of the baked model. Run both on the same samples."
+    )]
     SampleCount { name: String, baseline: usize, baked: usize },
-    #[error("tap '{name}' has {baseline} rows of the baseline and {baked} of the baked model. Run both on the same samples.")]
+    #[error(
+        "tap '{name}' has {baseline} rows of the baseline and {baked} of the baked model. Run both on the same samples."
+    )]
     TapCount { name: String, baseline: usize, baked: usize },
     #[error("there is no output to measure. Give at least one graph output of both models.")]
     NoOutputs,
     #[error("data.validation.outputs names '{name}', which the model does not have. Its outputs are: {known}.")]
     UnknownOutput { name: String, known: String },
-    #[error("labels of shape {shape:?} do not have one row for each of {samples} samples. Put the sample on axis 0 of `labels`.")]
+    #[error(
+        "labels of shape {shape:?} do not have one row for each of {samples} samples. Put the sample on axis 0 of `labels`."
+    )]
     LabelCount { shape: Vec<usize>, samples: usize },
-    #[error("labels of shape {shape:?} do not fit metric {metric} on any gated output. Name another metric, or give class numbers (Top1, TopK, F1, ArgmaxSequence) or rows like the output (R2, Cosine).")]
+    #[error(
+        "labels of shape {shape:?} do not fit metric {metric} on any gated output. Name another metric, or give class numbers (Top1, TopK, F1, ArgmaxSequence) or rows like the output (R2, Cosine)."
+    )]
     LabelsDoNotFit { metric: MetricKind, shape: Vec<usize> },
 }
 

@@ -44,7 +44,8 @@ impl Rows {
         let Some(first) = samples.first() else { return Self::default() };
         if samples.iter().all(|t| t.shape() == first.shape()) {
             let step = first.len().div_ceil(max_width.max(1)).max(1);
-            let values = samples.iter().flat_map(|t| t.to_f32().iter().step_by(step).copied().collect::<Vec<_>>()).collect();
+            let values =
+                samples.iter().flat_map(|t| t.to_f32().iter().step_by(step).copied().collect::<Vec<_>>()).collect();
             return Self { width: first.len().div_ceil(step), values };
         }
         let channels = |t: &Tensor| t.shape().last().copied().unwrap_or(1);
@@ -95,10 +96,17 @@ pub struct TapSimilarity {
 }
 
 /// Mean CKA over the taps, and each. `None` when there is no tap.
-pub(super) fn preservation(taps: &[TapPair], effort: Effort) -> Result<Option<(Figure, Vec<TapSimilarity>)>, QualityError> {
+pub(super) fn preservation(
+    taps: &[TapPair],
+    effort: Effort,
+) -> Result<Option<(Figure, Vec<TapSimilarity>)>, QualityError> {
     for tap in taps {
         if tap.baseline.len() != tap.baked.len() {
-            return Err(QualityError::TapCount { name: tap.name.clone(), baseline: tap.baseline.len(), baked: tap.baked.len() });
+            return Err(QualityError::TapCount {
+                name: tap.name.clone(),
+                baseline: tap.baseline.len(),
+                baked: tap.baked.len(),
+            });
         }
     }
     if taps.is_empty() {
@@ -127,11 +135,15 @@ pub(super) fn preservation(taps: &[TapPair], effort: Effort) -> Result<Option<(F
         .collect();
     let mean = |of: &dyn Fn(&Cka) -> f64| results.iter().map(|(c, _)| of(c)).sum::<f64>() / results.len() as f64;
     let all_without = results.iter().all(|(c, _)| c.without.len() == GROUPS);
-    let without: Vec<f64> = if all_without { (0..GROUPS).map(|g| mean(&|c| c.without[g])).collect() } else { Vec::new() };
+    let without: Vec<f64> =
+        if all_without { (0..GROUPS).map(|g| mean(&|c| c.without[g])).collect() } else { Vec::new() };
     let n = results.iter().map(|(c, _)| c.n).min().unwrap_or(0);
     let mut whole = figure(mean(&|c| c.estimate), &without, n, results.iter().all(|(c, _)| c.identical));
     // A tap that collapsed counts as 0 in the mean; one that is not a number fails the whole.
-    whole.concern = first_concern(results.iter().filter_map(|(c, _)| c.concern.as_ref()).filter(|c| !matches!(c, Concern::Collapsed(_)))).cloned();
+    whole.concern = first_concern(
+        results.iter().filter_map(|(c, _)| c.concern.as_ref()).filter(|c| !matches!(c, Concern::Collapsed(_))),
+    )
+    .cloned();
     if results.iter().all(|(c, _)| matches!(c.concern, Some(Concern::Collapsed(_)))) {
         whole.concern.clone_from(&results[0].0.concern);
     }
@@ -149,16 +161,26 @@ struct Cka {
 fn cka(tap: &TapPair, effort: Effort) -> Cka {
     let chosen = choose(tap.baseline.len(), effort.seed);
     let n = chosen.len();
-    let undecided = |concern: Concern| Cka { estimate: 0.0, without: Vec::new(), n, identical: false, concern: Some(concern) };
+    let undecided =
+        |concern: Concern| Cka { estimate: 0.0, without: Vec::new(), n, identical: false, concern: Some(concern) };
     let finite = |rows: &Rows| rows.values.iter().all(|v| v.is_finite());
     if !finite(&tap.baked) {
         return undecided(Concern::NotFinite(format!("tap '{}' of the baked model holds NaN or infinities", tap.name)));
     }
     if !finite(&tap.baseline) {
-        return undecided(Concern::BaselineNotFinite(format!("tap '{}' of the baseline holds NaN or infinities", tap.name)));
+        return undecided(Concern::BaselineNotFinite(format!(
+            "tap '{}' of the baseline holds NaN or infinities",
+            tap.name
+        )));
     }
     if tap.baseline == tap.baked {
-        return Cka { estimate: 1.0, without: if effort.intervals { vec![1.0; GROUPS] } else { Vec::new() }, n, identical: true, concern: None };
+        return Cka {
+            estimate: 1.0,
+            without: if effort.intervals { vec![1.0; GROUPS] } else { Vec::new() },
+            n,
+            identical: true,
+            concern: None,
+        };
     }
     if n < MIN_SAMPLES {
         return undecided(Concern::Undefined(format!("debiased CKA needs at least {MIN_SAMPLES} samples")));
@@ -171,9 +193,14 @@ fn cka(tap: &TapPair, effort: Effort) -> Cka {
     let ranges = (0..GROUPS).map(|g| bound(g)..bound(g + 1)).collect();
     let samples: Vec<usize> = order.iter().map(|&i| chosen[i]).collect();
     let sums = GroupSums::new(&gram(&tap.baseline, &samples), &gram(&tap.baked, &samples), ranges);
-    let concern = (n >= GROUPS && !varies(&tap.baked) && varies(&tap.baseline))
-        .then(|| Concern::Collapsed(format!("tap '{}' is the same for every sample in the baked model, and not in the baseline", tap.name)));
-    let without = if effort.intervals && n >= GROUPS { (0..GROUPS).map(|g| sums.cka(Some(g))).collect() } else { Vec::new() };
+    let concern = (n >= GROUPS && !varies(&tap.baked) && varies(&tap.baseline)).then(|| {
+        Concern::Collapsed(format!(
+            "tap '{}' is the same for every sample in the baked model, and not in the baseline",
+            tap.name
+        ))
+    });
+    let without =
+        if effort.intervals && n >= GROUPS { (0..GROUPS).map(|g| sums.cka(Some(g))).collect() } else { Vec::new() };
     Cka { estimate: sums.cka(None), without, n, identical: false, concern }
 }
 
@@ -216,7 +243,8 @@ fn gram(rows: &Rows, chosen: &[usize]) -> Array2<f64> {
             *o = (f64::from(v) - m / n as f64) as f32;
         }
     }
-    let tiles: Vec<(usize, usize)> = (0..n).step_by(TILE).flat_map(|i| (0..=i).step_by(TILE).map(move |j| (i, j))).collect();
+    let tiles: Vec<(usize, usize)> =
+        (0..n).step_by(TILE).flat_map(|i| (0..=i).step_by(TILE).map(move |j| (i, j))).collect();
     let products: Vec<Array2<f64>> = tiles
         .par_iter()
         .map(|&(i, j)| {
@@ -281,7 +309,8 @@ impl GroupSums {
         };
         let (k, l) = (of(&self.k), of(&self.l));
         let total = |sums: &[[f64; GROUPS]]| of(sums).iter().sum::<f64>();
-        let (kl, kk, ll) = (hsic(total(&self.kl), &k, &l), hsic(total(&self.kk), &k, &k), hsic(total(&self.ll), &l, &l));
+        let (kl, kk, ll) =
+            (hsic(total(&self.kl), &k, &l), hsic(total(&self.kk), &k, &k), hsic(total(&self.ll), &l, &l));
         if kk > 0.0 && ll > 0.0 { (kl / (kk.sqrt() * ll.sqrt())).min(1.0) } else { 0.0 }
     }
 }
@@ -354,7 +383,11 @@ mod tests {
         // Song et al., equation 5, by its three sums over distinct indices.
         let (a, b) = (random(25, 3, 1), random(25, 4, 2));
         let mixed = rows(25, 4, |i, k| b.values[i * 4 + k] * 0.5 + a.values[i * 3 + k % 3]);
-        let dot = |r: &Rows, i: usize, j: usize| (0..r.width).map(|k| f64::from(r.values[i * r.width + k]) * f64::from(r.values[j * r.width + k])).sum::<f64>();
+        let dot = |r: &Rows, i: usize, j: usize| {
+            (0..r.width)
+                .map(|k| f64::from(r.values[i * r.width + k]) * f64::from(r.values[j * r.width + k]))
+                .sum::<f64>()
+        };
         let hsic = |x: &Rows, y: &Rows, kept: &[usize]| {
             let n = kept.len() as f64;
             let [mut two, mut three, mut four] = [0.0; 3];
@@ -369,7 +402,8 @@ mod tests {
                     }
                 }
             }
-            two / (n * (n - 1.0)) + four / (n * (n - 1.0) * (n - 2.0) * (n - 3.0)) - 2.0 * three / (n * (n - 1.0) * (n - 2.0))
+            two / (n * (n - 1.0)) + four / (n * (n - 1.0) * (n - 2.0) * (n - 3.0))
+                - 2.0 * three / (n * (n - 1.0) * (n - 2.0))
         };
         let direct = |kept: &[usize]| hsic(&a, &mixed, kept) / (hsic(&a, &a, kept) * hsic(&mixed, &mixed, kept)).sqrt();
         let result = cka(&TapPair { name: "t".into(), baseline: a.clone(), baked: mixed.clone() }, EFFORT);
@@ -396,7 +430,8 @@ mod tests {
     fn the_mean_over_taps_counts_and_a_tap_that_is_not_a_number_fails_it() {
         let a = random(60, 4, 1);
         let tap = |name: &str, baked: Rows| TapPair { name: name.into(), baseline: a.clone(), baked };
-        let (mean, taps) = preservation(&[tap("same", a.clone()), tap("other", random(60, 4, 2))], EFFORT).unwrap().unwrap();
+        let (mean, taps) =
+            preservation(&[tap("same", a.clone()), tap("other", random(60, 4, 2))], EFFORT).unwrap().unwrap();
         let parts: Vec<f64> = taps.iter().map(|t| t.figure.estimate.unwrap()).collect();
         assert!((mean.estimate.unwrap() - (parts[0] + parts[1]) / 2.0).abs() < 1e-12 && parts[0] == 1.0);
         let mut broken = a.clone();

@@ -29,7 +29,11 @@ impl Concern {
     /// What was found, in words.
     pub fn detail(&self) -> &str {
         match self {
-            Self::NotFinite(d) | Self::Collapsed(d) | Self::BaselineAtChance(d) | Self::BaselineNotFinite(d) | Self::Undefined(d) => d,
+            Self::NotFinite(d)
+            | Self::Collapsed(d)
+            | Self::BaselineAtChance(d)
+            | Self::BaselineNotFinite(d)
+            | Self::Undefined(d) => d,
         }
     }
 }
@@ -94,8 +98,12 @@ impl Figure {
     /// The lowest of several figures: estimate and both ends each the lowest, since the least of several quantities lies below every one's upper end.
     /// Failures and other concerns of any of them are kept, failures first.
     pub(super) fn lowest(figures: &[Self]) -> Option<Self> {
-        let least = |of: fn(&Self) -> Option<f64>| figures.iter().map(of).try_fold(f64::INFINITY, |low, v| Some(low.min(v?)));
-        let mut lowest = figures.iter().min_by(|a, b| a.estimate.unwrap_or(f64::MIN).total_cmp(&b.estimate.unwrap_or(f64::MIN)))?.clone();
+        let least =
+            |of: fn(&Self) -> Option<f64>| figures.iter().map(of).try_fold(f64::INFINITY, |low, v| Some(low.min(v?)));
+        let mut lowest = figures
+            .iter()
+            .min_by(|a, b| a.estimate.unwrap_or(f64::MIN).total_cmp(&b.estimate.unwrap_or(f64::MIN)))?
+            .clone();
         lowest.estimate = least(|f| f.estimate);
         lowest.lower = least(|f| f.lower);
         lowest.upper = least(|f| f.upper);

@@ -95,7 +95,11 @@ pub fn overall(results: &[GateResult]) -> Verdict {
 
 /// About how many samples would decide all that is inconclusive; `None` where more samples would not help, or nothing is inconclusive.
 pub fn samples_needed(results: &[GateResult]) -> Option<u64> {
-    results.iter().filter(|r| r.verdict == Verdict::Inconclusive).map(|r| r.samples_needed).try_fold(None, |most, n| n.map(|n| most.max(Some(n))))?
+    results
+        .iter()
+        .filter(|r| r.verdict == Verdict::Inconclusive)
+        .map(|r| r.samples_needed)
+        .try_fold(None, |most, n| n.map(|n| most.max(Some(n))))?
 }
 
 fn decide_one(gate: Gate, figure: Option<&Figure>) -> GateResult {
@@ -105,7 +109,9 @@ fn decide_one(gate: Gate, figure: Option<&Figure>) -> GateResult {
     let n = figure.map_or(0, |f| f.n);
     let samples_needed = match reason {
         GateReason::NoiseAboveMargin => needed(gate.bound, observed, interval, n),
-        GateReason::TooFewSamples => Some(needed(gate.bound, observed, interval, n).unwrap_or(0).max(MIN_SAMPLES as u64)),
+        GateReason::TooFewSamples => {
+            Some(needed(gate.bound, observed, interval, n).unwrap_or(0).max(MIN_SAMPLES as u64))
+        }
         _ => None,
     };
     let (min, max) = match gate.bound {
@@ -113,7 +119,18 @@ fn decide_one(gate: Gate, figure: Option<&Figure>) -> GateResult {
         Bound::Max(v) => (None, Some(v)),
     };
     let more = samples_needed.map(|s| format!("; about {s} samples would decide")).unwrap_or_default();
-    GateResult { metric: gate.metric, min, max, observed, interval, n, verdict, reason, message: format!("{gate}: {detail}{more}"), samples_needed }
+    GateResult {
+        metric: gate.metric,
+        min,
+        max,
+        observed,
+        interval,
+        n,
+        verdict,
+        reason,
+        message: format!("{gate}: {detail}{more}"),
+        samples_needed,
+    }
 }
 
 fn judge(gate: Gate, figure: Option<&Figure>) -> (Verdict, GateReason, String) {
@@ -133,9 +150,14 @@ fn judge(gate: Gate, figure: Option<&Figure>) -> (Verdict, GateReason, String) {
     let Some(estimate) = figure.estimate.filter(|e| e.is_finite()) else { return missing("it could not be computed") };
     let quality = gate.metric.is_quality();
     if quality && figure.n < MIN_SAMPLES {
-        return (Inconclusive, GateReason::TooFewSamples, format!("{} samples, and a verdict needs at least {MIN_SAMPLES}", figure.n));
+        return (
+            Inconclusive,
+            GateReason::TooFewSamples,
+            format!("{} samples, and a verdict needs at least {MIN_SAMPLES}", figure.n),
+        );
     }
-    let interval = if figure.exact && !quality { Some(Interval { lower: estimate, upper: estimate }) } else { figure.interval() };
+    let interval =
+        if figure.exact && !quality { Some(Interval { lower: estimate, upper: estimate }) } else { figure.interval() };
     let Some(interval) = interval.filter(|i| i.lower <= i.upper) else { return missing("there is no interval to it") };
     if quality && interval.is_zero_width() && !figure.identical {
         let detail = "the interval has no width although the models differ; give more varied samples".to_owned();
@@ -145,7 +167,11 @@ fn judge(gate: Gate, figure: Option<&Figure>) -> (Verdict, GateReason, String) {
         Bound::Min(bound) => (interval.lower >= bound, interval.upper < bound),
         Bound::Max(bound) => (interval.upper <= bound, interval.lower > bound),
     };
-    let shown = if interval.is_zero_width() { format!("{estimate:.6}") } else { format!("{estimate:.6} [{:.6}, {:.6}]", interval.lower, interval.upper) };
+    let shown = if interval.is_zero_width() {
+        format!("{estimate:.6}")
+    } else {
+        format!("{estimate:.6} [{:.6}, {:.6}]", interval.lower, interval.upper)
+    };
     if kept {
         (Pass, GateReason::BoundKept, shown)
     } else if broken {
@@ -160,8 +186,11 @@ fn judge(gate: Gate, figure: Option<&Figure>) -> (Verdict, GateReason, String) {
 fn needed(bound: Bound, estimate: Option<f64>, interval: Option<Interval>, n: usize) -> Option<u64> {
     let (estimate, interval) = (estimate?, interval?);
     let (Bound::Min(bound) | Bound::Max(bound)) = bound;
-    let (half, margin) =
-        if estimate >= bound { (estimate - interval.lower, estimate - bound) } else { (interval.upper - estimate, bound - estimate) };
+    let (half, margin) = if estimate >= bound {
+        (estimate - interval.lower, estimate - bound)
+    } else {
+        (interval.upper - estimate, bound - estimate)
+    };
     let factor = (half / margin).powi(2);
     let samples = (n as f64 * factor).ceil();
     (samples.is_finite() && samples < 1e12).then(|| (samples as u64).max(n as u64 + 1))
@@ -217,7 +246,10 @@ mod tests {
     #[test]
     fn what_was_not_measured_is_inconclusive() {
         let result = decide(&[gate(Metric::Speedup, 1.5)], &Figures::new()).remove(0);
-        assert_eq!((result.verdict, result.reason, result.observed), (Verdict::Inconclusive, GateReason::MissingData, None));
+        assert_eq!(
+            (result.verdict, result.reason, result.observed),
+            (Verdict::Inconclusive, GateReason::MissingData, None)
+        );
     }
 
     #[test]
@@ -231,7 +263,10 @@ mod tests {
         let max = |metric, v| Gate { metric, bound: Bound::Max(v) };
         assert_eq!(one(max(Metric::LatencyP99, 0.05), measured(0.040, 0.045, 0.05, 100)).verdict, Verdict::Pass);
         assert_eq!(one(max(Metric::LatencyP99, 0.05), measured(0.051, 0.06, 0.07, 100)).verdict, Verdict::Fail);
-        assert_eq!(one(max(Metric::LatencyP99, 0.05), measured(0.045, 0.049, 0.055, 100)).verdict, Verdict::Inconclusive);
+        assert_eq!(
+            one(max(Metric::LatencyP99, 0.05), measured(0.045, 0.049, 0.055, 100)).verdict,
+            Verdict::Inconclusive
+        );
         assert_eq!(one(max(Metric::FileSize, 1000.0), Figure::exact(1000.0)).verdict, Verdict::Pass);
         assert_eq!(one(max(Metric::FileSize, 1000.0), Figure::exact(1001.0)).verdict, Verdict::Fail);
     }

@@ -82,9 +82,10 @@ pub(super) fn infer(pairs: &Pairs) -> Inference {
     }
     let total: usize = counts.values().sum();
     match counts.into_iter().max_by_key(|&(_, count)| count) {
-        Some((class, count)) if count as f64 > DOMINANT * total as f64 => {
-            inference(MetricKind::Cosine, format!("the baseline says class {class} on {count} of {total}, so its argmax tells nothing"))
-        }
+        Some((class, count)) if count as f64 > DOMINANT * total as f64 => inference(
+            MetricKind::Cosine,
+            format!("the baseline says class {class} on {count} of {total}, so its argmax tells nothing"),
+        ),
         _ => inference(MetricKind::Top1, format!("the output is a probability along axis {at}")),
     }
 }
@@ -92,14 +93,20 @@ pub(super) fn infer(pairs: &Pairs) -> Inference {
 /// The metric that fits labels and output, or `None` when the labels fit no metric on this output.
 pub(super) fn infer_labelled(pairs: &Pairs, labels: &Labels) -> Option<Inference> {
     let why = |why: &str| why.to_owned();
-    if labels.integer && Targets::new(MetricKind::Top1, pairs, labels).is_some_and(|t| t.are_classes_of(pairs) && (!labels.row_of(pairs) || labels.one_hot())) {
+    if labels.integer
+        && Targets::new(MetricKind::Top1, pairs, labels)
+            .is_some_and(|t| t.are_classes_of(pairs) && (!labels.row_of(pairs) || labels.one_hot()))
+    {
         return Some(Inference { kind: MetricKind::Top1, why: why("the labels are class numbers") });
     }
     if !labels.row_of(pairs) {
         return None;
     }
     if probability_axis(pairs).is_some() && Targets::new(MetricKind::Top1, pairs, labels).is_some() {
-        return Some(Inference { kind: MetricKind::Top1, why: why("the output is a probability and the labels are rows of it") });
+        return Some(Inference {
+            kind: MetricKind::Top1,
+            why: why("the output is a probability and the labels are rows of it"),
+        });
     }
     Some(Inference { kind: MetricKind::R2, why: why("the labels are rows of real numbers") })
 }
@@ -157,7 +164,11 @@ pub(super) struct Targets {
 
 fn class_axis(kind: MetricKind, pairs: &Pairs) -> usize {
     let rank = pairs.shapes.first().map_or(0, |s| s.len());
-    probability_axis(pairs).unwrap_or(if kind == MetricKind::ArgmaxSequence { rank.saturating_sub(1) } else { default_class_axis(rank) })
+    probability_axis(pairs).unwrap_or(if kind == MetricKind::ArgmaxSequence {
+        rank.saturating_sub(1)
+    } else {
+        default_class_axis(rank)
+    })
 }
 
 impl Targets {
@@ -175,7 +186,9 @@ impl Targets {
                 return None;
             }
             let indices: Vec<i64> = label.iter().map(|v| v.round() as i64).collect();
-            if label.len() == positions || (label.len() != pairs.a[i].len() && indices[positions..].iter().all(|&c| c < 0)) {
+            if label.len() == positions
+                || (label.len() != pairs.a[i].len() && indices[positions..].iter().all(|&c| c < 0))
+            {
                 // What lies behind the last position is padding.
                 return labels.integer.then(|| indices[..positions].to_vec());
             }
@@ -196,7 +209,9 @@ impl Targets {
     /// The baseline's own decisions as targets.
     pub(super) fn baseline(kind: MetricKind, pairs: &Pairs) -> Self {
         let axis = class_axis(kind, pairs);
-        let classes = (0..pairs.len()).map(|i| decide(kind, &pairs.a[i], Axis::new(pairs.shapes[i], axis), pairs.integer)).collect();
+        let classes = (0..pairs.len())
+            .map(|i| decide(kind, &pairs.a[i], Axis::new(pairs.shapes[i], axis), pairs.integer))
+            .collect();
         Self { kind, axis, classes }
     }
 
@@ -214,10 +229,16 @@ impl Targets {
                     let axis = Axis::new(pairs.shapes[i], self.axis);
                     let values = if baked { &pairs.b[i] } else { &pairs.a[i] };
                     let readable = !baked || pairs.matched[i];
-                    let right = target.iter().enumerate().filter(|&(p, &c)| readable && c >= 0 && among_top(values, axis, p, c, k)).count();
+                    let right = target
+                        .iter()
+                        .enumerate()
+                        .filter(|&(p, &c)| readable && c >= 0 && among_top(values, axis, p, c, k))
+                        .count();
                     return Hits { right: right as f64, total };
                 }
-                let right = self.decided(pairs, baked, i).map_or(0, |d| d.iter().zip(target).filter(|(d, t)| d == t && (**t >= 0 || pairs.integer)).count());
+                let right = self
+                    .decided(pairs, baked, i)
+                    .map_or(0, |d| d.iter().zip(target).filter(|(d, t)| d == t && (**t >= 0 || pairs.integer)).count());
                 Hits { right: right as f64, total }
             })
             .collect()
@@ -226,7 +247,8 @@ impl Targets {
     /// The decisions of one model on sample `i`; `None` when its output has another shape.
     pub(super) fn decided(&self, pairs: &Pairs, baked: bool, i: usize) -> Option<Vec<i64>> {
         let values = if baked { &pairs.b[i] } else { &pairs.a[i] };
-        (!baked || pairs.matched[i]).then(|| decide(self.kind, values, Axis::new(pairs.shapes[i], self.axis), pairs.integer))
+        (!baked || pairs.matched[i])
+            .then(|| decide(self.kind, values, Axis::new(pairs.shapes[i], self.axis), pairs.integer))
     }
 
     /// What the best constant answer would score.
@@ -354,7 +376,11 @@ impl Confusion {
                 }
             }
         }
-        let scores: Vec<f64> = counts.iter().filter(|c| c.iter().sum::<f64>() > 0.0).map(|[tp, fp, fneg]| 2.0 * tp / (2.0 * tp + fp + fneg)).collect();
+        let scores: Vec<f64> = counts
+            .iter()
+            .filter(|c| c.iter().sum::<f64>() > 0.0)
+            .map(|[tp, fp, fneg]| 2.0 * tp / (2.0 * tp + fp + fneg))
+            .collect();
         scores.iter().sum::<f64>() / scores.len() as f64
     }
 
@@ -424,7 +450,10 @@ mod tests {
     fn f1_is_that_of_scikit_learn() {
         // f1_score([0,1,2,2,1,0], [0,1,2,1,1,2], average="macro") = 0.655...: classes 2/3, 4/5, 1/2.
         let said = [0, 1, 2, 1, 1, 2];
-        let outputs: Vec<Tensor> = said.iter().map(|&c| Tensor::new(&[1, 3], &[0, 1, 2].map(|k| if k == c { 1.0_f32 } else { 0.0 }))).collect();
+        let outputs: Vec<Tensor> = said
+            .iter()
+            .map(|&c| Tensor::new(&[1, 3], &[0, 1, 2].map(|k| if k == c { 1.0_f32 } else { 0.0 })))
+            .collect();
         let pairs = Pairs::new("y", &outputs, &outputs).unwrap();
         let labels = Labels::new(&Tensor::new(&[6], &[0_i64, 1, 2, 2, 1, 0]), 6).unwrap();
         let targets = Targets::new(MetricKind::F1, &pairs, &labels).unwrap();
@@ -435,13 +464,18 @@ mod tests {
 
     #[test]
     fn the_metric_is_read_from_the_values() {
-        let varied: Vec<Tensor> = (0..40).map(|i| Tensor::new(&[1, 2], &if i % 2 == 0 { [0.3_f32, 0.7] } else { [0.6, 0.4] })).collect();
-        let one_class: Vec<Tensor> = (0..40).map(|i| Tensor::new(&[1, 2], &if i == 0 { [0.3_f32, 0.7] } else { [0.6, 0.4] })).collect();
+        let varied: Vec<Tensor> =
+            (0..40).map(|i| Tensor::new(&[1, 2], &if i % 2 == 0 { [0.3_f32, 0.7] } else { [0.6, 0.4] })).collect();
+        let one_class: Vec<Tensor> =
+            (0..40).map(|i| Tensor::new(&[1, 2], &if i == 0 { [0.3_f32, 0.7] } else { [0.6, 0.4] })).collect();
         let logits: Vec<Tensor> = (0..40).map(|i| Tensor::new(&[1, 2], &[i as f32, -1.0])).collect();
         let integers: Vec<Tensor> = (0..40).map(|i| Tensor::new(&[1], &[i64::from(i)])).collect();
-        for (outputs, kind) in
-            [(varied, MetricKind::Top1), (one_class, MetricKind::Cosine), (logits, MetricKind::Cosine), (integers, MetricKind::ShareEqual)]
-        {
+        for (outputs, kind) in [
+            (varied, MetricKind::Top1),
+            (one_class, MetricKind::Cosine),
+            (logits, MetricKind::Cosine),
+            (integers, MetricKind::ShareEqual),
+        ] {
             assert_eq!(infer(&Pairs::new("y", &outputs, &outputs).unwrap()).kind, kind);
         }
     }

@@ -144,7 +144,8 @@ pub fn quick(input: &Evaluation<'_>) -> Result<QuickEstimates, QualityError> {
 
 fn measure(input: &Evaluation<'_>, effort: Effort) -> Result<QualityReport, QualityError> {
     let gated = gated(input)?;
-    let outputs = input.outputs.iter().map(|o| Pairs::new(&o.name, &o.baseline, &o.baked)).collect::<Result<Vec<_>, _>>()?;
+    let outputs =
+        input.outputs.iter().map(|o| Pairs::new(&o.name, &o.baseline, &o.baked)).collect::<Result<Vec<_>, _>>()?;
     let samples = outputs[0].len();
     if let Some(other) = outputs.iter().find(|o| o.len() != samples) {
         return Err(QualityError::SampleCount { name: other.name.to_owned(), baseline: samples, baked: other.len() });
@@ -172,7 +173,11 @@ fn measure(input: &Evaluation<'_>, effort: Effort) -> Result<QualityReport, Qual
         distribution_similarity,
         retention,
         consistency,
-        lowest_tap: taps.iter().map(|t| t.figure.estimate).try_fold(f64::INFINITY, |low, v| Some(low.min(v?))).filter(|v| v.is_finite()),
+        lowest_tap: taps
+            .iter()
+            .map(|t| t.figure.estimate)
+            .try_fold(f64::INFINITY, |low, v| Some(low.min(v?)))
+            .filter(|v| v.is_finite()),
         taps,
         distribution,
         identical: counted.iter().all(|pairs| pairs.identical),

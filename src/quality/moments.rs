@@ -78,7 +78,8 @@ impl Sums {
     pub(super) fn cosine_defect(&self) -> f64 {
         let a = (self.aa - self.mean_aa).max(0.0).sqrt();
         let b = (self.bb - 2.0 * self.mean_ab + self.mean_aa).max(0.0).sqrt();
-        let defect = if a > 0.0 && b > 0.0 { ((self.dd - (a - b).powi(2)) / (2.0 * a * b)).clamp(0.0, 2.0) } else { 1.0 };
+        let defect =
+            if a > 0.0 && b > 0.0 { ((self.dd - (a - b).powi(2)) / (2.0 * a * b)).clamp(0.0, 2.0) } else { 1.0 };
         1.0 - self.share + self.share * defect
     }
 
@@ -102,7 +103,11 @@ impl<'p, 'a> Columns<'p, 'a> {
             let axes: Vec<Axis> = pairs.shapes.iter().map(|s| Axis::new(s, default_class_axis(s.len()))).collect();
             let same = axes.windows(2).all(|w| w[0].classes == w[1].classes);
             // Outputs of no common channel are pooled as one.
-            if same { axes } else { pairs.shapes.iter().map(|s| Axis { outer: s.iter().product(), classes: 1, inner: 1 }).collect() }
+            if same {
+                axes
+            } else {
+                pairs.shapes.iter().map(|s| Axis { outer: s.iter().product(), classes: 1, inner: 1 }).collect()
+            }
         });
         let columns = match &axes {
             None => pairs.a.first().map_or(0, Values::len),
@@ -252,7 +257,12 @@ impl Moments {
                 form(ab).into_iter().zip(aa).unzip()
             }
         };
-        weights.rows().into_iter().zip(ab.into_iter().zip(aa)).map(|(w, (ab, aa))| self.finish(w.iter().copied(), ab, aa)).collect()
+        weights
+            .rows()
+            .into_iter()
+            .zip(ab.into_iter().zip(aa))
+            .map(|(w, (ab, aa))| self.finish(w.iter().copied(), ab, aa))
+            .collect()
     }
 
     /// The sums over all samples.
@@ -370,7 +380,13 @@ pub(super) mod tests {
     }
 
     /// The definition, by brute force over a resample written out: (concordance, centred cosine, R2).
-    fn by_definition(a: &[Tensor], b: &[Tensor], weights: &[f64], channel: impl Fn(usize) -> usize, channels: usize) -> (f64, f64, f64) {
+    fn by_definition(
+        a: &[Tensor],
+        b: &[Tensor],
+        weights: &[f64],
+        channel: impl Fn(usize) -> usize,
+        channels: usize,
+    ) -> (f64, f64, f64) {
         let each = |visit: &mut dyn FnMut(usize, f64, f64, f64)| {
             for (i, &w) in weights.iter().enumerate() {
                 for (k, (&x, &y)) in a[i].to_f64().iter().zip(b[i].to_f64().iter()).enumerate() {
@@ -405,7 +421,8 @@ pub(super) mod tests {
     fn resampled_and_left_out_sums_are_those_of_the_definition() {
         // (shape of sample i, channel of element k, channels): few elements, many (so the Gram matrix), and shapes that vary.
         type Case = (fn(usize) -> Vec<usize>, fn(usize) -> usize, usize);
-        let cases: [Case; 3] = [(|_| vec![1, 5], |k| k, 5), (|_| vec![1, 700], |k| k, 700), (|i| vec![1, 2 + i % 3, 4], |k| k % 4, 4)];
+        let cases: [Case; 3] =
+            [(|_| vec![1, 5], |k| k, 5), (|_| vec![1, 700], |k| k, 700), (|i| vec![1, 2 + i % 3, 4], |k| k % 4, 4)];
         for (shape, channel, channels) in cases {
             let (a, b) = sets(30, shape);
             let moments = Moments::new(&Pairs::new("y", &a, &b).unwrap(), true);
@@ -415,13 +432,22 @@ pub(super) mod tests {
             }
             let mut ones = vec![1.0; 30];
             ones[4] = 0.0;
-            let mut checks: Vec<(Sums, Vec<f64>)> = moments.sums(weights.view()).into_iter().zip(weights.rows().into_iter().map(|r| r.to_vec())).collect();
+            let mut checks: Vec<(Sums, Vec<f64>)> =
+                moments.sums(weights.view()).into_iter().zip(weights.rows().into_iter().map(|r| r.to_vec())).collect();
             checks.push((moments.left_out()[4], ones));
             checks.push((moments.all(), vec![1.0; 30]));
             for (sums, weights) in checks {
                 let (ccc, cosine, r2) = by_definition(&a, &b, &weights, channel, channels);
-                assert!((1.0 - sums.concordance_defect() - ccc).abs() < 1e-10, "{} is not {ccc}", 1.0 - sums.concordance_defect());
-                assert!(((1.0 - sums.cosine_defect()) - cosine).abs() < 1e-10, "{} is not {cosine}", (1.0 - sums.cosine_defect()));
+                assert!(
+                    (1.0 - sums.concordance_defect() - ccc).abs() < 1e-10,
+                    "{} is not {ccc}",
+                    1.0 - sums.concordance_defect()
+                );
+                assert!(
+                    ((1.0 - sums.cosine_defect()) - cosine).abs() < 1e-10,
+                    "{} is not {cosine}",
+                    (1.0 - sums.cosine_defect())
+                );
                 assert!((sums.r2() - r2).abs() < 1e-9, "{} is not {r2}", sums.r2());
             }
         }

@@ -70,7 +70,8 @@ pub(super) fn retention(
     let mut notes = Vec::new();
     if let Some(labels) = labels {
         let n = outputs[0].len();
-        let rows = Labels::new(labels, n).ok_or_else(|| QualityError::LabelCount { shape: labels.shape().to_vec(), samples: n })?;
+        let rows = Labels::new(labels, n)
+            .ok_or_else(|| QualityError::LabelCount { shape: labels.shape().to_vec(), samples: n })?;
         for pairs in outputs {
             let chosen = match metric {
                 Some(kind) => Some(Inference { kind, why: "named".to_owned() }),
@@ -83,9 +84,13 @@ pub(super) fn retention(
         if let Some(metric) = metric {
             return Err(QualityError::LabelsDoNotFit { metric, shape: labels.shape().to_vec() });
         }
-        notes.push(format!("labels of shape {:?} fit no output, so agreement with the baseline was measured instead", labels.shape()));
+        notes.push(format!(
+            "labels of shape {:?} fit no output, so agreement with the baseline was measured instead",
+            labels.shape()
+        ));
     }
-    let agreements: Vec<(Agreement, Vec<[f64; 2]>)> = outputs.iter().map(|pairs| agreement(pairs, metric, effort)).collect();
+    let agreements: Vec<(Agreement, Vec<[f64; 2]>)> =
+        outputs.iter().map(|pairs| agreement(pairs, metric, effort)).collect();
     let figures: Vec<Figure> = agreements.iter().map(|(a, _)| a.figure.clone()).collect();
     let mut figure = Figure::lowest(&figures).expect("there is an output");
     figure.notes.extend(notes);
@@ -194,7 +199,15 @@ fn by_counts(pairs: &Pairs, targets: &Targets, effort: Effort) -> Scored {
         let replicates = Resampler::new(a.len(), effort.seed).run(|w| pooled(&b, w) / pooled(&a, w));
         (bca(pooled(&b, &ones) / pooled(&a, &ones), &replicates), bootstrap_name())
     };
-    Scored { baseline: pooled(&a, &ones), baked: pooled(&b, &ones), chance: targets.chance(), interval, method, n, samples: shares(&a, &b) }
+    Scored {
+        baseline: pooled(&a, &ones),
+        baked: pooled(&b, &ones),
+        chance: targets.chance(),
+        interval,
+        method,
+        n,
+        samples: shares(&a, &b),
+    }
 }
 
 fn by_f1(pairs: &Pairs, targets: &Targets, effort: Effort) -> Scored {
@@ -233,7 +246,15 @@ fn by_moments(pairs: &Pairs, rows: &Labels, kind: MetricKind, effort: Effort) ->
         bca(ratio(&[all_a, all_b]), &Replicates { resampled, left_out })
     });
     let n = pairs.len();
-    Some(Scored { baseline, baked, chance: 0.0, interval: interval.flatten(), method: bootstrap_name(), n, samples: Vec::new() })
+    Some(Scored {
+        baseline,
+        baked,
+        chance: 0.0,
+        interval: interval.flatten(),
+        method: bootstrap_name(),
+        n,
+        samples: Vec::new(),
+    })
 }
 
 fn agreement(pairs: &Pairs, metric: Option<MetricKind>, effort: Effort) -> (Agreement, Vec<[f64; 2]>) {
@@ -247,7 +268,8 @@ fn agreement(pairs: &Pairs, metric: Option<MetricKind>, effort: Effort) -> (Agre
     let mut figure = match chosen.kind {
         MetricKind::Cosine | MetricKind::R2 => {
             let moments = Moments::new(pairs, true);
-            let defect = |sums: &Sums| if chosen.kind == MetricKind::R2 { 1.0 - sums.r2() } else { sums.cosine_defect() };
+            let defect =
+                |sums: &Sums| if chosen.kind == MetricKind::R2 { 1.0 - sums.r2() } else { sums.cosine_defect() };
             let defect = |sums: &Sums| if sums.dd == 0.0 { 1.0 - sums.share } else { defect(sums) };
             let all = defect(&moments.all());
             let interval = effort.intervals.then(|| {
@@ -266,11 +288,20 @@ fn agreement(pairs: &Pairs, metric: Option<MetricKind>, effort: Effort) -> (Agre
             let targets = Targets::baseline(kind, pairs);
             let (a, b) = (targets.hits(pairs, false), targets.hits(pairs, true));
             samples = shares(&a, &b);
-            let estimate = if b.iter().all(|h| h.total == 0.0) { f64::from(u8::from(pairs.identical)) } else { pooled(&b, &vec![1.0; n]) };
+            let estimate = if b.iter().all(|h| h.total == 0.0) {
+                f64::from(u8::from(pairs.identical))
+            } else {
+                pooled(&b, &vec![1.0; n])
+            };
             if !effort.intervals {
                 Figure::new(estimate, None, n, "")
             } else if b.iter().all(|h| h.total == 1.0) {
-                Figure::new(estimate, Some(wilson(b.iter().filter(|h| h.right > 0.0).count() as u64, n as u64)), n, "Wilson")
+                Figure::new(
+                    estimate,
+                    Some(wilson(b.iter().filter(|h| h.right > 0.0).count() as u64, n as u64)),
+                    n,
+                    "Wilson",
+                )
             } else {
                 let replicates = Resampler::new(n, effort.seed).run(|w| pooled(&b, w));
                 Figure::new(estimate, bca(estimate, &replicates), n, &bootstrap_name())
@@ -285,7 +316,12 @@ fn agreement(pairs: &Pairs, metric: Option<MetricKind>, effort: Effort) -> (Agre
             _ => None,
         };
         if let Some(outcomes) = outcomes {
-            figure = Figure::new(figure.estimate.unwrap_or(0.0), Some(wilson(outcomes as u64, n as u64)), n, "Wilson (every resample agreed)");
+            figure = Figure::new(
+                figure.estimate.unwrap_or(0.0),
+                Some(wilson(outcomes as u64, n as u64)),
+                n,
+                "Wilson (every resample agreed)",
+            );
         }
     }
     figure.identical = pairs.identical;
@@ -302,7 +338,12 @@ mod tests {
 
     const EFFORT: Effort = Effort { seed: 1, intervals: true };
 
-    fn run(a: &[Tensor], b: &[Tensor], labels: Option<&Tensor>, metric: Option<MetricKind>) -> (Figure, RetentionDetails) {
+    fn run(
+        a: &[Tensor],
+        b: &[Tensor],
+        labels: Option<&Tensor>,
+        metric: Option<MetricKind>,
+    ) -> (Figure, RetentionDetails) {
         retention(&[&Pairs::new("y", a, b).unwrap()], labels, metric, EFFORT).unwrap()
     }
 
@@ -313,11 +354,16 @@ mod tests {
     #[test]
     fn with_labels_it_is_the_ratio_of_right_decisions() {
         let truth: Vec<usize> = (0..100).map(|i| i % 3).collect();
-        let wrong = |many: usize| one_hot(&truth.iter().enumerate().map(|(i, &c)| if i < many { (c + 1) % 3 } else { c }).collect::<Vec<_>>());
+        let wrong = |many: usize| {
+            one_hot(&truth.iter().enumerate().map(|(i, &c)| if i < many { (c + 1) % 3 } else { c }).collect::<Vec<_>>())
+        };
         let labels = Tensor::new(&[100], &truth.iter().map(|&c| c as i64).collect::<Vec<_>>());
         let (figure, details) = run(&wrong(10), &wrong(19), Some(&labels), None);
         assert!((figure.estimate.unwrap() - 0.9).abs() < 1e-12);
-        assert_eq!((details.metric, details.baseline, details.baked, details.labelled), (MetricKind::Top1, Some(0.9), Some(0.81), true));
+        assert_eq!(
+            (details.metric, details.baseline, details.baked, details.labelled),
+            (MetricKind::Top1, Some(0.9), Some(0.81), true)
+        );
         assert_eq!(figure.method, BONETT_PRICE);
         assert_eq!(details.samples[15], [1.0, 0.0]);
     }
@@ -356,7 +402,8 @@ mod tests {
         assert_eq!((figure.estimate, details.metric), (Some(0.98), MetricKind::Top1));
         assert_eq!(figure.interval(), Some(wilson(49, 50)));
         let mut rng = ChaCha8Rng::seed_from_u64(4);
-        let vectors: Vec<Tensor> = (0..50).map(|_| Tensor::new(&[1, 2], &[noise(&mut rng), noise(&mut rng) + 9.0])).collect();
+        let vectors: Vec<Tensor> =
+            (0..50).map(|_| Tensor::new(&[1, 2], &[noise(&mut rng), noise(&mut rng) + 9.0])).collect();
         let constant: Vec<Tensor> = (0..50).map(|_| Tensor::new(&[1, 2], &[0.0_f32, 9.0])).collect();
         let (figure, details) = run(&vectors, &constant, None, None);
         assert_eq!(details.metric, MetricKind::Cosine);

@@ -114,7 +114,11 @@ pub(super) struct Pairs<'a> {
 impl<'a> Pairs<'a> {
     pub(super) fn new(name: &'a str, baseline: &'a [Tensor], baked: &'a [Tensor]) -> Result<Self, QualityError> {
         if baseline.len() != baked.len() {
-            return Err(QualityError::SampleCount { name: name.to_owned(), baseline: baseline.len(), baked: baked.len() });
+            return Err(QualityError::SampleCount {
+                name: name.to_owned(),
+                baseline: baseline.len(),
+                baked: baked.len(),
+            });
         }
         let mut pairs = Self {
             name,
@@ -147,7 +151,8 @@ impl<'a> Pairs<'a> {
         for i in 0..b.len() {
             let (y, x) = (b.get(i), if matched { a.get(i) } else { 0.0 });
             if y.is_nan() || (y.is_infinite() && x != y) {
-                self.health = Health::BakedNotFinite(format!("output '{}' is {y} at element {i} of sample {sample}", self.name));
+                self.health =
+                    Health::BakedNotFinite(format!("output '{}' is {y} at element {i} of sample {sample}", self.name));
                 self.identical = false;
                 return;
             } else if y.is_infinite() {
@@ -161,7 +166,11 @@ impl<'a> Pairs<'a> {
         if let Some(i) = (0..a.len()).find(|&i| !a.get(i).is_finite()) {
             self.identical = false;
             if self.health == Health::Sound {
-                self.health = Health::BaselineNotFinite(format!("output '{}' is {} at element {i} of sample {sample}", self.name, a.get(i)));
+                self.health = Health::BaselineNotFinite(format!(
+                    "output '{}' is {} at element {i} of sample {sample}",
+                    self.name,
+                    a.get(i)
+                ));
             }
         }
     }

@@ -81,7 +81,10 @@ const UNDEFINED_SHARE: f64 = 0.05;
 pub fn bca(estimate: f64, replicates: &Replicates) -> Option<Interval> {
     let mut sorted: Vec<f64> = replicates.resampled.iter().copied().filter(|v| v.is_finite()).collect();
     let undefined = replicates.resampled.len() - sorted.len();
-    if sorted.is_empty() || !estimate.is_finite() || undefined as f64 > UNDEFINED_SHARE * replicates.resampled.len() as f64 {
+    if sorted.is_empty()
+        || !estimate.is_finite()
+        || undefined as f64 > UNDEFINED_SHARE * replicates.resampled.len() as f64
+    {
         return None;
     }
     sorted.sort_by(f64::total_cmp);

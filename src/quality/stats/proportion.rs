@@ -117,7 +117,9 @@ mod tests {
     fn wilson_covers_the_truth_in_95_of_100_experiments() {
         for p in [0.5, 0.9, 0.97] {
             let mut rng = ChaCha8Rng::seed_from_u64(1);
-            let hits = (0..2000).filter(|_| wilson((0..100).filter(|_| uniform(&mut rng) < p).count() as u64, 100).contains(p)).count();
+            let hits = (0..2000)
+                .filter(|_| wilson((0..100).filter(|_| uniform(&mut rng) < p).count() as u64, 100).contains(p))
+                .count();
             assert!((1840..=1970).contains(&hits), "{hits} of 2000 at p = {p}");
         }
     }
@@ -125,7 +127,9 @@ mod tests {
     #[test]
     fn the_ratio_interval_covers_the_truth_in_95_of_100_experiments() {
         // Rates (both, only baked, only baseline), the rest fails in both; and the most hits: with one discordant pair or two it is conservative.
-        for (both, first, second, most) in [(0.90, 0.02, 0.03, 1970), (0.60, 0.05, 0.10, 1950), (0.95, 0.005, 0.005, 2000)] {
+        for (both, first, second, most) in
+            [(0.90, 0.02, 0.03, 1970), (0.60, 0.05, 0.10, 1950), (0.95, 0.005, 0.005, 2000)]
+        {
             let truth = (both + first) / (both + second);
             let mut rng = ChaCha8Rng::seed_from_u64(2);
             let hits = (0..2000)
