@@ -71,14 +71,14 @@ impl Tapped {
 }
 
 impl TapOrder {
-    /// The model's outputs, then the taps, from what the engine returned for [`Tapped::model`].
-    pub(crate) fn arrange(&self, mut returned: Vec<Tensor>, feed: &Feed) -> Result<Vec<Tensor>, String> {
+    /// The model's outputs, then the taps, from what the engine returned for [`Tapped::model`]; `of` makes the same of tensors that come from elsewhere.
+    pub(crate) fn arrange<T: Clone>(&self, mut returned: Vec<T>, feed: &Feed, of: impl Fn(&Tensor) -> T) -> Result<Vec<T>, String> {
         let mut taps = Vec::with_capacity(self.sources.len());
         for source in &self.sources {
             taps.push(match source {
                 Source::Output(at) => returned.get(*at).cloned().ok_or("it returned fewer tensors than asked for")?,
-                Source::Input(name) => feed.get(name).cloned().ok_or_else(|| format!("input '{name}' is missing"))?,
-                Source::Constant(value) => value.clone(),
+                Source::Input(name) => feed.get(name).map(&of).ok_or_else(|| format!("input '{name}' is missing"))?,
+                Source::Constant(value) => of(value),
             });
         }
         returned.truncate(self.outputs);

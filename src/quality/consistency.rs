@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::figure::{Concern, Figure, first_concern};
+use super::gates::MIN_SAMPLES;
 use super::metric::{MetricKind, Targets};
 use super::moments::{Moments, Sums, resample};
 use super::retention::Effort;
@@ -84,11 +85,12 @@ fn concern(pairs: &Pairs, pooled: &Pooled) -> Option<Concern> {
         Health::Sound => {}
     }
     let name = pairs.name;
-    if pairs.identical || pairs.len() < 2 {
+    if pairs.identical || pairs.len() < MIN_SAMPLES {
+        // On a handful of samples an output may well look constant.
         None
     } else if pooled.constant_baseline {
         Some(Concern::Collapsed(format!("output '{name}' is constant in the baseline and something else in the baked model")))
-    } else if is_constant(&pairs.b) {
+    } else if !pairs.integer && is_constant(&pairs.b) {
         Some(Concern::Collapsed(format!("output '{name}' is the same for every sample in the baked model, and not in the baseline")))
     } else {
         None
@@ -124,12 +126,12 @@ impl Pooled {
     }
 
     fn defect(&self, sums: &Sums) -> f64 {
-        if self.integer {
-            // `dd` are the unequal elements of `aa`.
-            if sums.aa > 0.0 { sums.dd / sums.aa } else { 0.0 }
-        } else if self.constant_baseline {
+        if self.constant_baseline {
             // Constant over the samples at hand, so no spread to agree on: equal or not.
             if sums.dd == 0.0 { 1.0 - sums.share } else { 1.0 }
+        } else if self.integer {
+            // `dd` are the unequal elements of `aa`.
+            if sums.aa > 0.0 { sums.dd / sums.aa } else { 0.0 }
         } else {
             sums.concordance_defect()
         }

@@ -171,7 +171,7 @@ fn cka(tap: &TapPair, effort: Effort) -> Cka {
     let ranges = (0..GROUPS).map(|g| bound(g)..bound(g + 1)).collect();
     let samples: Vec<usize> = order.iter().map(|&i| chosen[i]).collect();
     let sums = GroupSums::new(&gram(&tap.baseline, &samples), &gram(&tap.baked, &samples), ranges);
-    let concern = (!varies(&tap.baked) && varies(&tap.baseline))
+    let concern = (n >= GROUPS && !varies(&tap.baked) && varies(&tap.baseline))
         .then(|| Concern::Collapsed(format!("tap '{}' is the same for every sample in the baked model, and not in the baseline", tap.name)));
     let without = if effort.intervals && n >= GROUPS { (0..GROUPS).map(|g| sums.cka(Some(g))).collect() } else { Vec::new() };
     Cka { estimate: sums.cka(None), without, n, identical: false, concern }

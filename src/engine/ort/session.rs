@@ -4,11 +4,12 @@ use std::borrow::Cow;
 
 use ::ort::ErrorCode;
 use ::ort::session::{Session as OrtSession, SessionInputValue};
+use ::ort::value::{DynValue, ValueRef};
 use tempfile::TempDir;
 
 use super::{one_line, values};
 use crate::engine::tapped::TapOrder;
-use crate::engine::{EngineError, Feed, Session};
+use crate::engine::{EngineError, Feed, Observed, Session};
 use crate::model::Tensor;
 
 /// A session of ONNX Runtime.
@@ -28,10 +29,9 @@ impl OnnxRuntimeSession {
     fn error(&self, detail: String) -> EngineError {
         EngineError::Run { engine: self.engine.clone(), detail }
     }
-}
 
-impl Session for OnnxRuntimeSession {
-    fn run(&mut self, feed: &Feed) -> Result<Vec<Tensor>, EngineError> {
+    /// Runs one feed and reads each output by `read`, in the order of ONNX Runtime.
+    fn run_with<T>(&mut self, feed: &Feed, read: impl Fn(&DynValue) -> Result<T, String>) -> Result<Vec<T>, EngineError> {
         let engine = self.engine.clone();
         let failed = |e: &::ort::Error| {
             let detail = one_line(e.message());
@@ -43,22 +43,32 @@ impl Session for OnnxRuntimeSession {
             }
         };
         let mut inputs: Vec<(Cow<'_, str>, SessionInputValue<'_>)> = Vec::new();
-        // Names are copied: `run` borrows the session mutably while it reads them.
-        let names: Vec<String> = self.session.inputs().iter().map(|i| i.name().to_owned()).collect();
-        for name in names {
-            let tensor = feed.get(&name).ok_or_else(|| EngineError::Data(format!("input '{name}' has no value. Give every input of the model one.")))?;
-            let value = values::to_ort(tensor).map_err(|e| failed(&e))?;
-            inputs.push((Cow::Owned(name), value));
+        for input in self.session.inputs() {
+            let name = input.name();
+            let missing = || EngineError::Data(format!("input '{name}' has no value. Give every input of the model one."));
+            let value = values::to_ort(feed.get(name).ok_or_else(missing)?).map_err(|e| failed(&e))?;
+            // The name is copied: `run` borrows the session mutably while it reads it.
+            inputs.push((Cow::Owned(name.to_owned()), value));
         }
         let outputs = self.session.run(inputs).map_err(|e| failed(&e))?;
-        let mut returned = Vec::with_capacity(outputs.len());
-        for (name, value) in &outputs {
-            let tensor = values::from_ort(&value).map_err(|e| EngineError::Run { engine: engine.clone(), detail: format!("output '{name}': {e}") })?;
-            returned.push(tensor);
-        }
-        drop(outputs);
+        let read = |(name, value): (&str, ValueRef<'_>)| read(&value).map_err(|e| EngineError::Run { engine: engine.clone(), detail: format!("output '{name}' {e}") });
+        outputs.iter().map(read).collect()
+    }
+}
+
+impl Session for OnnxRuntimeSession {
+    fn run(&mut self, feed: &Feed) -> Result<Vec<Tensor>, EngineError> {
+        let returned = self.run_with(feed, values::from_ort)?;
         match &self.order {
-            Some(order) => order.arrange(returned, feed).map_err(|detail| self.error(detail)),
+            Some(order) => order.arrange(returned, feed, Tensor::clone).map_err(|detail| self.error(detail)),
+            None => Ok(returned),
+        }
+    }
+
+    fn observe(&mut self, feed: &Feed) -> Result<Vec<Option<Observed>>, EngineError> {
+        let returned = self.run_with(feed, |value| Ok(values::observed(value)))?;
+        match &self.order {
+            Some(order) => order.arrange(returned, feed, |t| Some((t.dtype(), t.shape().to_vec()))).map_err(|detail| self.error(detail)),
             None => Ok(returned),
         }
     }

@@ -7,6 +7,7 @@ use ::ort::value::{DynValue, PrimitiveTensorElementType, Tensor as OrtTensor, Te
 use bytes::Bytes;
 use half::{bf16, f16};
 
+use crate::engine::Observed;
 use crate::model::tensor::element_count;
 use crate::model::{DType, Element, Tensor};
 
@@ -40,34 +41,56 @@ fn view<T: Element + PrimitiveTensorElementType + std::fmt::Debug + Clone + 'sta
     }
 }
 
+/// Element type and shape of what ONNX Runtime returned; `None` when it is no tensor of numbers.
+pub(super) fn observed(value: &DynValue) -> Option<Observed> {
+    let dtype = dtype_of(value.dtype().tensor_type()?)?;
+    let shape = value.dtype().tensor_shape()?.iter().map(|&d| usize::try_from(d).ok()).collect::<Option<_>>()?;
+    Some((dtype, shape))
+}
+
+fn dtype_of(ty: TensorElementType) -> Option<DType> {
+    Some(match ty {
+        TensorElementType::Float32 => DType::F32,
+        TensorElementType::Float64 => DType::F64,
+        TensorElementType::Float16 => DType::F16,
+        TensorElementType::Bfloat16 => DType::BF16,
+        TensorElementType::Int8 => DType::I8,
+        TensorElementType::Int16 => DType::I16,
+        TensorElementType::Int32 => DType::I32,
+        TensorElementType::Int64 => DType::I64,
+        TensorElementType::Uint8 => DType::U8,
+        TensorElementType::Uint16 => DType::U16,
+        TensorElementType::Uint32 => DType::U32,
+        TensorElementType::Uint64 => DType::U64,
+        TensorElementType::Bool => DType::Bool,
+        _ => return None,
+    })
+}
+
 /// A copy of what ONNX Runtime returned.
 pub(super) fn from_ort(value: &DynValue) -> Result<Tensor, String> {
-    let (Some(ty), Some(shape)) = (value.dtype().tensor_type(), value.dtype().tensor_shape()) else {
-        return Err(format!("is {}, not a tensor of numbers", value.dtype()));
-    };
-    let shape: Option<Vec<usize>> = shape.iter().map(|&d| usize::try_from(d).ok()).collect();
-    let shape = shape.ok_or("has no complete shape")?;
-    macro_rules! copy {
-        ($($ty:ident => $rust:ty, $dtype:ident);*) => {
-            match ty {
-                // An empty tensor may have no address at all.
-                $(TensorElementType::$ty if element_count(&shape) == Some(0) => (DType::$dtype, Bytes::new()),
-                TensorElementType::$ty => {
-                    let (_, values) = value.try_extract_tensor::<$rust>().map_err(|e| e.to_string())?;
-                    (DType::$dtype, Bytes::copy_from_slice(bytemuck::cast_slice(values)))
-                })*
-                TensorElementType::Bool if element_count(&shape) == Some(0) => (DType::Bool, Bytes::new()),
-                TensorElementType::Bool => {
-                    let (_, values) = value.try_extract_tensor::<bool>().map_err(|e| e.to_string())?;
-                    (DType::Bool, values.iter().map(|&b| u8::from(b)).collect())
-                }
-                other => return Err(format!("has elements of type {other}, which are no numbers of a byte or more")),
-            }
-        };
+    let (dtype, shape) = observed(value).ok_or_else(|| format!("is {}, not a tensor of numbers of a byte or more", value.dtype()))?;
+    if element_count(&shape) == Some(0) {
+        // An empty tensor may have no address at all.
+        return Tensor::from_bytes(dtype, shape, Bytes::new()).map_err(|e| e.to_string());
     }
-    let (dtype, data) = copy!(
-        Float32 => f32, F32; Float64 => f64, F64; Float16 => f16, F16; Bfloat16 => bf16, BF16; Int8 => i8, I8; Int16 => i16, I16; Int32 => i32, I32;
-        Int64 => i64, I64; Uint8 => u8, U8; Uint16 => u16, U16; Uint32 => u32, U32; Uint64 => u64, U64
-    );
-    Tensor::from_bytes(dtype, shape, data).map_err(|e| e.to_string())
+    fn copy<T: Element + PrimitiveTensorElementType>(value: &DynValue) -> ::ort::Result<Bytes> {
+        Ok(Bytes::copy_from_slice(bytemuck::cast_slice(value.try_extract_tensor::<T>()?.1)))
+    }
+    let data = match dtype {
+        DType::F32 => copy::<f32>(value),
+        DType::F64 => copy::<f64>(value),
+        DType::F16 => copy::<f16>(value),
+        DType::BF16 => copy::<bf16>(value),
+        DType::I8 => copy::<i8>(value),
+        DType::I16 => copy::<i16>(value),
+        DType::I32 => copy::<i32>(value),
+        DType::I64 => copy::<i64>(value),
+        DType::U8 => copy::<u8>(value),
+        DType::U16 => copy::<u16>(value),
+        DType::U32 => copy::<u32>(value),
+        DType::U64 => copy::<u64>(value),
+        DType::Bool => value.try_extract_tensor::<bool>().map(|(_, values)| values.iter().map(|&b| u8::from(b)).collect()),
+    };
+    Tensor::from_bytes(dtype, shape, data.map_err(|e| e.to_string())?).map_err(|e| e.to_string())
 }

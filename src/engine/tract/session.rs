@@ -92,6 +92,6 @@ impl Session for TractSession {
                 outputs = plain;
             }
         }
-        self.order.arrange(outputs, feed).map_err(|detail| self.failed(&detail))
+        self.order.arrange(outputs, feed, Tensor::clone).map_err(|detail| self.failed(&detail))
     }
 }
