@@ -1,5 +1,6 @@
 //! The evidence of a bake, as `report.json` holds it: raw samples and everything computed from them. Every figure shown anywhere is taken from here.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::probe::Seen;
@@ -16,7 +17,7 @@ use crate::quality::{GateResult, QualityReport};
 pub const REPORT_VERSION: &str = "bakehouse.dev/report/v1";
 
 /// A finished bake.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// [`REPORT_VERSION`].
@@ -69,7 +70,7 @@ pub struct Report {
 }
 
 /// What was asked for.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
 pub struct JobFigures {
@@ -81,7 +82,7 @@ pub struct JobFigures {
 }
 
 /// How it ended.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OutcomeFigures {
     /// From the closed set.
@@ -95,7 +96,7 @@ pub struct OutcomeFigures {
 }
 
 /// Which samples served for what. Indices count in the validation file.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DataFigures {
     /// Calibration samples.
@@ -113,7 +114,7 @@ pub struct DataFigures {
 }
 
 /// One candidate of the search. Its quality is on the search split and decides nothing but the order.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CandidateFigures {
     /// Name of the variant.
@@ -139,7 +140,7 @@ pub struct CandidateFigures {
 }
 
 /// One model, measured.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelFigures {
     /// SHA-256 of the file.
@@ -157,7 +158,7 @@ pub struct ModelFigures {
 }
 
 /// Latency at one batch size.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BatchLatency {
     /// Rows per run.
@@ -171,7 +172,7 @@ pub struct BatchLatency {
 }
 
 /// Speedup at one batch size.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BatchSpeedup {
     /// Rows per run.
@@ -181,7 +182,7 @@ pub struct BatchSpeedup {
 }
 
 /// Whether outputs are bit-identical.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Determinism {
     /// Between two runs of one session.
@@ -193,7 +194,7 @@ pub struct Determinism {
 }
 
 /// What an engine does to the graph when it loads it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EngineFusion {
     /// Nodes of the artifact and of the engine's plan.
@@ -203,7 +204,7 @@ pub struct EngineFusion {
 }
 
 /// A file of the result.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
 pub struct Artifact {
@@ -211,4 +212,9 @@ pub struct Artifact {
     pub file: String,
     pub sha256: String,
     pub bytes: u64,
+}
+
+/// JSON Schema of [`Report`], with the meaning and the unit of every field.
+pub fn report_schema() -> serde_json::Value {
+    schemars::schema_for!(Report).to_value()
 }
