@@ -1,7 +1,5 @@
 //! From measurements to figures: what gates read, the verdict in words, the report and its short form.
 
-use std::time::Duration;
-
 use super::choose::Chosen;
 use super::intake::Loaded;
 use super::report::{
@@ -14,7 +12,7 @@ use crate::api::bakejob::Verdict;
 use crate::api::metric::Unit;
 use crate::api::{Metric, Reason, ResolvedJob};
 use crate::engine::blocks;
-use crate::hardware::MachineFacts;
+use crate::hardware::detect::MachineFacts;
 use crate::model::Tensor;
 use crate::profiler::latency::quantile_interval;
 use crate::quality::{self, Evaluation, Figure, Figures, GateResult, MetricKind, OutputPair, QualityReport, TapPair};
@@ -122,10 +120,13 @@ pub(super) fn gate_line(gate: &GateResult) -> GateLine {
 
 fn show(unit: Unit, value: f64) -> String {
     match unit {
-        Unit::Seconds => format!("{:?}", Duration::from_secs_f64(value.max(0.0)).round_to_nanos()),
+        // Four figures are more than any clock here is good for.
+        Unit::Seconds if value < 1e-3 => format!("{:.1} us", value * 1e6),
+        Unit::Seconds if value < 1.0 => format!("{:.3} ms", value * 1e3),
+        Unit::Seconds => format!("{value:.3} s"),
         Unit::Bytes => format!("{:.1} MB", value / 1e6),
         Unit::PerSecond => format!("{value:.0}/s"),
-        Unit::Ratio => format!("{value:.4}"),
+        Unit::Ratio | Unit::Share => format!("{value:.4}"),
     }
 }
 
@@ -136,6 +137,7 @@ pub(super) fn report(
     options: &Options,
     loaded: &Loaded,
     timer: &Timer,
+    machine: MachineFacts,
     search: Search,
     baseline: ModelFigures,
     chosen: &Chosen,
@@ -176,7 +178,7 @@ pub(super) fn report(
             candidate: chosen.name.clone(),
         },
         stages,
-        machine: MachineFacts::detect(),
+        machine,
         engine: loaded.engine.engine.id().clone(),
         threads: timer.threads(),
         clock: if timer.cpu_time() { "thread CPU" } else { "wall" }.to_owned(),
@@ -222,7 +224,7 @@ pub(super) fn summary(job: &ResolvedJob, report: &Report, seconds: f64, peak_rss
             folder: job.output.clone(),
             sha256: Some(baked.sha256.clone()),
             bytes: [report.baseline.bytes, baked.bytes],
-            nodes: [report.baseline.stats.nodes.total, baked.stats.nodes.total],
+            nodes: [report.baseline.stats.nodes.computing, baked.stats.nodes.computing],
             speedup,
             retention,
             gates: report.gates.iter().map(gate_line).collect(),

@@ -9,7 +9,9 @@ use super::{BakeError, Options};
 use crate::api::ResolvedJob;
 use crate::api::bakejob::Runtime;
 use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine, batch};
-use crate::model::{Facts, Model, Stats};
+use crate::model::infer::{InferOptions, infer};
+use crate::model::stats::Stats;
+use crate::model::{Facts, Model};
 use crate::profiler::{latency, paired};
 
 /// Seconds for the latency of one model at one batch size.
@@ -72,7 +74,10 @@ impl Measurer<'_> {
             latencies.push(BatchLatency { batch: *rows, throughput: *rows as f64 / summary.p50, summary, samples });
         }
         let bytes = std::fs::metadata(file).map_err(|e| BakeError::Internal(format!("{}: {e}", file.display())))?.len();
-        let stats = Stats::of(model, self.facts);
+        // Shapes of the timed feed, so that multiplications are those of one measured run.
+        let input_shapes = self.workload.feeds[0].1.iter().map(|(name, t)| (name.to_owned(), t.shape().to_vec())).collect();
+        let inference = infer(model, &InferOptions { input_shapes, facts: Some(self.facts) }).map_err(|e| BakeError::Internal(e.to_string()))?;
+        let stats = Stats::of(model, &inference);
         Ok(ModelFigures { sha256: fresh_process.file_sha256.clone(), bytes, stats, latency: latencies, fresh_process, determinism })
     }
 

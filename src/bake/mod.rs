@@ -28,6 +28,7 @@ pub use summary::Summary;
 use crate::api::ResolvedJob;
 use crate::api::bakejob::Level;
 use crate::engine::Engines;
+use crate::hardware::{advise, detect};
 use crate::optimizer::recipe::RECIPE_VERSION;
 use crate::optimizer::search::Limits;
 use crate::optimizer::{Candidate, Driver, PassRecord, Recipe, Work, sha256_hex};
@@ -69,6 +70,7 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
     let mut stages = Stages::new(progress);
 
     stages.enter(Stage::Load);
+    let machine = detect::detect();
     let mut staging = Staging::new(&job.output)?;
     let loaded = intake::load(job, options)?;
     let engine = &loaded.engine.engine;
@@ -90,7 +92,7 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
     let baseline = measurer.figures(&loaded.model, &job.source.path)?;
 
     stages.enter(Stage::Optimize);
-    let mut search = optimise(job, options, &loaded, &timer, &workload, &mut stages)?;
+    let mut search = optimise(job, options, &loaded, &timer, &workload, &advise::advise(&machine), &mut stages)?;
 
     stages.enter(Stage::Validate);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -107,7 +109,7 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
         steps: chosen.steps.clone(),
     };
     let remarks = loaded.remarks.iter().chain(&workload.refused).cloned().collect();
-    let report = figures::report(job, options, &loaded, &timer, &workload, search, baseline, &chosen, stages.finish(), remarks);
+    let report = figures::report(job, options, &loaded, &timer, machine, search, baseline, &chosen, stages.finish(), remarks);
     export(&mut staging, &chosen, &recipe, report, job, started)
         .and_then(|summary| staging.publish().map(|()| summary))
 }
@@ -126,6 +128,7 @@ fn optimise(
     loaded: &Loaded,
     timer: &Timer,
     workload: &Workload,
+    advice: &advise::Advice,
     stages: &mut Stages<'_>,
 ) -> Result<Search, BakeError> {
     let engine = &loaded.engine.engine;
@@ -141,7 +144,7 @@ fn optimise(
     let search = loaded.search();
     let bench = Bench::new(engine.clone(), timer.threads(), &loaded.model, search, &loaded.taps)?;
     let limits = Limits { goal: job.goal, input_bytes: loaded.model.to_bytes().len(), slack: SEARCH_SLACK, measured_sites: MEASURED_SITES };
-    let variants = if job.level == Level::Conservative || job.recipe.is_some() { Vec::new() } else { plan::variants(job, &work) };
+    let variants = if job.level == Level::Conservative || job.recipe.is_some() { Vec::new() } else { plan::variants(job, &work, advice) };
     let mut judge = SearchJudge {
         bench,
         job,

@@ -10,9 +10,12 @@ use crate::optimizer::{PassRecord, Work, int8};
 
 use super::BakeError;
 
+/// The lossy passes.
+const INT8: &[&str] = &[int8::DynamicInt8::NAME, int8::EmbeddingInt8::NAME, int8::WeightInt8::NAME];
+
 /// Names that `spec.optimization.passes` may hold.
 pub fn names() -> Vec<&'static str> {
-    accelerator::PASS_NAMES.iter().chain(int8::PASS_NAMES).copied().collect()
+    accelerator::PASS_NAMES.iter().chain(INT8).copied().collect()
 }
 
 /// The lossless passes of a job, in order.
@@ -23,7 +26,7 @@ pub(super) fn lossless(job: &ResolvedJob) -> Vec<Box<dyn Pass>> {
 
 /// The pass of a recipe's step.
 pub fn of_step(step: &Step) -> Option<Box<dyn Pass>> {
-    accelerator::by_name(&step.pass).or_else(|| int8::from_step(&step.pass, &step.parameters))
+    accelerator::by_name(&step.pass).or_else(|| int8::from_parameters(&step.pass, &step.parameters))
 }
 
 /// Replays the recipe of a file on `input`.

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Instant;
 
-use comfy_table::{Cell, Color, Table, presets};
+use comfy_table::{Table, presets};
 
 use super::args::BakeArgs;
 use super::jobs::{Planned, planned};
@@ -134,12 +134,7 @@ fn result(summary: &Summary, job: &ResolvedJob) -> String {
     let mut gates = Table::new();
     gates.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["gate", "asked for", "measured [95 %]", "verdict"]);
     for gate in &figures.gates {
-        let colour = match gate.verdict.as_str() {
-            "Pass" => Color::Green,
-            "Fail" => Color::Red,
-            _ => Color::Yellow,
-        };
-        gates.add_row([Cell::new(&gate.metric), Cell::new(&gate.threshold), Cell::new(&gate.observed), Cell::new(&gate.verdict).fg(colour)]);
+        gates.add_row([&gate.metric, &gate.threshold, &gate.observed, &gate.verdict]);
     }
     format!(
         "{}: {} ({}, {}, {:.1} s)\n{}\n{table}\n{gates}\nartifact  {}\nreport    {}",

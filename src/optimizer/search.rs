@@ -67,8 +67,9 @@ pub struct Variant {
     /// The passes for a choice of sites (`true` = rewritten).
     #[allow(clippy::type_complexity)]
     pub build: Box<dyn Fn(&[bool]) -> Vec<Box<dyn Pass>>>,
-    /// Whether leaving small sites out may make it faster (weight-only storage is resolved at load, so there it cannot).
-    pub tune_speed: bool,
+    /// How many of the sites, from the first on, cost time as well as save it, so that leaving small ones out may make it faster. Weights that are only
+    /// stored in 8 bits are restored at load and cost nothing.
+    pub tunable: usize,
 }
 
 /// One site of a [`Variant`].
@@ -172,7 +173,7 @@ fn explore(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judg
     }
     time(&mut candidate, judge);
     let mut found = vec![candidate];
-    if variant.tune_speed && limits.goal != Goal::Size {
+    if variant.tunable > 0 && limits.goal != Goal::Size {
         found
             .extend(without_small_sites(base, variant, &mask, judge).into_iter().filter(|c| c.slack() >= limits.slack));
     }
@@ -196,7 +197,7 @@ fn without_small_sites(base: &Work, variant: &Variant, mask: &[bool], judge: &mu
     thresholds.dedup();
     let mut found = Vec::new();
     for threshold in thresholds.into_iter().filter(|&t| sizes.first().is_some_and(|&smallest| t > smallest)) {
-        let larger: Vec<bool> = variant.sites.iter().zip(mask).map(|(s, on)| *on && s.elements >= threshold).collect();
+        let larger: Vec<bool> = variant.sites.iter().zip(mask).enumerate().map(|(i, (s, on))| *on && (i >= variant.tunable || s.elements >= threshold)).collect();
         let mut candidate = attempt(base, variant, &larger, judge);
         candidate.name = format!("{} from {threshold} weights", variant.name);
         if candidate.refused.is_none() {

@@ -12,7 +12,7 @@ pub mod candidates;
 pub mod dynamic;
 pub mod embedding;
 pub mod glob;
-mod linear;
+pub mod linear;
 mod roles;
 pub mod scheme;
 mod scope;

@@ -1,0 +1,125 @@
+//! What the search may try: per level and goal, the lossy passes with everything that is theirs to decide left open site by site.
+
+use crate::api::ResolvedJob;
+use crate::api::bakejob::Goal;
+use crate::hardware::advise::Advice;
+use crate::model::Pass;
+use crate::optimizer::int8::{
+    DynamicInt8, DynamicSite, EmbeddingInt8, EmbeddingSite, Encoding, Exclude, NodePlan, Range, TablePlan, TensorPlan, WeightInt8, WeightScheme, WeightSite,
+    dynamic_sites, embedding_sites, quantizable_weights,
+};
+use crate::optimizer::int8::linear::Operator;
+use crate::optimizer::search::{SiteInfo, Variant};
+use crate::optimizer::Work;
+
+/// Weights of fewer elements are not worth the nodes that restore them.
+const MIN_ELEMENTS: usize = 256;
+
+/// The variants of level Light, most promising first.
+pub(super) fn variants(job: &ResolvedJob, work: &Work, advice: &Advice) -> Vec<Variant> {
+    let allowed = |pass: &str| job.passes.as_ref().is_none_or(|names| names.iter().any(|n| n == pass));
+    let exclude = Exclude::new(&job.exclude);
+    let sites = Sites {
+        dynamic: if allowed(DynamicInt8::NAME) { dynamic(work, &exclude) } else { Vec::new() },
+        tables: if allowed(EmbeddingInt8::NAME) { embedding_sites(&work.model, &exclude, MIN_ELEMENTS) } else { Vec::new() },
+        weights: if allowed(WeightInt8::NAME) { quantizable_weights(&work.model, &exclude, MIN_ELEMENTS) } else { Vec::new() },
+    };
+    // Eight bits are exact where the CPU adds products in 32 bits; elsewhere pairs may saturate, which seven bits never do.
+    let schemes = if advice.u8s8_saturates { vec![WeightScheme::Int8Reduced, WeightScheme::Int8] } else { vec![WeightScheme::Int8] };
+    let mut variants = Vec::new();
+    if job.goal != Goal::Size {
+        for scheme in schemes {
+            let name = if scheme == WeightScheme::Int8Reduced { "dynamic-int8-reduced" } else { "dynamic-int8" };
+            variants.push(sites.dynamic_and_stored(name, scheme));
+        }
+    }
+    variants.push(sites.stored());
+    variants
+}
+
+/// Dynamic products, convolutions left out: their integer form is slower wherever it was measured (`ConvInteger` is not fused by ONNX Runtime).
+fn dynamic(work: &Work, exclude: &Exclude) -> Vec<DynamicSite> {
+    dynamic_sites(&work.model, &work.facts, exclude).into_iter().filter(|s| s.operator != Operator::Conv).collect()
+}
+
+struct Sites {
+    dynamic: Vec<DynamicSite>,
+    tables: Vec<EmbeddingSite>,
+    weights: Vec<WeightSite>,
+}
+
+impl Sites {
+    /// Integer products where they can be, 8-bit tables, and every other weight stored in 8 bits.
+    fn dynamic_and_stored(&self, name: &str, scheme: WeightScheme) -> Variant {
+        let others: Vec<WeightSite> = self.weights.iter().filter(|w| !self.dynamic.iter().any(|d| d.weight == w.tensor) && !self.is_table(w)).cloned().collect();
+        let mut sites: Vec<SiteInfo> = self.dynamic.iter().map(|d| SiteInfo { name: d.output.clone(), elements: d.elements(), error: d.error }).collect();
+        let tunable = sites.len();
+        sites.extend(self.tables.iter().map(table_info));
+        sites.extend(others.iter().map(weight_info));
+        let (dynamic, tables) = (self.dynamic.clone(), self.tables.clone());
+        Variant {
+            name: name.to_owned(),
+            tunable,
+            sites: if tunable == 0 { Vec::new() } else { sites },
+            build: Box::new(move |mask| {
+                let (of_dynamic, rest) = mask.split_at(dynamic.len());
+                let (of_tables, of_others) = rest.split_at(tables.len());
+                let nodes: Vec<NodePlan> = chosen(&dynamic, of_dynamic).map(|d| NodePlan { output: d.output.clone(), weights: scheme, range: Range::Mse }).collect();
+                // A product that stays in float still has its weight stored.
+                let mut stored: Vec<TensorPlan> = chosen(&others, of_others).map(|w| w.plan(Encoding::CastMul, Range::Mse)).collect();
+                stored.sort_by(|a, b| a.tensor.cmp(&b.tensor));
+                passes(nodes, table_plans(&tables, of_tables), stored)
+            }),
+        }
+    }
+
+    /// Every weight stored in 8 bits, restored to float when the model loads.
+    fn stored(&self) -> Variant {
+        let others: Vec<WeightSite> = self.weights.iter().filter(|w| !self.is_table(w)).cloned().collect();
+        let tables = self.tables.clone();
+        Variant {
+            name: "stored-int8".to_owned(),
+            tunable: 0,
+            sites: tables.iter().map(table_info).chain(others.iter().map(weight_info)).collect(),
+            build: Box::new(move |mask| {
+                let (of_tables, of_others) = mask.split_at(tables.len());
+                let stored = chosen(&others, of_others).map(|w| w.plan(Encoding::CastMul, Range::Mse)).collect();
+                passes(Vec::new(), table_plans(&tables, of_tables), stored)
+            }),
+        }
+    }
+
+    fn is_table(&self, weight: &WeightSite) -> bool {
+        self.tables.iter().any(|t| t.tensor == weight.tensor)
+    }
+}
+
+fn passes(nodes: Vec<NodePlan>, tables: Vec<TablePlan>, tensors: Vec<TensorPlan>) -> Vec<Box<dyn Pass>> {
+    let mut passes: Vec<Box<dyn Pass>> = Vec::new();
+    if !nodes.is_empty() {
+        passes.push(Box::new(DynamicInt8 { nodes }));
+    }
+    if !tables.is_empty() {
+        passes.push(Box::new(EmbeddingInt8 { tables }));
+    }
+    if !tensors.is_empty() {
+        passes.push(Box::new(WeightInt8 { tensors, min_elements: MIN_ELEMENTS }));
+    }
+    passes
+}
+
+fn chosen<'a, T>(all: &'a [T], mask: &'a [bool]) -> impl Iterator<Item = &'a T> {
+    all.iter().zip(mask).filter(|(_, on)| **on).map(|(site, _)| site)
+}
+
+fn table_plans(tables: &[EmbeddingSite], mask: &[bool]) -> Vec<TablePlan> {
+    chosen(tables, mask).map(|t| TablePlan { tensor: t.tensor.clone(), range: Range::Mse }).collect()
+}
+
+fn table_info(table: &EmbeddingSite) -> SiteInfo {
+    SiteInfo { name: table.tensor.clone(), elements: table.rows * table.width, error: table.error }
+}
+
+fn weight_info(weight: &WeightSite) -> SiteInfo {
+    SiteInfo { name: weight.tensor.clone(), elements: weight.elements, error: weight.error }
+}
