@@ -144,8 +144,16 @@ fn figures_that_no_measurement_gives_do_not_break_the_page() {
     assert!(!html.contains("=\"NaN\"") && !html.contains("=\"inf\""));
 }
 
+/// Writes the pages where `KEEP_PAGES` says, to be looked at with `scripts/screenshot.sh`.
+fn keep(name: &str, html: &str) {
+    if let Some(folder) = std::env::var_os("KEEP_PAGES") {
+        std::fs::write(Path::new(&folder).join(name).with_extension("html"), html).unwrap();
+    }
+}
+
 #[test]
 fn the_page_is_no_wider_than_a_phone() {
+    all().iter().for_each(|(name, report)| keep(name, &page(report)));
     let Some(browser) = browser::find() else {
         println!("skipped: no Chromium on this machine (set CHROMIUM, or install the package chromium)");
         return;
@@ -153,7 +161,7 @@ fn the_page_is_no_wider_than_a_phone() {
     for (name, report) in all() {
         for width in [360, 390, 1400] {
             let seen = browser::measure(&browser, &page(&report), width);
-            assert_eq!(seen.script_ran, false, "{name}: a script of the page ran");
+            assert!(!seen.script_ran, "{name}: a script of the page ran");
             assert!(seen.scroll_width <= width, "{name}: {} px of content in a window of {width} px, widest: {}", seen.scroll_width, seen.widest);
         }
     }
