@@ -1,9 +1,10 @@
 //! The closed set of reasons, and the exit codes that scripts and the controller rely on.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Why a bake ended as it did. The names stand in conditions, events, metrics and reports; the runbook has an entry for each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[non_exhaustive]
 pub enum Reason {
     /// An artifact better than the input passed every gate.

@@ -1,9 +1,10 @@
 //! Telling whoever waits what is going on.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The stages of a bake, in order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs)]
 pub enum Stage {
     Load,
@@ -34,7 +35,7 @@ impl Stage {
 }
 
 /// One stage with its times.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct StageRecord {
     /// Which stage.

@@ -1,5 +1,6 @@
 //! The evidence of a bake, as `report.json` holds it: raw samples and everything computed from them. Every figure shown anywhere is taken from here.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::probe::Seen;
@@ -17,7 +18,7 @@ use crate::quality::{GateResult, QualityReport};
 pub const REPORT_VERSION: &str = "bakehouse.dev/report/v1";
 
 /// A finished bake.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Report {
     /// [`REPORT_VERSION`].
@@ -70,7 +71,7 @@ pub struct Report {
 }
 
 /// What was asked for.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
 pub struct JobFigures {
@@ -82,7 +83,7 @@ pub struct JobFigures {
 }
 
 /// How it ended.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct OutcomeFigures {
     /// From the closed set.
@@ -96,7 +97,7 @@ pub struct OutcomeFigures {
 }
 
 /// Which samples served for what. Indices count in the validation file.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DataFigures {
     /// Calibration samples.
@@ -114,7 +115,7 @@ pub struct DataFigures {
 }
 
 /// One candidate of the search. Its quality is on the search split and decides nothing but the order.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct CandidateFigures {
     /// Name of the variant.
@@ -140,7 +141,7 @@ pub struct CandidateFigures {
 }
 
 /// One model, measured.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelFigures {
     /// SHA-256 of the file.
@@ -158,7 +159,7 @@ pub struct ModelFigures {
 }
 
 /// Latency at one batch size.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BatchLatency {
     /// Rows per run.
@@ -172,7 +173,7 @@ pub struct BatchLatency {
 }
 
 /// Speedup at one batch size.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BatchSpeedup {
     /// Rows per run.
@@ -182,7 +183,7 @@ pub struct BatchSpeedup {
 }
 
 /// Whether outputs are bit-identical.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Determinism {
     /// Between two runs of one session.
@@ -194,7 +195,7 @@ pub struct Determinism {
 }
 
 /// What an engine does to the graph when it loads it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EngineFusion {
     /// Nodes of the artifact and of the engine's plan.
@@ -204,7 +205,7 @@ pub struct EngineFusion {
 }
 
 /// A file of the result.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(missing_docs)]
 pub struct Artifact {
@@ -212,4 +213,9 @@ pub struct Artifact {
     pub file: String,
     pub sha256: String,
     pub bytes: u64,
+}
+
+/// JSON Schema of [`Report`], with the meaning and the unit of every field.
+pub fn report_schema() -> serde_json::Value {
+    schemars::schema_for!(Report).to_value()
 }

@@ -17,6 +17,7 @@ pub mod tract;
 
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use dataset::{Dataset, Feed};
@@ -26,7 +27,7 @@ pub use registry::{BackendStatus, Engines, Selected};
 use crate::model::{DType, Model, Tensor};
 
 /// Which engine, and which version of it.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub struct EngineId {
     /// `onnxruntime` or `tract`.
     pub name: String,

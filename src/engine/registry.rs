@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{EngineError, Feed, LoadOptions, SharedEngine};
@@ -10,7 +11,7 @@ use crate::api::bakejob::Runtime;
 use crate::model::Model;
 
 /// One backend, there or not. An absent one is listed, never left out.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BackendStatus {
     /// `onnxruntime`, `tract`, `cuda` or `tensorrt`.
     pub name: String,

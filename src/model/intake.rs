@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::build::ir_version_of;
@@ -26,7 +27,7 @@ pub struct IntakeOptions {
 }
 
 /// What was found and changed while a model was taken in.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct IntakeNotes {
     /// Opset of ONNX's own domain; 0 when the model imports none.

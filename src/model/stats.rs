@@ -6,6 +6,7 @@ mod weights;
 use std::collections::BTreeMap;
 
 use prost::Message;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::edit::subgraphs;
@@ -15,7 +16,7 @@ use super::Model;
 pub use macs::{Macs, NodeMacs};
 
 /// Number of elements.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Count {
     /// Constant tensors.
@@ -38,7 +39,7 @@ impl Count {
 }
 
 /// One constant tensor.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LargeTensor {
     /// Its name.
     pub name: String,
@@ -51,7 +52,7 @@ pub struct LargeTensor {
 }
 
 /// Nodes of the main graph and of every subgraph.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeStats {
     /// All nodes.
@@ -63,7 +64,7 @@ pub struct NodeStats {
 }
 
 /// Everything that can be counted without running the model.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Stats {
     /// Bytes of the model as a file, weights included.

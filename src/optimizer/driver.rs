@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::recipe::Step;
@@ -9,7 +10,7 @@ use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine};
 use crate::model::{Effect, Facts, Model, Pass, Tensor};
 
 /// How a pass ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Outcome {
     /// It changed the model, and the result was kept.
     Applied,
@@ -22,7 +23,7 @@ pub enum Outcome {
 }
 
 /// What one pass did, for report and status.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PassRecord {
     /// Name of the pass.

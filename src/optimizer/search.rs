@@ -3,6 +3,7 @@
 //! It sees calibration data and the search split only, never the samples that the verdict is made on. It ends in candidates, best first; each carries the
 //! steps that replay it. Time is measured here and nowhere else in this room, through [`Judge`].
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::driver::{Outcome, PassRecord, Work, encoded_len};
@@ -12,7 +13,7 @@ use crate::engine::EngineError;
 use crate::model::{Effect, Model, Pass};
 
 /// One quality metric of a candidate on the search split: a point estimate and what the gate asks for.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Score {
     /// Name of the metric.
     pub metric: String,
@@ -35,7 +36,7 @@ impl Score {
 }
 
 /// How much faster than the input: time of the input / time of the candidate.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Speed {
     /// Median of the paired ratios.
     pub ratio: f64,

@@ -1,5 +1,6 @@
 //! Latency of one model: repeated runs, raw samples kept, percentiles only where there are enough samples for them.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{Binomial, DiscreteCDF};
 
@@ -22,7 +23,7 @@ pub struct Plan {
 }
 
 /// Raw samples of one measurement, seconds per run.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Samples {
     /// Seconds per run, in the order measured.
@@ -32,7 +33,7 @@ pub struct Samples {
 }
 
 /// What the samples say, in seconds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Latency {
     /// Median.

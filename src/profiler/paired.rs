@@ -1,5 +1,6 @@
 //! Paired, interleaved A/B: the machine's drift hits both sides alike, so their ratio holds where single times do not.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::clock;
@@ -30,7 +31,7 @@ impl Default for Plan {
 }
 
 /// Time of A / time of B, over paired rounds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Paired {
     /// Median ratio: how many times faster B is.

@@ -1,5 +1,6 @@
 //! Output consistency: Lin's concordance correlation coefficient, pooled over samples and elements of an output.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::figure::{Concern, Figure, first_concern};
@@ -18,7 +19,7 @@ const RAW_SAMPLES: usize = 4096;
 const SMALLEST_PROBABILITY: f64 = 1e-6;
 
 /// Consistency of one output, and figures beside it that are not gated.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct OutputConsistency {
     /// The output.
     pub output: String,

@@ -4,6 +4,7 @@
 //! the sorted values (Villani 2003, "Topics in optimal transportation", section 2.2). 0 when every sample gets the baseline's mean.
 
 use rayon::prelude::*;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::figure::{Concern, Figure};
@@ -25,7 +26,7 @@ const WORST: usize = 5;
 const BINS: usize = 64;
 
 /// Similarity of one output, and figures beside it that are not gated.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct OutputDistribution {
     /// The output.
     pub output: String,
@@ -44,7 +45,7 @@ pub struct OutputDistribution {
 }
 
 /// One channel.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Channel {
     /// Its number along the channel axis.
     pub channel: usize,

@@ -1,11 +1,12 @@
 //! One measured figure: the estimate, its interval, over how many samples, by which method, and what keeps it from being decided.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::stats::Interval;
 
 /// What makes a figure undecidable, or bad whatever its interval says.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", content = "detail")]
 pub enum Concern {
     /// The baked model gives NaN or infinities. A failure.
@@ -39,7 +40,7 @@ impl Concern {
 }
 
 /// A measured figure.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Figure {
     /// Point estimate; absent when it could not be computed.
     pub estimate: Option<f64>,

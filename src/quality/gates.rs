@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::figure::{Concern, Figure};
@@ -16,7 +17,7 @@ pub const MIN_SAMPLES: usize = 20;
 pub type Figures = BTreeMap<Metric, Figure>;
 
 /// Why a gate was decided as it was.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum GateReason {
     /// The whole interval keeps the bound.
     BoundKept,
@@ -49,7 +50,7 @@ impl std::fmt::Display for GateReason {
 }
 
 /// One gate's decision with what it rests on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct GateResult {
     /// What was measured.
     pub metric: Metric,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::values::{Axis, Pairs, Values, default_class_axis, probability_axis};
@@ -12,7 +13,7 @@ use crate::model::Tensor;
 pub const CTC_BLANK: i64 = 0;
 
 /// How accuracy is measured. Against labels, or, without them, as agreement with the baseline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum MetricKind {
     /// The class of the largest value is the label's; of a single column, whether it is above 0.5.
     Top1,

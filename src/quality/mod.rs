@@ -35,6 +35,7 @@ pub mod retention;
 pub mod stats;
 pub mod values;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use consistency::OutputConsistency;
@@ -70,7 +71,7 @@ pub struct Evaluation<'a> {
 }
 
 /// The four figures, and all that is beside them.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct QualityReport {
     /// Samples that both models ran on.
     pub samples: usize,

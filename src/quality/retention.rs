@@ -1,5 +1,6 @@
 //! Accuracy retention: the metric of the baked model over that of the baseline with true labels; without labels, their agreement.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::QualityError;
@@ -16,7 +17,7 @@ use crate::model::Tensor;
 const RAW_SAMPLES: usize = 4096;
 
 /// How accuracy retention came about.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RetentionDetails {
     /// The metric of the output that decides.
     pub metric: MetricKind,
@@ -41,7 +42,7 @@ pub struct RetentionDetails {
 }
 
 /// Agreement of one output.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Agreement {
     /// The output.
     pub output: String,

@@ -1,8 +1,8 @@
 //! Size, memory and determinism of both models, and the data that everything rests on.
 
-use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::facts::{flat, list};
+use super::facts::list;
 use super::markup::{Node, el, text};
 use super::table::{
     Cell,
@@ -12,6 +12,7 @@ use super::table::{
 use super::text::{bytes, count, plural};
 use crate::bake::Report;
 use crate::bake::report::ModelFigures;
+use crate::model::stats::Stats;
 
 /// The section of model figures and data.
 pub(super) fn section(report: &Report) -> Node {
@@ -52,20 +53,42 @@ fn determinism(report: &Report) -> Node {
         .node()
 }
 
-/// Parameters, operators, multiplications and bytes of both models, side by side.
+/// Parameters, nodes and multiplications of both models, side by side; then bytes by type and nodes by operator.
 fn statistics(report: &Report) -> Node {
-    let facts = |model: &ModelFigures| flat(&serde_json::to_value(&model.stats).unwrap_or(Value::Null));
-    let (before, after) = (facts(&report.baseline), report.baked.as_ref().map(facts));
-    let mut names: Vec<&String> = before.iter().map(|(name, _)| name).collect();
-    names.extend(after.iter().flatten().map(|(name, _)| name).filter(|name| !before.iter().any(|(b, _)| b == *name)));
-    let value = |facts: &[(String, String)], name: &str| facts.iter().find(|(n, _)| n == name).map_or_else(|| "none".to_owned(), |(_, v)| v.clone());
-    let table = Table::new(&[Words("Of the graph"), Number("Input"), Number("Artifact")]).caption("Parameters, operators, multiplications");
-    let file = ["Bytes of the file".into(), bytes(report.baseline.bytes as f64).into(), baked(report, |m| bytes(m.bytes as f64))];
-    table
-        .row(file)
+    let row = |name: &str, show: &dyn Fn(&Stats) -> String| [name.into(), show(&report.baseline.stats).into(), baked(report, |m| show(&m.stats))];
+    let number = |n: usize| count(n as u64);
+    let macs = |stats: &Stats| match stats.macs.total() {
+        Some(total) => count(total),
+        None => format!("at least {}; {} could not be counted", count(stats.macs.known), plural(stats.macs.unknown.len(), "node")),
+    };
+    let totals = Table::new(&[Words("Of the graph"), Number("Input"), Number("Artifact")])
+        .caption("Size and work")
+        .row(["Bytes of the file".into(), bytes(report.baseline.bytes as f64).into(), baked(report, |m| bytes(m.bytes as f64))])
+        .row(row("Bytes of weights", &|s| bytes(s.parameters.bytes as f64)))
+        .row(row("Bytes of scales and zero points", &|s| bytes(s.quantization.bytes as f64)))
+        .row(row("Bytes of other constants", &|s| bytes(s.other.bytes as f64)))
+        .row(row("Parameters", &|s| number(s.parameters.all)))
+        .row(row("Parameters that are not zero", &|s| number(s.parameters.non_zero)))
+        .row(row("Nodes", &|s| number(s.nodes.all)))
+        .row(row("Nodes without Constant, Identity, Dropout", &|s| number(s.nodes.computing)))
+        .row(row("Multiply-accumulates of one inference", &macs));
+    let by_type = by_name("Constants by element type", "Type", report, &|s| {
+        s.by_dtype.iter().map(|(name, c)| (name.clone(), format!("{} in {}", bytes(c.bytes as f64), plural(c.tensors, "tensor")))).collect()
+    });
+    let by_operator = by_name("Nodes by operator", "Operator", report, &|s| s.nodes.by_type.iter().map(|(name, n)| (name.clone(), number(*n))).collect());
+    el("div").push(totals.node()).push(el("div").class("pair").push(by_type).push(by_operator))
+}
+
+/// Every name that one of the models has, with what each has of it.
+fn by_name(caption: &str, what: &'static str, report: &Report, of: &dyn Fn(&Stats) -> BTreeMap<String, String>) -> Node {
+    let before = of(&report.baseline.stats);
+    let after = report.baked.as_ref().map(|b| of(&b.stats));
+    let names: BTreeSet<&String> = before.keys().chain(after.iter().flat_map(BTreeMap::keys)).collect();
+    let value = |found: Option<&String>| found.map_or("none", String::as_str).to_owned();
+    Table::new(&[Words(what), Number("Input"), Number("Artifact")])
+        .caption(caption)
         .rows(names, |name| -> [Cell; 3] {
-            let of_artifact = after.as_ref().map_or_else(|| "the input".to_owned(), |facts| value(facts, name));
-            [name.as_str().into(), value(&before, name).into(), of_artifact.into()]
+            [name.as_str().into(), value(before.get(name)).into(), after.as_ref().map_or_else(|| "the input".to_owned(), |a| value(a.get(name))).into()]
         })
         .node()
 }
@@ -83,8 +106,19 @@ fn data(report: &Report) -> Node {
 }
 
 fn intake(report: &Report) -> Node {
-    let notes = flat(&serde_json::to_value(&report.intake).unwrap_or(Value::Null));
-    let block = el("div").push(text("h3", "Intake and remarks"));
-    let block = if notes.is_empty() { block.push(text("p", "The file was taken as it is.").class("note")) } else { block.push(list(&notes)) };
-    block.maybe((!report.remarks.is_empty()).then(|| el("ul").extend(report.remarks.iter().map(|r| text("li", r)))))
+    let intake = &report.intake;
+    let mut facts = vec![("Opset", intake.opset.to_string()), ("IR version", intake.ir_version.to_string())];
+    let counts = [
+        ("Function calls written out", intake.functions_inlined),
+        ("Nodes quantised already", intake.quantized_nodes),
+        ("Control-flow nodes, kept", intake.control_flow_nodes),
+        ("Inputs made constant", intake.inputs_made_constant.len()),
+        ("Weights that several nodes read", intake.tied_weights.len()),
+    ];
+    facts.extend(counts.into_iter().filter(|(_, n)| *n > 0).map(|(name, n)| (name, count(n as u64))));
+    if intake.duplicate_bytes > 0 {
+        facts.push(("Bytes that repeat another weight", bytes(intake.duplicate_bytes as f64)));
+    }
+    let sentences = intake.notes.iter().chain(&report.remarks).map(|note| text("li", note));
+    el("div").push(text("h3", "Intake and remarks")).push(list(&facts)).push(el("ul").extend(sentences))
 }

@@ -1,9 +1,8 @@
 //! Where the figures come from and how to check them: machine, engines, timeline, files, commands.
 
 use jiff::Timestamp;
-use serde_json::Value;
 
-use super::facts::{flat, list};
+use super::facts::{list, yes};
 use super::markup::{Node, el, text};
 use super::plot::{rect, stretched};
 use super::table::{
@@ -71,9 +70,20 @@ fn timeline(stages: &[StageRecord]) -> Node {
 }
 
 fn machine(report: &Report) -> Node {
-    let mut facts = flat(&serde_json::to_value(&report.machine).unwrap_or(Value::Null));
-    facts.push(("Measured on".to_owned(), format!("{}, {}", report.engine, plural(report.threads, "thread"))));
-    facts.push(("Clock".to_owned(), report.clock.clone()));
+    let machine = &report.machine;
+    let features: Vec<&str> = machine.features.iter().map(String::as_str).collect();
+    let mut facts = vec![
+        ("Processor", format!("{} ({})", machine.cpu, machine.arch)),
+        ("Instruction sets", features.join(", ")),
+        ("Cores", format!("{}, of which {} allowed", machine.logical_cores, machine.affinity_cores)),
+        ("Memory", bytes(machine.physical_memory as f64)),
+    ];
+    facts.extend(machine.cpu_quota.map(|q| ("CPU quota", format!("{q}"))));
+    facts.extend(machine.cgroup_memory.map(|m| ("Memory limit", bytes(m as f64))));
+    facts.push(("System", format!("{}, kernel {}", machine.os, machine.kernel)));
+    facts.push(("Load when read", machine.load_average.map_or_else(|| "not readable here".to_owned(), |l| format!("{} (1 min), {} (5 min), {} (15 min)", l.one, l.five, l.fifteen))));
+    facts.push(("Measured on", format!("{}, {}", report.engine, plural(report.threads, "thread"))));
+    facts.push(("Clock", report.clock.clone()));
     el("div").push(text("h3", "Machine")).push(list(&facts))
 }
 
@@ -92,14 +102,14 @@ fn job(report: &Report) -> Node {
         ("Bakehouse", report.bakehouse.clone()),
         ("Report", report.api_version.clone()),
     ];
-    el("div").push(text("h3", "Job")).push(list(&facts.map(|(name, value)| (name.to_owned(), value))))
+    el("div").push(text("h3", "Job")).push(list(&facts))
 }
 
 fn backends(report: &Report) -> Node {
     Table::new(&[Words("Backend"), Words("There"), Words("Version"), Words("Where, or why not")])
         .caption("Engines and backends")
         .rows(&report.backends, |b| -> [Cell; 4] {
-            let there = if b.available { "yes" } else { "no" };
+            let there = yes(b.available);
             [b.name.as_str().into(), there.into(), b.version.as_deref().unwrap_or("none").into(), b.detail.as_str().into()]
         })
         .node()

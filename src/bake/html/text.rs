@@ -125,23 +125,6 @@ pub(super) fn plural(n: usize, word: &str) -> String {
     format!("{} {word}{}", count(n as u64), if n == 1 { "" } else { "s" })
 }
 
-/// `nonZero` as `non zero`: the name of a field, for a label.
-pub(super) fn humanised(field: &str) -> String {
-    let mut out = String::new();
-    for c in field.chars() {
-        match c {
-            '_' | '-' => out.push(' '),
-            c if c.is_ascii_uppercase() && out.ends_with(|p: char| p.is_ascii_lowercase()) => {
-                out.push(' ');
-                out.push(c.to_ascii_lowercase());
-            }
-            c => out.push(c),
-        }
-    }
-    let mut chars = out.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -179,11 +162,5 @@ mod tests {
         assert_eq!(interval(&Figure::exact(3.0), share), "counted");
         assert_eq!(interval(&Figure::new(0.9, None, 4, "m"), share), "no interval");
         assert_eq!(bounds(0.5, 0.75, share), "[0.5000, 0.7500]");
-    }
-
-    #[test]
-    fn names_of_fields_become_words() {
-        assert_eq!(humanised("peakRssBytes"), "Peak rss bytes");
-        assert_eq!(humanised("non_zero"), "Non zero");
     }
 }

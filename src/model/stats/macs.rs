@@ -3,6 +3,7 @@
 //! Counted are the products that an operator is defined by (matrix products, convolutions, recurrences, attention); elementwise work and normalisation
 //! are not, as is usual. A node whose shapes are not all known numbers, or rest on a declaration in the file, is listed as unknown.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::super::edit::{int_attribute, ints_attribute, label, string_attribute, subgraphs};
@@ -11,7 +12,7 @@ use super::super::onnx::{GraphProto, NodeProto};
 use super::op_name;
 
 /// Multiply-accumulates of a model.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Macs {
     /// Sum over the nodes where they are known.
@@ -25,7 +26,7 @@ pub struct Macs {
 }
 
 /// Multiply-accumulates of one node.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NodeMacs {
     /// Its name, or `operator of 'output'`.
     pub node: String,

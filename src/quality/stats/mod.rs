@@ -5,6 +5,7 @@ pub mod jackknife;
 pub mod proportion;
 pub mod quantile;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use bootstrap::{Replicates, Resampler, bca};
@@ -15,7 +16,7 @@ pub use proportion::{ratio_of_paired_proportions, wilson};
 pub const ALPHA: f64 = 0.05;
 
 /// A 95 % confidence interval, both ends included.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Interval {
     /// Lower end.
     pub lower: f64,
