@@ -1,8 +1,8 @@
 //! The ONNX graph: protobuf types, loading and saving, editing, checking and statistics. Knows nothing of engines.
 
+pub mod diff;
 pub mod edit;
 pub mod error;
-pub mod diff;
 pub mod facts;
 pub mod infer;
 pub mod inspect;

@@ -25,20 +25,28 @@ impl Clock {
     }
 
     /// Time since a fixed but arbitrary moment.
+    ///
+    /// # Panics
+    /// Never on Linux, which has all three clocks.
     pub fn now(self) -> Duration {
         let id = match self {
             Self::Wall => ClockId::CLOCK_MONOTONIC,
             Self::ThreadCpu => ClockId::CLOCK_THREAD_CPUTIME_ID,
             Self::ProcessCpu => ClockId::CLOCK_PROCESS_CPUTIME_ID,
         };
-        clock_gettime(id).expect("the three clocks exist on every system that this builds for").into()
+        clock_gettime(id).expect("Linux has the three clocks").into()
+    }
+
+    /// Seconds since a moment of the same clock.
+    pub fn since(self, start: Duration) -> f64 {
+        self.now().saturating_sub(start).as_secs_f64()
     }
 
     /// Seconds that `work` takes, with what it returns.
     pub fn time<T>(self, work: impl FnOnce() -> T) -> (f64, T) {
         let start = self.now();
         let result = work();
-        ((self.now().saturating_sub(start)).as_secs_f64(), result)
+        (self.since(start), result)
     }
 }
 
@@ -52,7 +60,8 @@ mod tests {
             let start = clock.now();
             assert!(clock.now() >= start, "{clock:?}");
         }
-        let (wall, (cpu, ())) = Clock::Wall.time(|| Clock::ThreadCpu.time(|| std::thread::sleep(Duration::from_millis(20))));
+        let (wall, (cpu, ())) =
+            Clock::Wall.time(|| Clock::ThreadCpu.time(|| std::thread::sleep(Duration::from_millis(20))));
         assert!(wall >= 0.02 && cpu < wall, "wall {wall} cpu {cpu}");
     }
 

@@ -61,7 +61,7 @@ impl Determinism {
 
     /// Whether all were bit-identical; `None` below two runs, which show nothing.
     pub fn is_deterministic(&self) -> Option<bool> {
-        (self.runs() >= 2).then(|| self.digests.len() == 1)
+        (self.runs() >= 2).then_some(self.digests.len() == 1)
     }
 }
 
@@ -82,7 +82,7 @@ mod tests {
         ];
         let digests: std::collections::BTreeSet<String> = variants.iter().map(|v| digest(v)).collect();
         assert_eq!(digests.len(), variants.len());
-        assert_eq!(digest(&[a.clone()]), digest(&[a]));
+        assert_eq!(digest(&variants[0]), digest(&[a]));
         assert_eq!(digest(&[]), "af5570f5a1810b7af78caf4bc70a660f0df51e42baf91d4de5b2328de0e83dfc");
     }
 

@@ -9,7 +9,9 @@ use crate::api::Reason;
 #[non_exhaustive]
 #[allow(missing_docs)]
 pub enum ProfilerError {
-    #[error("cannot take the timing lock {path}: {source}. Make the folder writable for this user, or set XDG_RUNTIME_DIR or TMPDIR to one that is.")]
+    #[error(
+        "cannot take the timing lock {path}: {source}. Make the folder writable for this user, or set XDG_RUNTIME_DIR or TMPDIR to one that is."
+    )]
     Lock { path: PathBuf, source: std::io::Error },
     #[error("cannot read {path}: {detail}. Memory figures need a mounted /proc.")]
     Proc { path: PathBuf, detail: String },

@@ -32,7 +32,8 @@ impl TimingTurn {
             return Ok(Self { _lock: held });
         }
         let path = lock_path();
-        let lock = Rc::new(lock(&path, FlockArg::LockExclusive).map_err(|source| ProfilerError::Lock { path, source })?);
+        let lock =
+            Rc::new(lock(&path, FlockArg::LockExclusive).map_err(|source| ProfilerError::Lock { path, source })?);
         HELD.set(Rc::downgrade(&lock));
         Ok(Self { _lock: lock })
     }
@@ -48,7 +49,14 @@ fn lock_path() -> PathBuf {
 
 fn lock(path: &Path, how: FlockArg) -> std::io::Result<Flock<File>> {
     // The folder may be shared by all users: a link that someone else put there is not followed.
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(path)?;
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)?;
     loop {
         match Flock::lock(file, how) {
             Ok(lock) => return Ok(lock),

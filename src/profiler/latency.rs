@@ -46,7 +46,7 @@ pub struct Latencies {
 /// Times `run` until the iterations or the seconds are used up. The first error ends it.
 pub fn measure<E>(run: &mut dyn FnMut() -> Result<(), E>, options: &LatencyOptions) -> Result<Latencies, E> {
     let begin = Clock::Wall.now();
-    let spent = || (Clock::Wall.now() - begin).as_secs_f64();
+    let spent = || Clock::Wall.since(begin);
     // Warm-up may use a quarter of the time, so that a slow model still gets samples.
     let mut fastest = f64::INFINITY;
     for i in 0..options.warmup.max(1) {
@@ -110,7 +110,13 @@ impl Summary {
         let variance = || sorted.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / (n - 1) as f64;
         let cv = (n > 1 && mean > 0.0).then(|| variance().sqrt() / mean);
         // A percentile needs at least one sample above it to differ from the maximum.
-        let estimate = |q: f64, least: usize| if n < least { None } else { Some(Estimate { value: quantile(&sorted, q)?, interval: interval(&sorted, q) }) };
+        let estimate = |q: f64, least: usize| {
+            if n < least {
+                None
+            } else {
+                Some(Estimate { value: quantile(&sorted, q)?, interval: interval(&sorted, q) })
+            }
+        };
         Some(Self { n, p50: estimate(0.5, 1)?, p95: estimate(0.95, 20), p99: estimate(0.99, 100), mean, cv, min, max })
     }
 

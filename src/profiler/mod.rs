@@ -21,5 +21,5 @@ pub use determinism::{Determinism, digest};
 pub use error::ProfilerError;
 pub use exclusive::TimingTurn;
 pub use figures::{Estimate, Interval, LatencyFigure, MemoryFigure, PairedFigure, ThroughputFigure};
-pub use latency::{LatencyOptions, Latencies, Summary, measure};
+pub use latency::{Latencies, LatencyOptions, Summary, measure};
 pub use paired::{Paired, PairedOptions, compare};

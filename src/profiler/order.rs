@@ -28,31 +28,22 @@ pub fn interval(sorted: &[f64], q: f64) -> Option<Interval> {
     Some(Interval { low: sorted[low], high: sorted[high] })
 }
 
-/// Positions (from 0) of the order statistics that leave at most 2.5 % on either side.
+/// Positions (from 0) of the order statistics that leave at most 2.5 % on either side. With B samples below the quantile, the one at position `low` lies
+/// above it when B <= low, and the one at position `high` lies below it when B > high.
 fn ranks(n: usize, q: f64) -> Option<(usize, usize)> {
     let tail = (1.0 - CONFIDENCE) / 2.0;
-    let (mut low, mut high) = (None, None);
-    let mut below = 0.0;
-    // `below` is P(B <= k): the chance that the quantile lies beneath the order statistic at position k.
-    for (k, p) in binomial(n, q).enumerate() {
-        if k == n {
-            break;
-        }
-        below += p;
-        if below <= tail {
+    let mut low = None;
+    let mut cumulative = 0.0;
+    for (k, p) in binomial(n, q).take(n).enumerate() {
+        cumulative += p;
+        if cumulative <= tail {
             low = Some(k);
         }
-        if below >= 1.0 - tail {
-            high = Some(k);
-            break;
+        if cumulative >= 1.0 - tail {
+            return Some((low?, k));
         }
     }
-    low.map(|l| l + 1).or_else(|| (below_zero(n, q) <= tail).then_some(0)).zip(high).map(|(l, h)| (l.min(h), h))
-}
-
-/// P(B = 0): the chance that all samples lie above the quantile.
-fn below_zero(n: usize, q: f64) -> f64 {
-    (1.0 - q).powf(n as f64)
+    None
 }
 
 /// P(B = 0), P(B = 1), ..., P(B = n), by the ratio of neighbours in logarithms, so that large n does not underflow to nothing.
@@ -81,7 +72,13 @@ mod tests {
     #[test]
     fn interval_ranks_match_the_tables() {
         // Conover, Practical Nonparametric Statistics, binomial tables; positions from 0.
-        for (n, q, want) in [(5, 0.5, None), (6, 0.5, Some((0, 5))), (10, 0.5, Some((1, 8))), (20, 0.5, Some((5, 14))), (100, 0.5, Some((39, 60)))] {
+        for (n, q, want) in [
+            (5, 0.5, None),
+            (6, 0.5, Some((0, 5))),
+            (10, 0.5, Some((1, 8))),
+            (20, 0.5, Some((5, 14))),
+            (100, 0.5, Some((39, 60))),
+        ] {
             assert_eq!(ranks(n, q), want, "n = {n}");
         }
         assert_eq!((ranks(367, 0.99).is_some(), ranks(368, 0.99).is_some()), (false, true));
@@ -95,7 +92,18 @@ mod tests {
 
     #[test]
     fn every_interval_covers_at_least_95_percent() {
-        for (n, q) in [(6, 0.5), (7, 0.5), (13, 0.5), (50, 0.5), (333, 0.5), (5000, 0.5), (80, 0.95), (400, 0.99), (3000, 0.99), (100_000, 0.99)] {
+        for (n, q) in [
+            (6, 0.5),
+            (7, 0.5),
+            (13, 0.5),
+            (50, 0.5),
+            (333, 0.5),
+            (5000, 0.5),
+            (80, 0.95),
+            (400, 0.99),
+            (3000, 0.99),
+            (100_000, 0.99),
+        ] {
             let c = coverage(n, q);
             assert!((0.95..1.0).contains(&c), "n = {n}, q = {q}: {c}");
         }

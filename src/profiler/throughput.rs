@@ -72,7 +72,7 @@ pub fn sustain<E: Send>(workers: Vec<Worker<'_, E>>, seconds: f64, batch_rows: u
                             return Err(error);
                         }
                         runs += 1;
-                        if stop.load(Ordering::Relaxed) || (Clock::Wall.now() - begin).as_secs_f64() >= seconds {
+                        if stop.load(Ordering::Relaxed) || Clock::Wall.since(begin) >= seconds {
                             return Ok(runs);
                         }
                     }
@@ -83,7 +83,7 @@ pub fn sustain<E: Send>(workers: Vec<Worker<'_, E>>, seconds: f64, batch_rows: u
         (wall, cpu) = (Clock::Wall.now(), Clock::ProcessCpu.now());
         threads.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
-    let (wall_s, cpu_s) = ((Clock::Wall.now() - wall).as_secs_f64(), (Clock::ProcessCpu.now() - cpu).as_secs_f64());
+    let (wall_s, cpu_s) = (Clock::Wall.since(wall), Clock::ProcessCpu.since(cpu));
     Ok(Sustained { batch_rows, runs: results.into_iter().collect::<Result<_, _>>()?, wall_s, cpu_s })
 }
 
