@@ -1,2 +1,7 @@
 //! The `bakehouse` binary.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bakehouse::cli::run(std::env::args_os())
+}

@@ -6,6 +6,7 @@ use crate::api::Reason;
 use crate::engine::EngineError;
 use crate::model::ModelError;
 use crate::optimizer::recipe::ReplayError;
+use crate::quality::QualityError;
 
 /// A bake that did not end with an artifact.
 #[derive(Debug, thiserror::Error)]
@@ -16,6 +17,8 @@ pub enum BakeError {
     Model(#[from] ModelError),
     #[error(transparent)]
     Engine(#[from] EngineError),
+    #[error(transparent)]
+    Quality(#[from] QualityError),
     #[error("cannot write {path}: {source}. Check that the folder exists, may be written and has free space, or give another one with --out.")]
     Output { path: PathBuf, source: std::io::Error },
     #[error("spec.data: {0}")]
@@ -38,6 +41,7 @@ impl BakeError {
         match self {
             Self::Model(e) => e.reason(),
             Self::Engine(e) => e.reason(),
+            Self::Quality(e) => e.reason(),
             Self::Output { .. } => Reason::OutputUnwritable,
             Self::Data(_) => Reason::InvalidData,
             Self::Recipe(_) | Self::Job { .. } => Reason::InvalidJob,

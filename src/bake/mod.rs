@@ -1,1 +1,217 @@
-//! The pipeline: stages, progress, report.
+//! The pipeline: load, baseline, optimise, validate, profile, gate, export. It owns the order of things and the evidence; what each stage does lives in its room.
+
+mod choose;
+pub mod error;
+mod figures;
+pub mod html;
+mod intake;
+mod judge;
+mod measure;
+mod observe;
+pub mod passes;
+mod plan;
+pub mod probe;
+pub mod progress;
+mod publish;
+pub mod report;
+pub mod summary;
+mod timing;
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+pub use error::BakeError;
+pub use progress::{Progress, Quiet, Stage, StageRecord};
+pub use report::Report;
+pub use summary::Summary;
+
+use crate::api::ResolvedJob;
+use crate::api::bakejob::Level;
+use crate::engine::Engines;
+use crate::optimizer::recipe::RECIPE_VERSION;
+use crate::optimizer::search::Limits;
+use crate::optimizer::{Candidate, Driver, PassRecord, Recipe, Work, sha256_hex};
+use crate::profiler::{clock, paired};
+use choose::Chosen;
+use intake::Loaded;
+use judge::{Bench, SearchJudge};
+use measure::{Measurer, Workload};
+use publish::Staging;
+use timing::Timer;
+
+/// What the process that bakes brings along.
+pub struct Options {
+    /// The engines at hand.
+    pub engines: Engines,
+    /// ONNX Runtime's library, where it was named.
+    pub ort_lib: Option<PathBuf>,
+    /// This program, for fresh processes.
+    pub program: PathBuf,
+    /// Take the plan that needs the least memory.
+    pub low_memory: bool,
+}
+
+/// Slack that the search keeps on its own samples, so that the verdict's lower bound clears the gate on others.
+const SEARCH_SLACK: f64 = 0.7;
+
+/// The most sites whose own effect on quality is measured before they are left out by expected harm alone.
+const MEASURED_SITES: usize = 12;
+
+/// Name of the artifact's file.
+const MODEL_FILE: &str = "model.onnx";
+
+/// Bakes one job.
+///
+/// # Errors
+/// Whatever kept an artifact from being made; a gate that did not pass is no error but a [`Summary`] with its reason.
+pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -> Result<Summary, BakeError> {
+    let started = Instant::now();
+    let mut stages = Stages::new(progress);
+
+    stages.enter(Stage::Load);
+    let mut staging = Staging::new(&job.output)?;
+    let loaded = intake::load(job, options)?;
+    let engine = &loaded.engine.engine;
+    let threads = job.threads.unwrap_or(1);
+    let timer = Timer::new(engine.clone(), threads);
+
+    stages.enter(Stage::Baseline);
+    let workload = Workload::new(job, &loaded.model, engine, &loaded.calibration.feeds)?;
+    let measurer = Measurer {
+        job,
+        options,
+        engine,
+        runtime: loaded.engine.runtime,
+        timer: &timer,
+        workload: &workload,
+        samples: &loaded.calibration.feeds,
+        facts: &loaded.facts,
+    };
+    let baseline = measurer.figures(&loaded.model, &job.source.path)?;
+
+    stages.enter(Stage::Optimize);
+    let mut search = optimise(job, options, &loaded, &timer, &workload, &mut stages)?;
+
+    stages.enter(Stage::Validate);
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let bench = Bench::new(engine.clone(), cores, &loaded.model, loaded.verdict(), &loaded.taps)?;
+    let chosen = choose::choose(job, &loaded, &bench, &measurer, &baseline, &mut search.candidates, &staging, &mut stages)?;
+
+    stages.enter(Stage::Export);
+    let recipe = Recipe {
+        api_version: RECIPE_VERSION.to_owned(),
+        bakehouse: env!("CARGO_PKG_VERSION").to_owned(),
+        input_sha256: sha256_hex(&loaded.model.to_bytes()),
+        output_sha256: chosen.figures.sha256.clone(),
+        facts: loaded.facts.clone(),
+        steps: chosen.steps.clone(),
+    };
+    let remarks = loaded.remarks.iter().chain(&workload.refused).cloned().collect();
+    let report = figures::report(job, options, &loaded, &timer, &workload, search, baseline, &chosen, stages.finish(), remarks);
+    export(&mut staging, &chosen, &recipe, report, job, started)
+        .and_then(|summary| staging.publish().map(|()| summary))
+}
+
+/// What the optimise stage ends with.
+struct Search {
+    /// Records of the lossless passes, and of what was not run.
+    lossless: Vec<PassRecord>,
+    candidates: Vec<Candidate>,
+}
+
+/// Lossless passes first, then the search on top of them; or a recipe replayed.
+fn optimise(
+    job: &ResolvedJob,
+    options: &Options,
+    loaded: &Loaded,
+    timer: &Timer,
+    workload: &Workload,
+    stages: &mut Stages<'_>,
+) -> Result<Search, BakeError> {
+    let engine = &loaded.engine.engine;
+    let driver = Driver::new(engine.clone(), &loaded.model, loaded.check_feeds())?;
+    let mut work = Work { model: loaded.model.clone(), facts: loaded.facts.clone(), steps: Vec::new() };
+    let mut lossless = passes::absent_backends(&options.engines, &work.model);
+    if let Some(pinned) = &job.recipe {
+        work = passes::replay(pinned, &loaded.model)?;
+    } else {
+        let wanted = passes::lossless(job);
+        lossless.extend(driver.run_lossless(&mut work, &wanted));
+    }
+    let search = loaded.search();
+    let bench = Bench::new(engine.clone(), timer.threads(), &loaded.model, search, &loaded.taps)?;
+    let limits = Limits { goal: job.goal, input_bytes: loaded.model.to_bytes().len(), slack: SEARCH_SLACK, measured_sites: MEASURED_SITES };
+    let variants = if job.level == Level::Conservative || job.recipe.is_some() { Vec::new() } else { plan::variants(job, &work) };
+    let mut judge = SearchJudge {
+        bench,
+        job,
+        loaded,
+        session: timer.load(&loaded.model)?,
+        timer,
+        feed: workload.feeds[0].1.clone(),
+        plan: paired::Plan { min_rounds: 15, max_rounds: 60, width: 0.04, max_seconds: 0.15, cpu_time: true },
+        progress: stages.progress,
+    };
+    let candidates = crate::optimizer::search(&work, &variants, &limits, &mut judge);
+    Ok(Search { lossless, candidates })
+}
+
+/// Writes everything into the staging folder, the report last.
+fn export(staging: &mut Staging, chosen: &Chosen, recipe: &Recipe, mut report: Report, job: &ResolvedJob, started: Instant) -> Result<Summary, BakeError> {
+    let mut add = |format: &str, name: &str, bytes: &[u8]| -> Result<(), BakeError> {
+        staging.write(name, bytes)?;
+        report.artifacts.push(report::Artifact {
+            format: format.to_owned(),
+            file: name.to_owned(),
+            sha256: sha256_hex(bytes),
+            bytes: bytes.len() as u64,
+        });
+        Ok(())
+    };
+    add("ONNX", MODEL_FILE, &chosen.bytes)?;
+    add("Recipe", "recipe.json", pretty(recipe)?.as_bytes())?;
+    let page = html::page(&report);
+    staging.write("report.html", page.as_bytes())?;
+    staging.write("report.json", pretty(&report)?.as_bytes())?;
+    let peak = clock::peak_rss_bytes();
+    Ok(figures::summary(job, &report, started.elapsed().as_secs_f64(), peak))
+}
+
+fn pretty(value: &impl serde::Serialize) -> Result<String, BakeError> {
+    serde_json::to_string_pretty(value).map_err(|e| BakeError::Internal(e.to_string()))
+}
+
+/// Stage records as they come about.
+pub(crate) struct Stages<'p> {
+    progress: &'p mut dyn Progress,
+    records: Vec<StageRecord>,
+    open: Option<(Stage, String, Instant)>,
+}
+
+impl<'p> Stages<'p> {
+    fn new(progress: &'p mut dyn Progress) -> Self {
+        Self { progress, records: Vec::new(), open: None }
+    }
+
+    fn enter(&mut self, stage: Stage) {
+        self.close();
+        self.progress.stage(stage);
+        self.open = Some((stage, now(), Instant::now()));
+    }
+
+    fn close(&mut self) {
+        if let Some((name, start_time, since)) = self.open.take() {
+            self.records.push(StageRecord { name, start_time, completion_time: now(), seconds: since.elapsed().as_secs_f64() });
+        }
+    }
+
+    fn finish(mut self) -> Vec<StageRecord> {
+        self.close();
+        self.records
+    }
+}
+
+/// The time now, RFC 3339, UTC.
+fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}

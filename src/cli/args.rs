@@ -100,6 +100,9 @@ pub(crate) struct BakeArgs {
     /// Take the plan that needs the least memory.
     #[arg(long)]
     pub(crate) low_memory: bool,
+    /// Only this document of the file, counted from 0. Used by a batch for its own processes.
+    #[arg(long, hide = true)]
+    pub(crate) document: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

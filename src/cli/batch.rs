@@ -23,7 +23,7 @@ pub(crate) struct Task {
     /// Which document of it.
     pub(crate) document: usize,
     /// The job could not even be read: why.
-    pub(crate) refused: Option<String>,
+    pub(crate) refused: Option<(Reason, String)>,
 }
 
 /// Runs the tasks, `jobs` at a time, with `flags` passed on to each. Reports each as it ends; returns the summaries in the order of the tasks.
@@ -51,8 +51,8 @@ pub(crate) fn run(tasks: &[Task], jobs: usize, flags: &[String], quiet: bool) ->
 fn one(task: &Task, flags: &[String]) -> Summary {
     let started = Instant::now();
     let failed = |reason, message| Summary::failed(&task.name, reason, message, started.elapsed().as_secs_f64());
-    if let Some(message) = &task.refused {
-        return failed(Reason::InvalidJob, message.clone());
+    if let Some((reason, message)) = &task.refused {
+        return failed(*reason, message.clone());
     }
     let program = match std::env::current_exe() {
         Ok(program) => program,

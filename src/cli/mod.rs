@@ -1,1 +1,80 @@
 //! The command line: parsing, resolving, printing. No decision of the bake is made here.
+
+mod args;
+mod bake;
+mod batch;
+mod jobs;
+mod models;
+mod text;
+mod watch;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser};
+
+use crate::api::Reason;
+use args::{Cli, Command};
+
+/// An error for a person: what happened, what to do, and the exit code.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) reason: Reason,
+    pub(crate) message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(reason: Reason, message: impl std::fmt::Display) -> Self {
+        Self { reason, message: message.to_string() }
+    }
+
+    pub(crate) fn usage(message: impl std::fmt::Display) -> Self {
+        Self::new(Reason::InvalidJob, message)
+    }
+}
+
+macro_rules! failure_from {
+    ($($error:ty),*) => { $(impl From<$error> for Failure { fn from(e: $error) -> Self { Self::new(e.reason(), e) } })* };
+}
+failure_from!(crate::bake::BakeError, crate::model::ModelError, crate::engine::EngineError, crate::api::JobError);
+
+/// Runs the command line and returns the exit code.
+pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    watch::logging(cli.verbose);
+    let ended = match cli.command {
+        Command::Bake(args) => bake::run(&args),
+        Command::Init(args) => jobs::init(&args),
+        Command::Inspect(args) => models::inspect(&args),
+        Command::Compare(args) => models::compare(&args),
+        Command::Verify(args) => models::verify(&args),
+        Command::Probe(args) => models::probe(&args),
+        Command::Crd => print(&crate::api::crd_yaml()),
+        Command::ReportSchema => models::report_schema(),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "bakehouse", &mut std::io::stdout());
+            Ok(0)
+        }
+    };
+    ExitCode::from(ended.unwrap_or_else(|failure| {
+        eprintln!("error: {}", failure.message);
+        failure.reason.exit_code()
+    }))
+}
+
+/// Prints to standard output; a reader that went away is no error.
+pub(crate) fn print(text: &str) -> Result<u8, Failure> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let newline = if text.ends_with('\n') { "" } else { "\n" };
+    match write!(out, "{text}{newline}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(Reason::OutputUnwritable, format!("standard output: {error}"))),
+        _ => Ok(0),
+    }
+}

@@ -1,9 +1,21 @@
 //! Running a model. An [`Engine`] loads it, a [`Session`] runs it; every figure names the engine and its version.
 
+pub mod blocks;
+pub mod batch;
 pub mod dataset;
+pub mod declared;
 pub mod error;
 pub mod facts;
-pub mod taps;
+#[cfg(feature = "ort")]
+pub mod ort;
+#[cfg(feature = "tract")]
+pub(crate) mod quiet;
+pub mod registry;
+pub(crate) mod tapped;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(feature = "tract")]
+pub mod tract;
 
 use std::sync::Arc;
 
@@ -11,8 +23,9 @@ use serde::{Deserialize, Serialize};
 
 pub use dataset::{Dataset, Feed};
 pub use error::EngineError;
+pub use registry::{BackendStatus, Engines, Selected};
 
-use crate::model::{Model, Tensor};
+use crate::model::{DType, Model, Tensor};
 
 /// Which engine, and which version of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -59,7 +72,15 @@ pub trait Engine: Send + Sync {
 pub trait Session: Send {
     /// Runs one feed. Returns the graph's outputs in their order, then the taps.
     fn run(&mut self, feed: &Feed) -> Result<Vec<Tensor>, EngineError>;
+
+    /// Element type and shape of what [`Session::run`] would return, without copying it; `None` for what is no tensor of numbers.
+    fn observe(&mut self, feed: &Feed) -> Result<Vec<Option<Observed>>, EngineError> {
+        Ok(self.run(feed)?.iter().map(|t| Some((t.dtype(), t.shape().to_vec()))).collect())
+    }
 }
+
+/// Element type and shape of a tensor in one run.
+pub type Observed = (DType, Vec<usize>);
 
 /// A shared engine.
 pub type SharedEngine = Arc<dyn Engine>;

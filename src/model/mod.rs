@@ -3,71 +3,57 @@
 pub mod build;
 pub mod edit;
 pub mod error;
+pub mod external;
 pub mod facts;
+pub mod inline;
+pub mod intake;
+pub mod load;
+mod mapped;
+pub mod diff;
+pub mod infer;
+pub mod inspect;
 #[rustfmt::skip]
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod onnx;
+pub mod opset;
 pub mod pass;
+pub mod save;
+pub mod stats;
 pub mod tensor;
-
-use std::path::{Path, PathBuf};
+pub mod values;
+pub mod verify;
 
 use bytes::Bytes;
-use prost::Message;
 
 pub use error::ModelError;
 pub use facts::{Dim, Facts, TensorFact};
+pub use intake::{IntakeNotes, IntakeOptions};
+pub use load::Limits;
 pub use pass::{Effect, Pass, PassError};
+pub use save::SaveOptions;
 pub use tensor::{DType, Element, Tensor};
 
 use onnx::{GraphProto, ModelProto};
 
 /// A model in memory. Cloning is cheap: the weights are shared, so a clone is the snapshot that a pass is rolled back to.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct Model {
     proto: ModelProto,
+    /// What the model was decoded from, until something is edited: then unknown fields and unusual encodings survive a save too.
+    source: Option<Bytes>,
+}
+
+impl PartialEq for Model {
+    fn eq(&self, other: &Self) -> bool {
+        self.proto == other.proto
+    }
 }
 
 impl Model {
     /// Takes over a decoded model that has a graph.
     pub fn from_proto(mut proto: ModelProto) -> Self {
         proto.graph.get_or_insert_default();
-        Self { proto }
-    }
-
-    /// Decodes a model from bytes, sharing the weights with them. `path` is only for messages.
-    pub fn from_bytes(bytes: Bytes, path: &Path) -> Result<Self, ModelError> {
-        let not_onnx = |detail: String| ModelError::NotOnnx { path: path.to_owned(), detail };
-        if bytes.is_empty() {
-            return Err(ModelError::Empty { path: path.to_owned() });
-        }
-        let proto = ModelProto::decode(bytes).map_err(|e| not_onnx(e.to_string()))?;
-        if proto.graph.as_ref().is_none_or(|g| g.node.is_empty() && g.output.is_empty()) {
-            return Err(not_onnx("it holds no graph".to_owned()));
-        }
-        Ok(Self { proto })
-    }
-
-    /// Loads a model file.
-    pub fn load(path: &Path) -> Result<Self, ModelError> {
-        let bytes = std::fs::read(path).map_err(|source| ModelError::Read { path: path.to_owned(), source })?;
-        Self::from_bytes(Bytes::from(bytes), path)
-    }
-
-    /// The file's bytes. A model that was loaded and not edited gives the bytes it was loaded from.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        self.proto.encode_to_vec()
-    }
-
-    /// Writes the model under a temporary name beside `path`, then renames it: a half-written file is never visible under `path`.
-    pub fn save(&self, path: &Path) -> Result<(), ModelError> {
-        let failed = |source| ModelError::Write { path: PathBuf::from(path), source };
-        let dir = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut file = tempfile::NamedTempFile::new_in(dir).map_err(failed)?;
-        std::io::Write::write_all(&mut file, &self.to_bytes()).map_err(failed)?;
-        file.as_file().sync_all().map_err(failed)?;
-        file.persist(path).map_err(|e| failed(e.error))?;
-        Ok(())
+        Self { proto, source: None }
     }
 
     /// The whole protobuf message.
@@ -77,6 +63,7 @@ impl Model {
 
     /// The whole protobuf message, for editing.
     pub fn proto_mut(&mut self) -> &mut ModelProto {
+        self.source = None;
         &mut self.proto
     }
 
@@ -87,6 +74,7 @@ impl Model {
 
     /// The main graph, for editing.
     pub fn graph_mut(&mut self) -> &mut GraphProto {
+        self.source = None;
         self.proto.graph.get_or_insert_default()
     }
 

@@ -1,6 +1,7 @@
 //! Lossy passes (8-bit weights, dynamic quantisation), the transactional driver that runs every pass, the search and the recipe it ends in.
 
 pub mod driver;
+pub mod int8;
 pub mod recipe;
 pub mod search;
 

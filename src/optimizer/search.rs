@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::driver::{Outcome, PassRecord, Work, encoded_len};
 use super::recipe::Step;
-use crate::api::Goal;
+use crate::api::bakejob::Goal;
 use crate::engine::EngineError;
 use crate::model::{Effect, Model, Pass};
 

@@ -68,6 +68,26 @@ pub fn successors(from: &Model, taps: &[String], to: &Model) -> Vec<(String, Str
     pairs
 }
 
+/// Names of the outputs that are judged when a job names none: all but the final states of recurrent layers, which repeat what the sequence says. All of them
+/// where nothing else is put out.
+pub fn judged_outputs(model: &Model) -> Vec<String> {
+    let graph = model.graph();
+    let index = Index::new(graph);
+    let all: Vec<String> = graph.output.iter().map(|o| o.name().to_owned()).collect();
+    let judged: Vec<String> = all.iter().filter(|o| !is_final_state(model, &index, o)).cloned().collect();
+    if judged.is_empty() { all } else { judged }
+}
+
+/// Whether a tensor is a final state of an LSTM, GRU or RNN, seen through what only changes its shape.
+fn is_final_state(model: &Model, index: &Index, tensor: &str) -> bool {
+    let Some(node) = index.producer(tensor).map(|n| &model.graph().node[n]) else { return false };
+    if ["LSTM", "GRU", "RNN"].iter().any(|op| is_op(node, op)) {
+        return node.output.iter().position(|o| o == tensor).is_some_and(|place| place > 0);
+    }
+    let reshapes = ["Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity", "Flatten"].iter().any(|op| is_op(node, op));
+    reshapes && node.input.first().is_some_and(|input| is_final_state(model, index, input))
+}
+
 /// Position of the last node that reads each tensor.
 fn last_reads(model: &Model) -> BTreeMap<String, usize> {
     model
@@ -113,6 +133,17 @@ mod tests {
             ("Gemm", &["c", "w"], "y"),
         ]);
         assert_eq!(choose(&model, &facts), ["a", "c"]);
+    }
+
+    #[test]
+    fn final_recurrent_states_are_not_judged_unless_they_are_all_there_is() {
+        let (mut model, _) = chain(&[("LSTM", &["x", "w", "r"], "y")]);
+        model.graph_mut().node[0].output.push("h".into());
+        model.graph_mut().node.push(node("Squeeze", "s", &["h"], &["state"], vec![]));
+        model.graph_mut().output.push(ValueInfoProto { name: Some("state".into()), ..ValueInfoProto::default() });
+        assert_eq!(judged_outputs(&model), ["y"]);
+        model.graph_mut().output.remove(0);
+        assert_eq!(judged_outputs(&model), ["state"]);
     }
 
     #[test]

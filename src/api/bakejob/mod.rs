@@ -1,0 +1,144 @@
+//! The `BakeJob` custom resource, version `v1alpha1`. The doc comments are the descriptions in the CRD, so they speak to the person who
+//! writes the YAML, and stay short: the whole CRD fits in 40 KB.
+
+mod gate;
+mod hardware;
+mod optimization;
+mod output;
+mod rules;
+mod source;
+mod status;
+mod worker;
+
+pub use gate::GateSpec;
+pub use hardware::{Cpu, Device, Fallback, Gpu, Hardware, Profile, Runtime};
+pub use optimization::{Goal, Level, Optimization, RecipeRef};
+pub use output::{Cache, Export, OnDelete, Output, Promotion, PromotionPolicy};
+pub use source::{Calibration, CaBundle, Credentials, Data, Source, Storage, TaskMetric, Training, Validation};
+pub use status::{
+    Artifact, BakeJobStatus, Figures, FileRef, GateStatus, HardwareStatus, JobRef, PassOutcome, PassStatus, PromotionStatus, RunRecord, Stage,
+    Verdict,
+};
+pub use worker::{PullSecret, Worker};
+
+pub(crate) use rules::root_rules;
+
+use kube::CustomResource;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What to bake, what it must keep, and where the result goes.
+#[derive(CustomResource, Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[kube(
+    group = "bakehouse.dev",
+    version = "v1alpha1",
+    kind = "BakeJob",
+    plural = "bakejobs",
+    namespaced,
+    shortname = "bj",
+    category = "bake",
+    status = "BakeJobStatus",
+    derive = "PartialEq",
+    doc = "A BakeJob makes a trained model smaller and faster, proves that it kept its quality, and writes it out.",
+    printcolumn(name = "Succeeded", type_ = "string", json_path = ".status.conditions[?(@.type==\"Succeeded\")].status"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type==\"Succeeded\")].reason"),
+    printcolumn(name = "Gate", type_ = "string", json_path = ".status.conditions[?(@.type==\"GatePassed\")].status"),
+    printcolumn(name = "Device", type_ = "string", json_path = ".status.hardware.device"),
+    printcolumn(name = "Speedup", type_ = "string", json_path = ".status.baked.speedup"),
+    printcolumn(name = "Retention", type_ = "string", json_path = ".status.baked.accuracyRetention"),
+    printcolumn(name = "Progress", type_ = "integer", json_path = ".status.progress"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Artifact", type_ = "string", json_path = ".status.artifacts[0].uri", priority = 1),
+    printcolumn(name = "Digest", type_ = "string", json_path = ".status.artifacts[0].sha256", priority = 1),
+    printcolumn(name = "Node", type_ = "string", json_path = ".status.hardware.node", priority = 1)
+)]
+#[serde(rename_all = "camelCase")]
+pub struct BakeJobSpec {
+    /// The trained model.
+    pub source: Source,
+    /// The data splits. Unset: those that the source's package names.
+    #[serde(default)]
+    pub data: Data,
+    /// How object storage is reached.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<Storage>,
+    /// What may be done to the model.
+    #[serde(default)]
+    pub optimization: Optimization,
+    /// The hardware to bake for and on.
+    #[serde(default)]
+    pub hardware: Hardware,
+    /// The engine that latency is measured on. Unset: OnnxRuntime where its library is found, else Bakehouse.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<Runtime>,
+    /// How latency is measured.
+    #[serde(default)]
+    pub profile: Profile,
+    /// What the result must keep and reach. The four quality gates apply with their defaults unless listed here.
+    #[serde(default)]
+    #[schemars(length(max = 15), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["metric"]))]
+    pub gates: Vec<GateSpec>,
+    /// The formats to write.
+    #[serde(default = "output::default_exports")]
+    #[schemars(length(min = 1, max = 6), extend("x-kubernetes-list-type" = "set"))]
+    pub exports: Vec<Export>,
+    /// Where the result goes.
+    pub output: Output,
+    /// What happens to a result that passed its gates.
+    #[serde(default)]
+    pub promotion: Promotion,
+    /// The pod that bakes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<Worker>,
+    /// Do not start, or stop what runs; a finished stage is not repeated on resume.
+    #[serde(default)]
+    pub suspend: bool,
+    /// Seconds a run may take, queueing not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 31_536_000))]
+    pub active_deadline_seconds: Option<u32>,
+    /// How often a failed attempt is repeated. Permanent errors are not repeated.
+    #[serde(default = "default_backoff_limit")]
+    #[schemars(range(min = 0, max = 20))]
+    pub backoff_limit: u32,
+    /// Seconds after its end when the BakeJob deletes itself. Unset: never. Under GitOps leave it unset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 31_536_000))]
+    pub ttl_seconds_after_finished: Option<u32>,
+    /// Whether an artifact baked before from the same inputs is taken. Unset means Off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<Cache>,
+}
+
+fn default_backoff_limit() -> u32 {
+    3
+}
+
+impl BakeJobSpec {
+    /// The spec of a bare model: `source`, `validation` and `output` are URIs or paths, everything else has its default.
+    #[must_use]
+    pub fn new(source: impl Into<String>, validation: impl Into<String>, output: impl Into<String>) -> Self {
+        Self {
+            source: Source { uri: source.into(), digest: None },
+            data: Data {
+                validation: Some(Validation { uri: validation.into(), metric: None, top_k: None, outputs: Vec::new() }),
+                ..Data::default()
+            },
+            storage: None,
+            optimization: Optimization::default(),
+            hardware: Hardware::default(),
+            runtime: None,
+            profile: Profile::default(),
+            gates: Vec::new(),
+            exports: output::default_exports(),
+            output: Output::new(output),
+            promotion: Promotion::default(),
+            worker: None,
+            suspend: false,
+            active_deadline_seconds: None,
+            backoff_limit: default_backoff_limit(),
+            ttl_seconds_after_finished: None,
+            cache: None,
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! From candidates to the artifact: the first that passes every gate on the verdict split; else the best inconclusive one; else the input itself.
+
+use std::path::Path;
+
+use super::figures;
+use super::intake::Loaded;
+use super::judge::Bench;
+use super::measure::Measurer;
+use super::progress::Stage;
+use super::publish::Staging;
+use super::report::{BatchSpeedup, ModelFigures};
+use super::{BakeError, Stages};
+use crate::api::bakejob::{Goal, Verdict};
+use crate::api::{Reason, ResolvedJob};
+use crate::model::Model;
+use crate::optimizer::search::{Candidate, Speed, merit};
+use crate::optimizer::{PassRecord, Step};
+use crate::profiler::paired;
+use crate::quality::{self, GateResult, QualityReport};
+
+/// The most candidates that are measured on the verdict split. More would make the verdict a search of its own.
+const MOST_VERDICTS: usize = 4;
+
+/// The artifact and why it is the one.
+pub(super) struct Chosen {
+    pub(super) name: String,
+    pub(super) bytes: Vec<u8>,
+    pub(super) model: Model,
+    pub(super) steps: Vec<Step>,
+    pub(super) records: Vec<PassRecord>,
+    pub(super) figures: ModelFigures,
+    pub(super) speedup: Vec<BatchSpeedup>,
+    pub(super) quality: QualityReport,
+    pub(super) gates: Vec<GateResult>,
+    pub(super) reason: Reason,
+    pub(super) message: String,
+}
+
+impl Chosen {
+    /// Whether the input itself is the artifact.
+    pub(super) fn is_input(&self) -> bool {
+        self.name == INPUT
+    }
+
+    fn failing(&self) -> Vec<crate::api::Metric> {
+        self.gates.iter().filter(|g| g.verdict == Verdict::Fail).map(|g| g.metric).collect()
+    }
+}
+
+/// Name of the candidate that is the input itself.
+pub(super) const INPUT: &str = "input";
+
+/// Measures candidates in order of rank until one passes. What each lacked is written into its `refused`.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn choose(
+    job: &ResolvedJob,
+    loaded: &Loaded,
+    bench: &Bench<'_>,
+    measurer: &Measurer<'_>,
+    baseline: &ModelFigures,
+    candidates: &mut [Candidate],
+    staging: &Staging,
+    stages: &mut Stages<'_>,
+) -> Result<Chosen, BakeError> {
+    let mut inconclusive: Option<Chosen> = None;
+    let mut failed: Vec<Chosen> = Vec::new();
+    let mut measured = 0;
+    for candidate in candidates.iter_mut().filter(|c| c.refused.is_none()) {
+        if measured == MOST_VERDICTS {
+            candidate.refused = Some(format!("not measured on the verdict split: {MOST_VERDICTS} better ones were"));
+            continue;
+        }
+        measured += 1;
+        stages.enter(Stage::Validate);
+        stages.progress.detail(&candidate.name);
+        let quality = quality_of(job, loaded, bench, &candidate.work.model)?;
+        stages.enter(Stage::Profile);
+        let file = staging.path("candidate.onnx");
+        candidate.work.model.save(&file)?;
+        let speedup = measurer.speedup(&loaded.model, &candidate.work.model, final_plan(job))?;
+        if let Some(reason) = no_gain(job.goal, candidate, &speedup, loaded.file_bytes as usize) {
+            candidate.refused = Some(reason);
+            continue;
+        }
+        let made = assemble(job, candidate, &file, quality, speedup, measurer, baseline)?;
+        stages.enter(Stage::Gate);
+        match quality::overall(&made.gates) {
+            Verdict::Pass => return Ok(made),
+            Verdict::Inconclusive => {
+                candidate.refused = Some(format!("inconclusive: {}", figures::worst_gate(&made.gates)));
+                inconclusive = inconclusive.or(Some(made));
+            }
+            Verdict::Fail => {
+                candidate.refused = Some(format!("failed: {}", figures::worst_gate(&made.gates)));
+                failed.push(made);
+            }
+        }
+    }
+    if let Some(best) = inconclusive {
+        return Ok(best);
+    }
+    let input = the_input(job, loaded, bench, baseline, candidates)?;
+    // A candidate that fails only what the input fails too is still the better of the two.
+    let excused = input.failing();
+    let better = failed.into_iter().find(|c| !excused.is_empty() && c.failing().iter().all(|m| excused.contains(m)));
+    Ok(better.unwrap_or(input))
+}
+
+fn quality_of(job: &ResolvedJob, loaded: &Loaded, bench: &Bench<'_>, model: &Model) -> Result<QualityReport, BakeError> {
+    let pairs = bench.pairs(model)?;
+    Ok(quality::evaluate(&figures::evaluation(job, loaded, pairs, bench.split.labels.as_ref()))?)
+}
+
+fn final_plan(job: &ResolvedJob) -> paired::Plan {
+    paired::Plan { max_rounds: job.profile.iterations.max(21) * 4, max_seconds: 0.5, ..paired::Plan::default() }
+}
+
+/// Why a candidate is no improvement by the final, longer measurement, or `None` when it is one.
+fn no_gain(goal: Goal, candidate: &Candidate, speedup: &[BatchSpeedup], input_bytes: usize) -> Option<String> {
+    let first = speedup.first().map(|s| &s.paired)?;
+    if goal != Goal::Size && first.upper < 1.0 {
+        return Some(format!("slower than the input: {:.2}x [{:.2}, {:.2}]", first.ratio, first.lower, first.upper));
+    }
+    let speed = Speed { ratio: first.ratio, lower: first.lower, upper: first.upper, n: first.ratios.len() };
+    (merit(goal, Some(speed), candidate.bytes, input_bytes) <= 0.0).then(|| "no better than the input under the goal".to_owned())
+}
+
+fn assemble(
+    job: &ResolvedJob,
+    candidate: &Candidate,
+    file: &Path,
+    quality: QualityReport,
+    speedup: Vec<BatchSpeedup>,
+    measurer: &Measurer<'_>,
+    baseline: &ModelFigures,
+) -> Result<Chosen, BakeError> {
+    let model = candidate.work.model.clone();
+    let figures = measurer.figures(&model, file)?;
+    let gates = quality::decide(&job.gates, &figures::gate_figures(&quality, baseline, &figures, Some(&speedup)));
+    let (reason, message) = figures::verdict(&candidate.name, &gates);
+    Ok(Chosen {
+        name: candidate.name.clone(),
+        bytes: model.to_bytes(),
+        model,
+        steps: candidate.work.steps.clone(),
+        records: candidate.records.clone(),
+        figures,
+        speedup,
+        quality,
+        gates,
+        reason,
+        message,
+    })
+}
+
+/// The input as its own artifact: nothing that passes is better.
+fn the_input(job: &ResolvedJob, loaded: &Loaded, bench: &Bench<'_>, baseline: &ModelFigures, candidates: &[Candidate]) -> Result<Chosen, BakeError> {
+    let quality = quality_of(job, loaded, bench, &loaded.model)?;
+    let gates = quality::decide(&job.gates, &figures::gate_figures(&quality, baseline, baseline, None));
+    let why = candidates.iter().find_map(|c| c.refused.as_ref().map(|r| format!("{}: {r}", c.name))).unwrap_or_default();
+    let (reason, message) = match figures::verdict(INPUT, &gates) {
+        (Reason::Baked, _) => (Reason::NoImprovement, format!("The input is returned unchanged, nothing better passed ({why}).")),
+        other => other,
+    };
+    let bytes = std::fs::read(&job.source.path).map_err(|source| crate::model::ModelError::Read { path: job.source.path.clone(), source })?;
+    Ok(Chosen {
+        name: INPUT.to_owned(),
+        bytes,
+        model: loaded.model.clone(),
+        steps: Vec::new(),
+        records: Vec::new(),
+        figures: baseline.clone(),
+        speedup: Vec::new(),
+        quality,
+        gates,
+        reason,
+        message,
+    })
+}

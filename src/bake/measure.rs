@@ -1,0 +1,109 @@
+//! The figures of one model: latency per batch size, what a fresh process sees, determinism.
+
+use std::path::Path;
+
+use super::probe::{self, Seen, outputs_digest};
+use super::report::{BatchLatency, BatchSpeedup, Determinism, ModelFigures};
+use super::timing::Timer;
+use super::{BakeError, Options};
+use crate::api::ResolvedJob;
+use crate::api::bakejob::Runtime;
+use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine, batch};
+use crate::model::{Facts, Model, Stats};
+use crate::profiler::{latency, paired};
+
+/// Seconds for the latency of one model at one batch size.
+const LATENCY_SECONDS: f64 = 0.4;
+
+/// Samples that determinism and the fresh process are checked on.
+const PROBE_SAMPLES: usize = 4;
+
+/// The feeds that are timed, one per batch size, the gates' one first.
+pub(super) struct Workload {
+    pub(super) feeds: Vec<(usize, Feed)>,
+    /// Batch sizes that the model or the engine refused, and why.
+    pub(super) refused: Vec<String>,
+}
+
+impl Workload {
+    /// Feeds of the wished batch sizes, made of real samples. Without a wish: the samples as they are, and where the batch axis is free 8 rows too.
+    pub(super) fn new(job: &ResolvedJob, model: &Model, engine: &SharedEngine, samples: &[Feed]) -> Result<Self, EngineError> {
+        let own = batch::rows(&samples[0], model);
+        let wished = if job.profile.batch_sizes.is_empty() { vec![own, own * 8] } else { job.profile.batch_sizes.clone() };
+        let mut session = engine.load(model, &LoadOptions::default())?;
+        let (mut feeds, mut refused) = (Vec::new(), Vec::new());
+        for rows in wished {
+            let made = batch::of_rows(samples, model, rows).map_err(|e| e.to_string()).and_then(|feed| session.run(&feed).map(|_| feed).map_err(|e| e.to_string()));
+            match made {
+                Ok(feed) => feeds.push((rows, feed)),
+                Err(detail) => refused.push(format!("Batch size {rows} is not measured: {detail}")),
+            }
+        }
+        if feeds.is_empty() {
+            feeds.push((own, samples[0].clone()));
+        }
+        Ok(Self { feeds, refused })
+    }
+}
+
+/// Measures models of one job, all alike.
+pub(super) struct Measurer<'a> {
+    pub(super) job: &'a ResolvedJob,
+    pub(super) options: &'a Options,
+    pub(super) engine: &'a SharedEngine,
+    pub(super) runtime: Runtime,
+    pub(super) timer: &'a Timer,
+    pub(super) workload: &'a Workload,
+    pub(super) samples: &'a [Feed],
+    pub(super) facts: &'a Facts,
+}
+
+impl Measurer<'_> {
+    /// Figures of a model that lies at `file`.
+    pub(super) fn figures(&self, model: &Model, file: &Path) -> Result<ModelFigures, BakeError> {
+        let fresh_process = self.fresh_process(file)?;
+        let determinism = self.determinism(model, &fresh_process)?;
+        let mut session = self.timer.load(model)?;
+        let plan = latency::Plan { warmup: self.job.profile.warmup, iterations: self.job.profile.iterations, max_seconds: LATENCY_SECONDS, cpu_time: true };
+        let mut latencies = Vec::new();
+        for (rows, feed) in &self.workload.feeds {
+            let samples = self.timer.latency(session.as_mut(), feed, plan)?;
+            let summary = samples.summary().ok_or_else(|| BakeError::Internal("no latency sample was taken".to_owned()))?;
+            latencies.push(BatchLatency { batch: *rows, throughput: *rows as f64 / summary.p50, summary, samples });
+        }
+        let bytes = std::fs::metadata(file).map_err(|e| BakeError::Internal(format!("{}: {e}", file.display())))?.len();
+        let stats = Stats::of(model, self.facts);
+        Ok(ModelFigures { sha256: fresh_process.file_sha256.clone(), bytes, stats, latency: latencies, fresh_process, determinism })
+    }
+
+    /// Time of `input` / time of `baked`, per batch size.
+    pub(super) fn speedup(&self, input: &Model, baked: &Model, plan: paired::Plan) -> Result<Vec<BatchSpeedup>, EngineError> {
+        let (mut a, mut b) = (self.timer.load(input)?, self.timer.load(baked)?);
+        let feeds = self.workload.feeds.iter();
+        feeds.map(|(batch, feed)| Ok(BatchSpeedup { batch: *batch, paired: self.timer.compare(a.as_mut(), b.as_mut(), feed, plan)? })).collect()
+    }
+
+    fn fresh_process(&self, file: &Path) -> Result<Seen, BakeError> {
+        let request = probe::Request {
+            model: file.to_owned(),
+            data: self.job.validation.path.clone(),
+            samples: PROBE_SAMPLES,
+            runtime: self.runtime,
+            ort_lib: self.options.ort_lib.clone(),
+            threads: 1,
+        };
+        probe::spawn(&self.options.program, &request)
+    }
+
+    fn determinism(&self, model: &Model, fresh: &Seen) -> Result<Determinism, EngineError> {
+        let feeds = &self.samples[..PROBE_SAMPLES.min(self.samples.len())];
+        let digest = |session: &mut dyn crate::engine::Session| -> Result<String, EngineError> {
+            let outputs = feeds.iter().map(|feed| session.run(feed)).collect::<Result<Vec<_>, _>>()?;
+            Ok(outputs_digest(outputs.iter().flatten()))
+        };
+        let mut one = self.engine.load(model, &LoadOptions::default())?;
+        let mut two = self.engine.load(model, &LoadOptions { threads: 2, ..LoadOptions::default() })?;
+        let (first, second, threaded) = (digest(one.as_mut())?, digest(one.as_mut())?, digest(two.as_mut())?);
+        Ok(Determinism { runs: first == second, threads: first == threaded, processes: first == fresh.outputs_sha256 })
+    }
+}

@@ -1,0 +1,46 @@
+//! Every pass by name: which a job runs, how a recipe's step becomes a pass again, and which backends are not there to serve one.
+
+use crate::accelerator;
+use crate::api::ResolvedJob;
+use crate::api::job::PinnedFile;
+use crate::engine::Engines;
+use crate::model::{Model, Pass};
+use crate::optimizer::recipe::{Recipe, Step, sha256_hex};
+use crate::optimizer::{PassRecord, Work, int8};
+
+use super::BakeError;
+
+/// Names that `spec.optimization.passes` may hold.
+pub fn names() -> Vec<&'static str> {
+    accelerator::PASS_NAMES.iter().chain(int8::PASS_NAMES).copied().collect()
+}
+
+/// The lossless passes of a job, in order.
+pub(super) fn lossless(job: &ResolvedJob) -> Vec<Box<dyn Pass>> {
+    let wanted = |pass: &dyn Pass| job.passes.as_ref().is_none_or(|names| names.iter().any(|n| n == pass.name()));
+    accelerator::conservative_passes().into_iter().filter(|pass| wanted(pass.as_ref())).collect()
+}
+
+/// The pass of a recipe's step.
+pub fn of_step(step: &Step) -> Option<Box<dyn Pass>> {
+    accelerator::by_name(&step.pass).or_else(|| int8::from_step(&step.pass, &step.parameters))
+}
+
+/// Replays the recipe of a file on `input`.
+pub(super) fn replay(pinned: &PinnedFile, input: &Model) -> Result<Work, BakeError> {
+    let wrong = |detail: String| BakeError::Job { field: "spec.optimization.recipe".to_owned(), detail };
+    let text = std::fs::read(&pinned.path).map_err(|e| wrong(format!("cannot read {}: {e}", pinned.path.display())))?;
+    let given = sha256_hex(&text);
+    if let Some(expected) = pinned.digest.as_deref().map(|d| d.trim_start_matches("sha256:")).filter(|d| *d != given) {
+        return Err(wrong(format!("{} has sha256 {given}, the job pins {expected}", pinned.path.display())));
+    }
+    let recipe: Recipe = serde_json::from_slice(&text).map_err(|e| wrong(format!("{} is no recipe: {e}", pinned.path.display())))?;
+    let model = recipe.replay(input, &of_step)?;
+    Ok(Work { model, facts: recipe.facts, steps: recipe.steps })
+}
+
+/// A record for each backend that is not there: a pass that would have used it, skipped.
+pub(super) fn absent_backends(engines: &Engines, model: &Model) -> Vec<PassRecord> {
+    let absent = engines.backends().iter().filter(|b| !b.available);
+    absent.map(|b| PassRecord::skipped(&format!("backend-{}", b.name), format!("BackendUnavailable: {}", b.detail), model)).collect()
+}

@@ -1,0 +1,94 @@
+//! A fresh process that loads a model file, runs a few samples and says what it saw: proof that the artifact reloads, its memory, and its outputs' digest.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::BakeError;
+use crate::api::bakejob::Runtime;
+use crate::engine::{Dataset, Engines, LoadOptions, dataset};
+use crate::model::{Model, Tensor};
+use crate::optimizer::sha256_hex;
+use crate::profiler::clock;
+
+/// What a fresh process is asked to do.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The model file.
+    pub model: PathBuf,
+    /// The data file; its first samples are run.
+    pub data: PathBuf,
+    /// How many samples.
+    pub samples: usize,
+    /// Which engine.
+    pub runtime: Runtime,
+    /// ONNX Runtime's library, where it is not in the usual places.
+    pub ort_lib: Option<PathBuf>,
+    /// Threads of the engine.
+    pub threads: usize,
+}
+
+/// What it saw.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Seen {
+    /// SHA-256 of the file that was loaded.
+    pub file_sha256: String,
+    /// SHA-256 over all outputs of all samples.
+    pub outputs_sha256: String,
+    /// Samples run.
+    pub samples: usize,
+    /// Largest resident memory of the process, bytes: binary, engine, model, one sample's working memory.
+    pub peak_rss_bytes: Option<u64>,
+    /// Resident memory before the model was loaded, bytes.
+    pub idle_rss_bytes: Option<u64>,
+}
+
+/// Does the work, in the process that calls it.
+pub fn run(request: &Request) -> Result<Seen, BakeError> {
+    let engines = Engines::discover(request.ort_lib.as_deref());
+    let engine = engines.get(request.runtime)?;
+    let idle_rss_bytes = clock::rss_bytes();
+    let file = std::fs::read(&request.model).map_err(|source| crate::model::ModelError::Read { path: request.model.clone(), source })?;
+    let file_sha256 = sha256_hex(&file);
+    drop(file);
+    let model = Model::load(&request.model)?;
+    let data = Dataset::load(&request.data, &model, dataset::Limits::default())?.dataset;
+    let mut session = engine.load(&model, &LoadOptions { threads: request.threads, ..LoadOptions::default() })?;
+    let outputs = data.feeds.iter().take(request.samples).map(|feed| session.run(feed)).collect::<Result<Vec<_>, _>>()?;
+    Ok(Seen {
+        file_sha256,
+        outputs_sha256: outputs_digest(outputs.iter().flatten()),
+        samples: outputs.len(),
+        peak_rss_bytes: clock::peak_rss_bytes(),
+        idle_rss_bytes,
+    })
+}
+
+/// Starts a fresh process of this program for it.
+pub fn spawn(program: &Path, request: &Request) -> Result<Seen, BakeError> {
+    let mut command = Command::new(program);
+    command.arg("probe").arg(&request.model).arg("--data").arg(&request.data);
+    command.args(["--samples", &request.samples.to_string(), "--threads", &request.threads.to_string()]);
+    command.args(["--runtime", match request.runtime { Runtime::OnnxRuntime => "onnxruntime", Runtime::Bakehouse => "bakehouse" }]);
+    if let Some(library) = &request.ort_lib {
+        command.arg("--ort-lib").arg(library);
+    }
+    let output = command.stdin(Stdio::null()).output().map_err(|e| BakeError::Internal(format!("cannot start {}: {e}", program.display())))?;
+    if !output.status.success() {
+        return Err(BakeError::Reload(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    serde_json::from_slice(&output.stdout).map_err(|e| BakeError::Reload(format!("it printed what is not a result ({e})")))
+}
+
+/// SHA-256 over types, shapes and bytes of outputs.
+pub fn outputs_digest<'a>(outputs: impl Iterator<Item = &'a Tensor>) -> String {
+    let mut hash = Sha256::new();
+    for tensor in outputs {
+        hash.update(format!("{}{:?}", tensor.dtype(), tensor.shape()));
+        hash.update(tensor.bytes());
+    }
+    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+}

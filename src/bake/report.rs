@@ -1,0 +1,214 @@
+//! The evidence of a bake, as `report.json` holds it: raw samples and everything computed from them. Every figure shown anywhere is taken from here.
+
+use serde::{Deserialize, Serialize};
+
+use super::probe::Seen;
+use super::progress::StageRecord;
+use crate::api::Reason;
+use crate::engine::{BackendStatus, EngineId};
+use crate::hardware::MachineFacts;
+use crate::model::{IntakeNotes, Stats};
+use crate::optimizer::{PassRecord, Score, Speed};
+use crate::profiler::{Latency, Paired, Samples};
+use crate::quality::{GateResult, QualityReport};
+
+/// Schema of [`Report`].
+pub const REPORT_VERSION: &str = "bakehouse.dev/report/v1";
+
+/// A finished bake.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Report {
+    /// [`REPORT_VERSION`].
+    pub api_version: String,
+    /// Version of Bakehouse.
+    pub bakehouse: String,
+    /// What was asked for.
+    pub job: JobFigures,
+    /// How it ended.
+    pub outcome: OutcomeFigures,
+    /// Start and end of each stage.
+    pub stages: Vec<StageRecord>,
+    /// The machine that every figure was measured on.
+    pub machine: MachineFacts,
+    /// The engine that every figure was measured on.
+    pub engine: EngineId,
+    /// Threads of the engine in the timed runs.
+    pub threads: usize,
+    /// `thread CPU` or `wall`: what the seconds of the timed runs are.
+    pub clock: String,
+    /// Backends and whether they are there.
+    pub backends: Vec<BackendStatus>,
+    /// What was done to the file on intake.
+    pub intake: IntakeNotes,
+    /// Remarks about data and engine.
+    pub remarks: Vec<String>,
+    /// Which samples served for what.
+    pub data: DataFigures,
+    /// The passes that led to the artifact, the lossless ones first.
+    pub passes: Vec<PassRecord>,
+    /// Every candidate of the search, the eligible ones first, best first.
+    pub candidates: Vec<CandidateFigures>,
+    /// The input model.
+    pub baseline: ModelFigures,
+    /// The artifact; absent when none was written.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub baked: Option<ModelFigures>,
+    /// Time of the input / time of the artifact, per batch size. Empty when the artifact is the input.
+    pub speedup: Vec<BatchSpeedup>,
+    /// Quality of the best candidate on the verdict split; absent when the input itself is the artifact.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub quality: Option<QualityReport>,
+    /// The gates.
+    pub gates: Vec<GateResult>,
+    /// What the engine itself fuses when it loads the artifact: operators before and after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub engine_fusion: Option<EngineFusion>,
+    /// The files.
+    pub artifacts: Vec<Artifact>,
+}
+
+/// What was asked for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct JobFigures {
+    pub name: String,
+    pub spec_digest: String,
+    pub level: String,
+    pub goal: String,
+    pub seed: u64,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OutcomeFigures {
+    /// From the closed set.
+    pub reason: Reason,
+    /// A sentence.
+    pub message: String,
+    /// Whether the gates passed; absent when inconclusive.
+    pub gate_passed: Option<bool>,
+    /// Name of the chosen candidate; `input` when the input itself is the artifact.
+    pub candidate: String,
+}
+
+/// Which samples served for what. Indices count in the validation file.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DataFigures {
+    /// Calibration samples.
+    pub calibration_samples: usize,
+    /// Validation samples.
+    pub validation_samples: usize,
+    /// Whether there are labels.
+    pub labelled: bool,
+    /// Samples that the search looked at.
+    pub search: Vec<usize>,
+    /// Samples that only the verdict saw.
+    pub verdict: Vec<usize>,
+    /// Internal tensors that feature preservation looks at.
+    pub taps: Vec<String>,
+}
+
+/// One candidate of the search. Its quality is on the search split and decides nothing but the order.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CandidateFigures {
+    /// Name of the variant.
+    pub name: String,
+    /// Bytes of the file.
+    pub bytes: usize,
+    /// Nodes of the graph.
+    pub nodes: usize,
+    /// Quality on the search split, point estimates.
+    pub quality: Vec<Score>,
+    /// Speed against the input.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub speed: Option<Speed>,
+    /// Records of its lossy passes.
+    pub passes: Vec<PassRecord>,
+    /// Sites left in float.
+    pub left_out: Vec<String>,
+    /// Why it was not chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+    /// Whether it is the artifact.
+    pub chosen: bool,
+}
+
+/// One model, measured.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ModelFigures {
+    /// SHA-256 of the file.
+    pub sha256: String,
+    /// Bytes of the file.
+    pub bytes: u64,
+    /// Parameters, operators, multiplications.
+    pub stats: Stats,
+    /// Latency per batch size, the gates' one first.
+    pub latency: Vec<BatchLatency>,
+    /// What a fresh process saw.
+    pub fresh_process: Seen,
+    /// Whether outputs are bit-identical over runs, threads and processes.
+    pub determinism: Determinism,
+}
+
+/// Latency at one batch size.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BatchLatency {
+    /// Rows per run.
+    pub batch: usize,
+    /// Percentiles and spread, seconds.
+    pub summary: Latency,
+    /// Rows per second at the median.
+    pub throughput: f64,
+    /// Raw samples.
+    pub samples: Samples,
+}
+
+/// Speedup at one batch size.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BatchSpeedup {
+    /// Rows per run.
+    pub batch: usize,
+    /// The paired measurement.
+    pub paired: Paired,
+}
+
+/// Whether outputs are bit-identical.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Determinism {
+    /// Between two runs of one session.
+    pub runs: bool,
+    /// Between one thread and two.
+    pub threads: bool,
+    /// Between this process and a fresh one.
+    pub processes: bool,
+}
+
+/// What an engine does to the graph when it loads it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EngineFusion {
+    /// Nodes of the artifact and of the engine's plan.
+    pub nodes: [usize; 2],
+    /// Operators of the plan that the artifact does not have, with their number: the engine's own fusions.
+    pub fused: std::collections::BTreeMap<String, usize>,
+}
+
+/// A file of the result.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+#[allow(missing_docs)]
+pub struct Artifact {
+    pub format: String,
+    pub file: String,
+    pub sha256: String,
+    pub bytes: u64,
+}

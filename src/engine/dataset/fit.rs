@@ -1,0 +1,234 @@
+//! Checking the arrays of a split against the inputs that a model declares, and cutting them into feeds.
+
+use std::sync::Arc;
+
+use half::{bf16, f16};
+
+use super::arrays::Arrays;
+use super::{Dataset, Feed, LoadedDataset};
+use crate::engine::declared::{Declared, Extent};
+use crate::model::{DType, Model, Tensor};
+
+/// The array that holds the truth rather than an input.
+const LABELS: &str = "labels";
+
+/// Cuts the arrays into one feed per sample. Errors are sentences without the file's name.
+pub(super) fn fit(mut arrays: Arrays, model: &Model) -> Result<LoadedDataset, String> {
+    let inputs = Declared::inputs(model);
+    let names = || inputs.iter().map(|i| format!("'{}'", i.name)).collect::<Vec<_>>().join(", ");
+    let labels = if inputs.iter().any(|i| i.name == LABELS) { None } else { arrays.remove(LABELS) };
+    if let Some(unknown) = arrays.keys().find(|name| inputs.iter().all(|i| i.name != **name)) {
+        return Err(format!("array '{unknown}' is no input of the model. Its inputs are {}; labels go into '{LABELS}'.", names()));
+    }
+    if inputs.is_empty() {
+        return Err("the model has no input, so there is nothing that samples could change.".to_owned());
+    }
+
+    let mut notes = Vec::new();
+    let mut columns: Vec<(Arc<str>, Vec<Tensor>)> = Vec::new();
+    for input in &inputs {
+        let array = arrays.remove(&input.name);
+        let array = array.ok_or_else(|| format!("input '{}' has no array. The model's inputs are {}.", input.name, names()))?;
+        let samples = samples_of(input, array, &mut notes).map_err(|e| format!("array '{}' {e}", input.name))?;
+        if let Some((first, other)) = columns.first().filter(|(_, other)| other.len() != samples.len()) {
+            let (a, b) = (samples.len(), other.len());
+            return Err(format!("array '{}' has {a} samples, but '{first}' has {b}. Every array needs the same number.", input.name));
+        }
+        columns.push((Arc::from(input.name.as_str()), samples));
+    }
+
+    let count = columns[0].1.len();
+    if count == 0 {
+        return Err("holds no sample. Give at least one; gates need 20.".to_owned());
+    }
+    if let Some(labels) = &labels {
+        if labels.shape().first() != Some(&count) {
+            return Err(format!("'{LABELS}' has the shape {:?}, but there are {count} samples. Give one label per sample.", labels.shape()));
+        }
+        if has_nan(labels) {
+            return Err(format!("'{LABELS}' holds NaN. Remove or repair those samples."));
+        }
+    }
+    let mut columns: Vec<_> = columns.into_iter().map(|(name, samples)| (name, samples.into_iter())).collect();
+    let feed = |_| Feed::new(columns.iter_mut().map(|(n, s)| (n.clone(), s.next().expect("counts are equal"))).collect());
+    let feeds = (0..count).map(feed).collect();
+    Ok(LoadedDataset { dataset: Dataset { feeds, labels }, notes })
+}
+
+/// The samples of one input. Errors continue `array 'x' …`.
+fn samples_of(input: &Declared, array: Tensor, notes: &mut Vec<String>) -> Result<Vec<Tensor>, String> {
+    let name = &input.name;
+    let array = match input.dtype {
+        Some(dtype) if dtype != array.dtype() => {
+            let from = array.dtype();
+            let converted = convert(&array, dtype)?;
+            notes.push(format!("input '{name}': the data is {from}, the model takes {dtype}; every value was converted without loss."));
+            converted
+        }
+        _ => array,
+    };
+    if has_nan(&array) {
+        return Err("holds NaN. Remove or repair those samples.".to_owned());
+    }
+    let shape = array.shape();
+    let Some((&count, sample)) = shape.split_first() else {
+        return Err("is a single value. Axis 0 must be the sample.".to_owned());
+    };
+    let mut sample = sample.to_vec();
+    if let Some(declared) = &input.shape {
+        let one_more = sample.len() == declared.len();
+        let free_batch = declared.first().is_some_and(|d| !matches!(d, Extent::Fixed(n) if *n != 1));
+        if !one_more && shape.len() == declared.len() && free_batch {
+            sample.insert(0, 1);
+            notes.push(format!("input '{name}': the samples have no batch axis, the model declares one; a batch of 1 was added to each."));
+        } else if !one_more {
+            return Err(format!(
+                "has the shape {shape:?}, so each sample has {} axes, but the model takes {} ({}). Axis 0 must be the sample, each a whole input with its batch axis.",
+                sample.len(),
+                declared.len(),
+                input.shape_text()
+            ));
+        }
+        if input.contradicts(&sample) {
+            notes.push(format!("input '{name}' is declared as {}, but the samples are {sample:?}; the data is trusted.", input.shape_text()));
+        }
+    } else {
+        notes.push(format!("input '{name}' declares no shape; each sample is taken as a whole input of shape {sample:?}."));
+    }
+    let size = array.bytes().len() / count.max(1);
+    let cut = |i: usize| Tensor::from_bytes(array.dtype(), sample.clone(), array.bytes().slice(i * size..(i + 1) * size));
+    (0..count).map(cut).collect::<Result<_, _>>().map_err(|e| e.to_string())
+}
+
+fn has_nan(tensor: &Tensor) -> bool {
+    match tensor.dtype() {
+        DType::F32 => tensor.values::<f32>().is_some_and(|v| v.iter().any(|x| x.is_nan())),
+        DType::F64 => tensor.values::<f64>().is_some_and(|v| v.iter().any(|x| x.is_nan())),
+        DType::F16 => tensor.values::<f16>().is_some_and(|v| v.iter().any(|x| x.is_nan())),
+        DType::BF16 => tensor.values::<bf16>().is_some_and(|v| v.iter().any(|x| x.is_nan())),
+        _ => false,
+    }
+}
+
+/// Converts float to float or integer to integer, when no value changes by it. Errors continue `array 'x' …`.
+fn convert(array: &Tensor, to: DType) -> Result<Tensor, String> {
+    let from = array.dtype();
+    let refuse = |why: &str| Err(format!("is {from}, but the model takes {to}{why}. Save it as {to}."));
+    let integer = |d: DType| !d.is_float() && d != DType::Bool;
+    let shape = array.shape();
+    let exact = if from.is_float() && to.is_float() {
+        let values = array.to_f64();
+        let same = |a: f64, b: f64| a == b || (a.is_nan() && b.is_nan());
+        macro_rules! narrow {
+            ($t:ty, $make:expr) => {{
+                let out: Vec<$t> = values.iter().map(|&v| $make(v)).collect();
+                values.iter().zip(&out).all(|(&v, &o)| same(v, f64::from(o))).then(|| Tensor::new(shape, &out))
+            }};
+        }
+        match to {
+            DType::F64 => Some(Tensor::new(shape, &values)),
+            DType::F32 => narrow!(f32, |v: f64| v as f32),
+            DType::F16 => narrow!(f16, f16::from_f64),
+            _ => narrow!(bf16, bf16::from_f64),
+        }
+    } else if integer(from) && integer(to) {
+        // u64 values beyond i64 are no token, index or pixel; they are refused rather than wrapped.
+        let values: Option<Vec<i128>> = match array.values::<u64>() {
+            Some(v) => Some(v.iter().map(|&x| i128::from(x)).collect()),
+            None => array.to_i64().map(|v| v.iter().map(|&x| i128::from(x)).collect()),
+        };
+        let values = values.unwrap_or_default();
+        macro_rules! narrow {
+            ($t:ty) => {
+                values.iter().map(|&v| <$t>::try_from(v)).collect::<Result<Vec<$t>, _>>().ok().map(|out| Tensor::new(shape, &out))
+            };
+        }
+        match to {
+            DType::I8 => narrow!(i8),
+            DType::I16 => narrow!(i16),
+            DType::I32 => narrow!(i32),
+            DType::I64 => narrow!(i64),
+            DType::U8 => narrow!(u8),
+            DType::U16 => narrow!(u16),
+            DType::U32 => narrow!(u32),
+            _ => narrow!(u64),
+        }
+    } else {
+        return refuse("");
+    };
+    match exact {
+        Some(tensor) => Ok(tensor),
+        None => refuse(" and some values would change"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::testing::{declare, model};
+
+    fn two_inputs() -> Model {
+        model(&[declare("x", DType::F32, &["N", "3"]), declare("ids", DType::I64, &["N", "2"])], &[declare("y", DType::F32, &["N", "3"])], vec![], vec![])
+    }
+
+    fn arrays(x: Tensor, ids: Tensor) -> Arrays {
+        [("x".to_owned(), x), ("ids".to_owned(), ids)].into()
+    }
+
+    #[test]
+    fn samples_are_whole_feeds_and_labels_stand_beside_them() {
+        let mut input = arrays(Tensor::new(&[2, 1, 3], &[1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0]), Tensor::new(&[2, 1, 2], &[1_i64, 2, 3, 4]));
+        input.insert("labels".to_owned(), Tensor::new(&[2], &[0_i64, 1]));
+        let LoadedDataset { dataset, notes } = fit(input, &two_inputs()).unwrap();
+        assert_eq!((dataset.len(), notes.len()), (2, 0), "{notes:?}");
+        assert_eq!(dataset.feeds[1].get("x").unwrap(), &Tensor::new(&[1, 3], &[4.0_f32, 5.0, 6.0]));
+        assert_eq!(dataset.feeds[1].get("ids").unwrap(), &Tensor::new(&[1, 2], &[3_i64, 4]));
+        assert_eq!(dataset.labels.unwrap().len(), 2);
+    }
+
+    #[test]
+    fn a_missing_batch_axis_is_added_and_exact_types_are_converted_with_a_note() {
+        let input = arrays(Tensor::new(&[2, 3], &[1.0_f64, 2.0, 3.0, 4.0, 5.0, 6.0]), Tensor::new(&[2, 2], &[1_i32, 2, 3, 4]));
+        let LoadedDataset { dataset, notes } = fit(input, &two_inputs()).unwrap();
+        assert_eq!(dataset.feeds[0].get("x").unwrap(), &Tensor::new(&[1, 3], &[1.0_f32, 2.0, 3.0]));
+        assert_eq!(dataset.feeds[0].get("ids").unwrap(), &Tensor::new(&[1, 2], &[1_i64, 2]));
+        assert_eq!(notes.len(), 4, "{notes:?}");
+    }
+
+    #[test]
+    fn a_wrong_declared_extent_is_noted_and_the_data_trusted() {
+        let input = arrays(Tensor::new(&[1, 1, 4], &[1.0_f32; 4]), Tensor::new(&[1, 1, 2], &[1_i64, 2]));
+        let loaded = fit(input, &two_inputs()).unwrap();
+        assert!(loaded.notes[0].contains("[N, 3]") && loaded.notes[0].contains("[1, 4]"), "{:?}", loaded.notes);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_by_name() {
+        let x = || Tensor::new(&[2, 1, 3], &[1.0_f32; 6]);
+        let ids = || Tensor::new(&[2, 1, 2], &[1_i64; 4]);
+        let with = |name: &str, tensor: Tensor| {
+            let mut a = arrays(x(), ids());
+            a.insert(name.to_owned(), tensor);
+            a
+        };
+        let mut missing = arrays(x(), ids());
+        missing.remove("ids");
+        for (case, expected) in [
+            (missing, "input 'ids' has no array"),
+            (with("pixels", x()), "array 'pixels' is no input of the model. Its inputs are 'x', 'ids'"),
+            (with("x", Tensor::new(&[2, 1, 1, 3], &[1.0_f32; 6])), "array 'x' has the shape [2, 1, 1, 3]"),
+            (with("x", Tensor::scalar(1.0_f32)), "array 'x' is a single value"),
+            (with("x", Tensor::new(&[3, 1, 3], &[1.0_f32; 9])), "array 'ids' has 2 samples, but 'x' has 3"),
+            (with("x", Tensor::new(&[2, 1, 3], &[1_i64; 6])), "array 'x' is int64, but the model takes float32. Save it as float32."),
+            (with("x", Tensor::new(&[2, 1, 3], &[0.1_f64; 6])), "some values would change"),
+            (with("ids", Tensor::new(&[2, 1, 2], &[u64::MAX; 4])), "array 'ids' is uint64, but the model takes int64 and some values"),
+            (with("x", Tensor::new(&[2, 1, 3], &[f32::NAN; 6])), "array 'x' holds NaN"),
+            (with("labels", Tensor::new(&[3], &[1_i64; 3])), "'labels' has the shape [3], but there are 2 samples"),
+            (with("labels", Tensor::new(&[2], &[f32::NAN; 2])), "'labels' holds NaN"),
+            (arrays(Tensor::new::<f32>(&[0, 1, 3], &[]), Tensor::new::<i64>(&[0, 1, 2], &[])), "holds no sample"),
+        ] {
+            let message = fit(case, &two_inputs()).unwrap_err();
+            assert!(message.contains(expected), "expected '{expected}', got '{message}'");
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! ONNX Runtime, loaded at run time from a shared library; nothing is linked, and without the library everything else still works.
+
+mod library;
+mod session;
+mod spill;
+mod values;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ::ort::ErrorCode;
+use ::ort::session::Session as OrtSession;
+use ::ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
+use ::ort::value::{TensorElementType, ValueType};
+use tempfile::TempDir;
+
+use self::library::Library;
+use self::session::OnnxRuntimeSession;
+use super::tapped::Tapped;
+use super::{Engine, EngineError, EngineId, LoadOptions, Session};
+use crate::model::Model;
+
+/// Protobuf stops at 2 GiB; from here on the weights travel in a file beside the graph.
+const MAX_IN_MEMORY: usize = 1_500 << 20;
+
+/// ONNX Runtime on the CPU. Cheap to clone; all instances of a process share one library and one environment.
+#[derive(Clone)]
+pub struct OrtEngine {
+    id: EngineId,
+    library: Arc<Library>,
+}
+
+impl std::fmt::Debug for OrtEngine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "OrtEngine({} at {})", self.id, self.library.path.display())
+    }
+}
+
+impl OrtEngine {
+    /// Opens the library. Looks at `explicit`, else `BAKEHOUSE_ORT_LIB`, else `ORT_DYLIB_PATH` (each a file or a folder; a value that does not lead to a
+    /// library is an error), else the usual places: the cache that `make ort` fills, beside the executable and in its `../lib`, Python environments, the
+    /// system's library folders.
+    ///
+    /// A process can load one library only: a later call with another path is refused.
+    pub fn open(explicit: Option<&Path>) -> Result<Self, EngineError> {
+        let library = library::open(explicit)?;
+        Ok(Self { id: EngineId { name: "onnxruntime".to_owned(), version: library.version.clone() }, library })
+    }
+
+    /// The library's file.
+    pub fn library_path(&self) -> &Path {
+        &self.library.path
+    }
+
+    /// The graph as ONNX Runtime rewrote it for this machine. Its nodes are what really runs; some are of ONNX Runtime's own domains.
+    pub fn optimised_graph(&self, model: &Model) -> Result<Model, EngineError> {
+        let dir = self.temp_dir()?;
+        let path = dir.path().join("optimised.onnx");
+        let builder = self.builder(&LoadOptions::default()).and_then(|b| Ok(b.with_optimized_model_path(&path)?));
+        self.commit(&mut builder.map_err(|e| self.refused(&e))?, model)?;
+        Model::load(&path).map_err(|e| EngineError::Run { engine: self.id.to_string(), detail: e.to_string() })
+    }
+
+    /// Loads a model file without reading it into this process first; what a deployed runtime would do, and what a measurement of memory wants.
+    /// No taps.
+    pub fn load_file(&self, path: &Path, options: &LoadOptions) -> Result<Box<dyn Session>, EngineError> {
+        let session = self.builder(options).and_then(|mut b| b.commit_from_file(path)).map_err(|e| self.refused(&e))?;
+        self.check_outputs(&session, usize::MAX)?;
+        Ok(Box::new(OnnxRuntimeSession::new(self.id.to_string(), session, None, None)))
+    }
+
+    fn builder(&self, options: &LoadOptions) -> ::ort::Result<SessionBuilder> {
+        // `All`, not `Level3`: libraries before 1.23 know no level between 2 and all.
+        let level = if options.optimise { GraphOptimizationLevel::All } else { GraphOptimizationLevel::Disable };
+        Ok(OrtSession::builder(&self.library.environment)?
+            .with_optimization_level(level)?
+            .with_intra_threads(options.threads.max(1))?
+            .with_inter_threads(1)?
+            // A spinning worker burns a core between runs and would be charged to whatever is measured next.
+            .with_intra_op_spinning(false)?
+            .with_inter_op_spinning(false)?
+            // Every failure comes back as an error; the library's own lines on stderr would only repeat it.
+            .with_log_level(::ort::logging::LogLevel::Fatal)?)
+    }
+
+    /// Commits from memory, or through files in a temporary folder (which must outlive the session) when the model is too big for one protobuf message.
+    fn commit(&self, builder: &mut SessionBuilder, model: &Model) -> Result<(OrtSession, Option<TempDir>), EngineError> {
+        let refused = |e: ::ort::Error| self.refused(&e);
+        if spill::weight_bytes(model) < MAX_IN_MEMORY {
+            return Ok((builder.commit_from_memory(&model.to_bytes()).map_err(refused)?, None));
+        }
+        let dir = self.temp_dir()?;
+        let path: PathBuf = spill::write(model, dir.path())
+            .map_err(|detail| EngineError::Run { engine: self.id.to_string(), detail: format!("{detail}. Give the temporary folder (TMPDIR) more room.") })?;
+        Ok((builder.commit_from_file(path).map_err(refused)?, Some(dir)))
+    }
+
+    fn temp_dir(&self) -> Result<TempDir, EngineError> {
+        tempfile::tempdir().map_err(|e| EngineError::Run {
+            engine: self.id.to_string(),
+            detail: format!("no temporary folder can be made: {e}. Set TMPDIR to a writable folder."),
+        })
+    }
+
+    /// Text and sequences cannot be compared by number, so a model that returns them is refused when it is loaded rather than after the first run.
+    fn check_outputs(&self, session: &OrtSession, own: usize) -> Result<(), EngineError> {
+        for output in session.outputs().iter().take(own) {
+            let what = match output.dtype() {
+                ValueType::Tensor { ty: TensorElementType::String, .. } => "text",
+                ValueType::Tensor { .. } => continue,
+                ValueType::Sequence(_) => "a sequence",
+                ValueType::Map { .. } => "a map",
+                ValueType::Optional(_) => "an optional value",
+            };
+            return Err(EngineError::Unsupported {
+                engine: self.id.to_string(),
+                detail: format!("output '{}' is {what}; only tensors of numbers can be compared", output.name()),
+                hint: "Export the model without it (for scikit-learn models: zipmap=False and the probabilities only).".to_owned(),
+            });
+        }
+        Ok(())
+    }
+
+    /// An error while loading. The message of ONNX Runtime names operator and node.
+    fn refused(&self, error: &::ort::Error) -> EngineError {
+        let detail = one_line(error.message());
+        let missing_op = error.code() == ErrorCode::NotImplemented || detail.contains("is not a registered function/op") || detail.contains("No Op registered");
+        let hint = if missing_op {
+            "Export the model with operators of the standard opsets, or choose the other engine (runtime: Bakehouse)."
+        } else {
+            "Check the model with the exporter's own checker, or choose the other engine (runtime: Bakehouse)."
+        };
+        EngineError::Unsupported { engine: self.id.to_string(), detail, hint: hint.to_owned() }
+    }
+}
+
+impl Engine for OrtEngine {
+    fn id(&self) -> &EngineId {
+        &self.id
+    }
+
+    fn load(&self, model: &Model, options: &LoadOptions) -> Result<Box<dyn Session>, EngineError> {
+        let tapped = Tapped::new(model, &options.taps).map_err(|detail| EngineError::Run { engine: self.id.to_string(), detail })?;
+        let mut builder = self.builder(options).map_err(|e| self.refused(&e))?;
+        let (session, dir) = self.commit(&mut builder, &tapped.model)?;
+        self.check_outputs(&session, tapped.order.outputs)?;
+        Ok(Box::new(OnnxRuntimeSession::new(self.id.to_string(), session, Some(tapped.order), dir)))
+    }
+}
+
+/// ONNX Runtime's message on one line and without the source paths that it carries, at most 400 characters.
+fn one_line(message: &str) -> String {
+    let words: Vec<&str> = message.split_whitespace().filter(|w| !w.contains("/onnxruntime_src/")).collect();
+    let mut line = words.join(" ").trim_end_matches(['.', ' ']).to_owned();
+    if let Some((cut, _)) = line.char_indices().nth(400) {
+        line.truncate(cut);
+        line.push('…');
+    }
+    line
+}

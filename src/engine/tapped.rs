@@ -1,0 +1,88 @@
+//! Internal tensors as further outputs: the graph that an engine loads gets them as graph outputs, and what it hands back is put in the order asked for.
+
+use std::collections::{HashMap, HashSet};
+
+use super::Feed;
+use crate::model::edit::Index;
+use crate::model::onnx::ValueInfoProto;
+use crate::model::{Model, Tensor};
+
+/// A model with its taps as graph outputs.
+#[derive(Debug)]
+pub(crate) struct Tapped {
+    /// What the engine loads.
+    pub(crate) model: Model,
+    /// How to read what it returns.
+    pub(crate) order: TapOrder,
+}
+
+/// How to arrange what an engine returns for a [`Tapped`] model.
+#[derive(Debug, Clone)]
+pub(crate) struct TapOrder {
+    /// Number of outputs of the original model.
+    pub(crate) outputs: usize,
+    sources: Vec<Source>,
+}
+
+/// Where a tap comes from.
+#[derive(Debug, Clone)]
+enum Source {
+    /// The engine's output at this position.
+    Output(usize),
+    /// The feed: engines refuse an input that is an output.
+    Input(String),
+    /// The model's file.
+    Constant(Tensor),
+}
+
+impl Tapped {
+    /// Adds `taps` to a copy of `model`. The error names a tap that is no tensor of the main graph.
+    pub(crate) fn new(model: &Model, taps: &[String]) -> Result<Self, String> {
+        let outputs = model.graph().output.len();
+        if taps.is_empty() {
+            return Ok(Self { model: model.clone(), order: TapOrder { outputs, sources: Vec::new() } });
+        }
+        let index = Index::new(model.graph());
+        let inputs: HashSet<&str> = model.input_names().into_iter().collect();
+        let mut position: HashMap<String, usize> = HashMap::new();
+        for (i, name) in model.output_names().into_iter().enumerate() {
+            position.entry(name.to_owned()).or_insert(i);
+        }
+        let mut tapped = model.clone();
+        let mut sources = Vec::with_capacity(taps.len());
+        for tap in taps {
+            sources.push(if inputs.contains(tap.as_str()) {
+                Source::Input(tap.clone())
+            } else if let Some(&at) = position.get(tap) {
+                Source::Output(at)
+            } else if let Some(constant) = model.constant(&index, tap) {
+                Source::Constant(constant)
+            } else if index.producer(tap).is_some() {
+                let graph = tapped.graph_mut();
+                graph.output.push(ValueInfoProto { name: Some(tap.clone()), ..ValueInfoProto::default() });
+                position.insert(tap.clone(), graph.output.len() - 1);
+                Source::Output(graph.output.len() - 1)
+            } else {
+                return Err(format!("there is no tensor '{tap}' in the graph to look at"));
+            });
+        }
+        Ok(Self { model: tapped, order: TapOrder { outputs, sources } })
+    }
+}
+
+impl TapOrder {
+    /// The model's outputs, then the taps, from what the engine returned for [`Tapped::model`]; `of` makes the same of tensors that come from elsewhere.
+    pub(crate) fn arrange<T: Clone>(&self, mut returned: Vec<T>, feed: &Feed, of: impl Fn(&Tensor) -> T) -> Result<Vec<T>, String> {
+        let mut taps = Vec::with_capacity(self.sources.len());
+        for source in &self.sources {
+            taps.push(match source {
+                Source::Output(at) => returned.get(*at).cloned().ok_or("it returned fewer tensors than asked for")?,
+                Source::Input(name) => feed.get(name).map(&of).ok_or_else(|| format!("input '{name}' is missing"))?,
+                Source::Constant(value) => of(value),
+            });
+        }
+        returned.truncate(self.outputs);
+        returned.extend(taps);
+        Ok(returned)
+    }
+}

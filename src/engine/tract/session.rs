@@ -1,0 +1,97 @@
+//! A loaded model.
+
+use std::sync::Arc;
+
+use tract_onnx::prelude::{TValue, TVec, TypedSimplePlan};
+
+use super::plan::{Failure, Plans, Shapes, one_line};
+use super::{Agreement, caught, values};
+use crate::engine::declared::Declared;
+use crate::engine::tapped::TapOrder;
+use crate::engine::{EngineError, Feed, Session};
+use crate::model::Tensor;
+
+/// A session of tract.
+pub(super) struct TractSession {
+    engine: String,
+    plans: Plans,
+    order: TapOrder,
+    declared: Vec<Declared>,
+    /// The optimised plan is still to be compared with the plain one.
+    canary: bool,
+}
+
+impl TractSession {
+    pub(super) fn new(engine: String, plans: Plans, order: TapOrder, declared: Vec<Declared>, canary: bool) -> Self {
+        Self { engine, plans, order, declared, canary }
+    }
+
+    fn failed(&self, detail: &str) -> EngineError {
+        EngineError::Run { engine: self.engine.clone(), detail: one_line(detail) }
+    }
+
+    /// A run that failed on a feed which is not what the model declares is the data's fault.
+    fn blame(&self, detail: &str, feed: &Feed) -> EngineError {
+        let contradicted = self.declared.iter().find_map(|d| Some((d, feed.get(&d.name)?)).filter(|(d, t)| d.contradicts(t.shape())));
+        match contradicted {
+            Some((declared, tensor)) => EngineError::Data(format!(
+                "the sample does not fit the model: input '{}' is declared as {}, but the sample is {:?} ({}). Compare the shapes with `bakehouse inspect`.",
+                declared.name,
+                declared.shape_text(),
+                tensor.shape(),
+                one_line(detail)
+            )),
+            None => self.failed(detail),
+        }
+    }
+
+    fn run_feed(&mut self, shapes: &Shapes, inputs: &TVec<TValue>) -> Result<Vec<Tensor>, String> {
+        let first = self.plans.for_feed(shapes).map_err(|f| f.detail).and_then(|plan| run_plan(&plan, inputs.clone()));
+        match first {
+            Ok(outputs) => Ok(outputs),
+            // Symbols that do not stand for what the file says, or a declared extent that the data does not have: the fed shapes decide.
+            Err(declared) if self.plans.uses_declared() => {
+                let made = self.plans.build(shapes).map_err(|f| f.detail).and_then(|plan| Ok((run_plan(&plan, inputs.clone())?, plan)));
+                match made {
+                    Ok((outputs, plan)) => {
+                        self.plans.declared_failed(declared);
+                        self.plans.keep(shapes.clone(), plan);
+                        Ok(outputs)
+                    }
+                    Err(_) => Err(declared),
+                }
+            }
+            Err(detail) => Err(detail),
+        }
+    }
+}
+
+/// Runs a plan once.
+fn run_plan(plan: &Arc<TypedSimplePlan>, inputs: TVec<TValue>) -> Result<Vec<Tensor>, String> {
+    let outputs = caught(|| plan.run(inputs))?.map_err(|e| format!("{e:#}"))?;
+    outputs.iter().map(|value| values::from_tract(value)).collect()
+}
+
+impl Session for TractSession {
+    fn run(&mut self, feed: &Feed) -> Result<Vec<Tensor>, EngineError> {
+        let mut inputs: TVec<TValue> = TVec::new();
+        let mut shapes = Vec::with_capacity(self.plans.inputs.len());
+        for name in &self.plans.inputs {
+            let tensor = feed.get(name).ok_or_else(|| EngineError::Data(format!("input '{name}' has no value. Give every input of the model one.")))?;
+            inputs.push(values::to_tract(tensor).map_err(|e| self.failed(&format!("input '{name}' {e}")))?);
+            shapes.push((tensor.dtype(), tensor.shape().to_vec()));
+        }
+        let shapes = Shapes::Fed(shapes);
+        let mut outputs = self.run_feed(&shapes, &inputs).map_err(|detail| self.blame(&detail, feed))?;
+        if std::mem::take(&mut self.canary) {
+            let target = if self.plans.uses_declared() { &Shapes::Declared } else { &shapes };
+            let plain = self.plans.build_as(target, false).map_err(|Failure { detail, .. }| self.failed(&detail))?;
+            let plain = run_plan(&plain, inputs).map_err(|e| self.failed(&e))?;
+            if !Agreement::of(&plain, &outputs).agrees() {
+                self.plans.stop_optimising();
+                outputs = plain;
+            }
+        }
+        self.order.arrange(outputs, feed, Tensor::clone).map_err(|detail| self.failed(&detail))
+    }
+}

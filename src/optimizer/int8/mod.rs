@@ -1,0 +1,43 @@
+//! 8-bit weights and dynamic 8-bit arithmetic: the lossy passes of level Light.
+//!
+//! | pass | what the file holds | what runs |
+//! |---|---|---|
+//! | [`DynamicInt8`] | int8 weights, activations quantised per run | integer products; ONNX Runtime fuses the chain into one kernel |
+//! | [`EmbeddingInt8`] | int8 table and one scale per row | only the rows that are looked up become float |
+//! | [`WeightInt8`] | int8 (or half-precision) weights and scales | the float weights again, restored when the model loads |
+//!
+//! They compose in this order: each leaves alone what an earlier one took. [`candidates`] says where each could act, [`scheme`] holds the arithmetic.
+
+pub mod candidates;
+pub mod dynamic;
+pub mod embedding;
+pub mod glob;
+mod linear;
+mod roles;
+pub mod scheme;
+mod scope;
+mod store;
+pub mod weight;
+
+pub use candidates::{DynamicSite, EmbeddingSite, WeightSite, dynamic_sites, embedding_sites, quantizable_weights};
+pub use dynamic::{DynamicInt8, NodePlan, WeightScheme};
+pub use embedding::{EmbeddingInt8, TablePlan};
+pub use glob::Exclude;
+pub use roles::WeightKind;
+pub use scheme::{Range, weight_error};
+pub use weight::{Encoding, TensorPlan, WeightInt8};
+
+use crate::model::Pass;
+
+/// The pass of this name with these parameters, as a recipe holds them; `None` when it is not one of this folder or the parameters are not its own.
+pub fn from_parameters(pass: &str, parameters: &serde_json::Value) -> Option<Box<dyn Pass>> {
+    fn read<P: Pass + serde::de::DeserializeOwned + 'static>(parameters: &serde_json::Value) -> Option<Box<dyn Pass>> {
+        P::deserialize(parameters).ok().map(|pass| Box::new(pass) as Box<dyn Pass>)
+    }
+    match pass {
+        DynamicInt8::NAME => read::<DynamicInt8>(parameters),
+        EmbeddingInt8::NAME => read::<EmbeddingInt8>(parameters),
+        WeightInt8::NAME => read::<WeightInt8>(parameters),
+        _ => None,
+    }
+}

@@ -1,0 +1,309 @@
+//! Both engines on small models built here: they agree, hand out taps, honour threads, and say clearly what they cannot do.
+//!
+//! ONNX Runtime takes part when its library is found. `make test` brings the library along and sets `BAKEHOUSE_REQUIRE_ORT=1`, which makes its absence a failure.
+#![cfg(feature = "tract")]
+#![allow(clippy::unwrap_used)]
+
+use std::path::Path;
+
+use bakehouse::engine::tract::TractEngine;
+use bakehouse::engine::{Engine, EngineError, Feed, LoadOptions};
+use bakehouse::model::edit::{float, int, ints, node};
+use bakehouse::model::onnx::{
+    GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto,
+    tensor_shape_proto::{Dimension, dimension},
+    type_proto,
+};
+use bakehouse::model::{DType, Model, Tensor};
+
+fn declare(name: &str, dtype: DType, axes: &[&str]) -> ValueInfoProto {
+    let value = |axis: &&str| match axis.parse() {
+        Ok(n) => dimension::Value::DimValue(n),
+        Err(_) => dimension::Value::DimParam((*axis).to_owned()),
+    };
+    let dim = axes.iter().map(|a| Dimension { value: Some(value(a)), ..Dimension::default() }).collect();
+    let tensor = type_proto::Tensor { elem_type: Some(dtype.to_onnx()), shape: Some(TensorShapeProto { dim }) };
+    let r#type = Some(TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..TypeProto::default() });
+    ValueInfoProto { name: Some(name.to_owned()), r#type, ..ValueInfoProto::default() }
+}
+
+fn model(input: &[ValueInfoProto], output: &[ValueInfoProto], initializer: Vec<TensorProto>, node: Vec<NodeProto>) -> Model {
+    let name = Some("test".to_owned());
+    let opset = |domain: &str, version| OperatorSetIdProto { domain: Some(domain.to_owned()), version: Some(version) };
+    Model::from_proto(ModelProto {
+        ir_version: Some(8),
+        opset_import: vec![opset("", 17), opset("com.nowhere", 1)],
+        graph: Some(GraphProto { name, input: input.to_vec(), output: output.to_vec(), initializer, node, ..GraphProto::default() }),
+        ..ModelProto::default()
+    })
+}
+
+/// Numbers in -1..1 without a random source.
+fn wave(n: usize) -> Vec<f32> {
+    (0..n).map(|i| (i as f32 * 0.7 + 0.3).sin()).collect()
+}
+
+fn feed(inputs: &[(&str, Tensor)]) -> Feed {
+    Feed::new(inputs.iter().map(|(n, t)| ((*n).into(), t.clone())).collect())
+}
+
+#[cfg(feature = "ort")]
+fn onnx_runtime() -> Option<bakehouse::engine::ort::OrtEngine> {
+    match bakehouse::engine::ort::OrtEngine::open(None) {
+        Ok(engine) => Some(engine),
+        Err(error) if std::env::var_os("BAKEHOUSE_REQUIRE_ORT").is_some_and(|v| v == "1") => panic!("{error}"),
+        Err(error) => {
+            println!("SKIPPED on ONNX Runtime: {error}");
+            None
+        }
+    }
+}
+
+/// Every engine at hand.
+fn engines() -> Vec<Box<dyn Engine>> {
+    let mut engines: Vec<Box<dyn Engine>> = vec![Box::new(TractEngine::new())];
+    #[cfg(feature = "ort")]
+    engines.extend(onnx_runtime().map(|e| Box::new(e) as Box<dyn Engine>));
+    engines
+}
+
+fn run(engine: &dyn Engine, model: &Model, options: &LoadOptions, feed: &Feed) -> Vec<Tensor> {
+    engine.load(model, options).and_then(|mut session| session.run(feed)).unwrap_or_else(|e| panic!("{}: {e}", engine.id()))
+}
+
+fn assert_close(a: &Tensor, b: &Tensor, tolerance: f64, what: &str) {
+    assert_eq!((a.dtype(), a.shape()), (b.dtype(), b.shape()), "{what}");
+    for (i, (x, y)) in a.to_f64().iter().zip(b.to_f64().iter()).enumerate() {
+        assert!((x - y).abs() <= tolerance, "{what}: element {i}: {x} against {y}");
+    }
+}
+
+/// x[N, 8] -> Gemm -> Relu (hidden) -> Gemm -> Softmax -> y[N, 3].
+fn mlp() -> Model {
+    let weights = vec![
+        Tensor::new(&[8, 16], &wave(128)).to_proto("w1"),
+        Tensor::new(&[16], &wave(16)).to_proto("b1"),
+        Tensor::new(&[16, 3], &wave(48)).to_proto("w2"),
+    ];
+    let nodes = vec![
+        node("Gemm", "g1", &["x", "w1", "b1"], &["pre"], vec![]),
+        node("Relu", "r", &["pre"], &["hidden"], vec![]),
+        node("MatMul", "g2", &["hidden", "w2"], &["logits"], vec![]),
+        node("Softmax", "s", &["logits"], &["y"], vec![int("axis", -1)]),
+    ];
+    model(&[declare("x", DType::F32, &["N", "8"])], &[declare("y", DType::F32, &["N", "3"])], weights, nodes)
+}
+
+/// x[N, 2, H, W] -> Conv -> BatchNormalization -> Relu -> MaxPool -> GlobalAveragePool -> y.
+fn cnn() -> Model {
+    let weights = vec![
+        Tensor::new(&[4, 2, 3, 3], &wave(72)).to_proto("w"),
+        Tensor::new(&[4], &[1.0_f32, 0.5, 2.0, 1.5]).to_proto("scale"),
+        Tensor::new(&[4], &wave(4)).to_proto("bias"),
+        Tensor::new(&[4], &wave(4)).to_proto("mean"),
+        Tensor::new(&[4], &[1.0_f32, 2.0, 0.5, 0.25]).to_proto("var"),
+    ];
+    let nodes = vec![
+        node("Conv", "c", &["x", "w"], &["a"], vec![ints("pads", &[1, 1, 1, 1])]),
+        node("BatchNormalization", "n", &["a", "scale", "bias", "mean", "var"], &["b"], vec![float("epsilon", 1e-5)]),
+        node("Relu", "r", &["b"], &["d"], vec![]),
+        node("MaxPool", "p", &["d"], &["e"], vec![ints("kernel_shape", &[2, 2]), ints("strides", &[2, 2])]),
+        node("GlobalAveragePool", "g", &["e"], &["y"], vec![]),
+    ];
+    model(&[declare("x", DType::F32, &["N", "2", "H", "W"])], &[declare("y", DType::F32, &["N", "4", "1", "1"])], weights, nodes)
+}
+
+#[test]
+fn engines_agree_with_each_other_and_with_themselves_unoptimised_and_on_two_threads() {
+    let cases = [
+        ("mlp", mlp(), feed(&[("x", Tensor::new(&[1, 8], &wave(8)))])),
+        ("mlp, a batch", mlp(), feed(&[("x", Tensor::new(&[5, 8], &wave(40)))])),
+        ("cnn", cnn(), feed(&[("x", Tensor::new(&[2, 2, 6, 10], &wave(240)))])),
+    ];
+    for (name, model, feed) in cases {
+        let reference = run(&TractEngine::new(), &model, &LoadOptions { optimise: false, ..LoadOptions::default() }, &feed);
+        for engine in engines() {
+            for (optimise, threads) in [(true, 1), (false, 1), (true, 2)] {
+                let outputs = run(&*engine, &model, &LoadOptions { optimise, threads, ..LoadOptions::default() }, &feed);
+                assert_eq!(outputs.len(), 1);
+                assert_close(&outputs[0], &reference[0], 1e-5, &format!("{name} on {}, optimise {optimise}, {threads} threads", engine.id()));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_session_runs_feeds_of_changing_shapes_one_after_the_other() {
+    for engine in engines() {
+        let mut session = engine.load(&cnn(), &LoadOptions::default()).unwrap();
+        for (n, h) in [(1, 4), (3, 8), (1, 4), (2, 12)] {
+            let x = Tensor::new(&[n, 2, h, 6], &wave(n * 2 * h * 6));
+            assert_eq!(session.run(&feed(&[("x", x)])).unwrap()[0].shape(), [n, 4, 1, 1], "{}", engine.id());
+        }
+    }
+}
+
+#[test]
+fn taps_come_behind_the_outputs_in_the_order_asked_for() {
+    let taps = ["logits", "x", "w2", "y", "hidden"].map(str::to_owned).to_vec();
+    let x = Tensor::new(&[2, 8], &wave(16));
+    for engine in engines() {
+        for optimise in [true, false] {
+            let options = LoadOptions { taps: taps.clone(), optimise, ..LoadOptions::default() };
+            let outputs = run(&*engine, &mlp(), &options, &feed(&[("x", x.clone())]));
+            let shapes: Vec<&[usize]> = outputs.iter().map(Tensor::shape).collect();
+            assert_eq!(shapes, [&[2, 3][..], &[2, 3], &[2, 8], &[16, 3], &[2, 3], &[2, 16]], "{}", engine.id());
+            assert_eq!((&outputs[2], &outputs[4]), (&x, &outputs[0]), "{}", engine.id());
+            assert!(outputs[5].to_f32().iter().all(|&h| h >= 0.0), "{}", engine.id());
+        }
+        let unknown = LoadOptions { taps: vec!["nowhere".to_owned()], ..LoadOptions::default() };
+        let error = engine.load(&mlp(), &unknown).err().unwrap().to_string();
+        assert!(error.contains("'nowhere'"), "{error}");
+    }
+}
+
+#[test]
+fn tensors_of_every_type_go_in_and_come_out() {
+    let half = |v: &[f32]| v.iter().map(|&x| half::f16::from_f32(x)).collect::<Vec<_>>();
+    for tensor in [
+        Tensor::new(&[2, 2], &[1.5_f32, -2.0, 0.0, 3.0]),
+        Tensor::new(&[2], &[1.5_f64, -2.0]),
+        Tensor::new(&[2], &half(&[1.5, -2.0])),
+        Tensor::new(&[3], &[-1_i8, 0, 127]),
+        Tensor::new(&[3], &[-1_i16, 0, 127]),
+        Tensor::new(&[3], &[-1_i32, 0, 127]),
+        Tensor::new(&[3], &[-1_i64, 0, i64::MAX]),
+        Tensor::new(&[3], &[0_u8, 1, 255]),
+        Tensor::new(&[3], &[0_u16, 1, 65535]),
+        Tensor::new(&[3], &[0_u32, 1, u32::MAX]),
+        Tensor::new(&[3], &[0_u64, 1, u64::MAX]),
+        Tensor::from_bools(&[2], &[true, false]),
+        Tensor::new::<f32>(&[0, 4], &[]),
+    ] {
+        let axes: Vec<String> = (0..tensor.shape().len()).map(|i| format!("d{i}")).collect();
+        let axes: Vec<&str> = axes.iter().map(String::as_str).collect();
+        let dtype = tensor.dtype();
+        let shape = [1].iter().chain(tensor.shape()).map(|&d| d as i64).collect::<Vec<_>>();
+        let model = model(
+            &[declare("x", dtype, &axes)],
+            &[declare("y", dtype, &vec!["?"; shape.len()])],
+            vec![Tensor::new(&[1], &[0_i64]).to_proto("axes")],
+            vec![node("Unsqueeze", "u", &["x", "axes"], &["y"], vec![])],
+        );
+        for engine in engines() {
+            let outputs = run(&*engine, &model, &LoadOptions::default(), &feed(&[("x", tensor.clone())]));
+            assert_eq!(outputs[0].bytes(), tensor.bytes(), "{dtype} on {}", engine.id());
+            assert_eq!(outputs[0].shape().iter().map(|&d| d as i64).collect::<Vec<_>>(), shape, "{dtype} on {}", engine.id());
+        }
+    }
+}
+
+#[test]
+fn an_operator_that_an_engine_lacks_is_named() {
+    let nodes = vec![node("Relu", "r", &["x"], &["a"], vec![]), NodeProto { domain: Some("com.nowhere".to_owned()), ..node("Levitate", "up", &["a"], &["y"], vec![]) }];
+    let model = model(&[declare("x", DType::F32, &["N"])], &[declare("y", DType::F32, &["N"])], vec![], nodes);
+    for engine in engines() {
+        let error = engine.load(&model, &LoadOptions::default()).err().unwrap();
+        assert!(matches!(error, EngineError::Unsupported { .. }), "{error:?}");
+        assert!(error.to_string().contains("com.nowhere:Levitate"), "{error}");
+        assert_eq!(error.reason().exit_code(), 11);
+    }
+}
+
+#[test]
+fn a_missing_input_and_a_wrong_shape_are_errors_of_the_data() {
+    for engine in engines() {
+        let mut session = engine.load(&mlp(), &LoadOptions::default()).unwrap();
+        let missing = session.run(&feed(&[("pixels", Tensor::new(&[1, 8], &wave(8)))])).unwrap_err();
+        assert!(matches!(&missing, EngineError::Data(m) if m.contains("'x'")), "{missing:?}");
+        let wrong = session.run(&feed(&[("x", Tensor::new(&[1, 9], &wave(9)))])).unwrap_err();
+        assert!(matches!(&wrong, EngineError::Data(m) if m.contains('x') && m.contains('9')), "{wrong:?}");
+        assert!(session.run(&feed(&[("x", Tensor::new(&[1, 8], &wave(8)))])).is_ok(), "the session is usable afterwards");
+    }
+}
+
+#[test]
+fn a_wrongly_declared_extent_does_not_stop_tract() {
+    let mut wrong = mlp();
+    wrong.graph_mut().input = vec![declare("x", DType::F32, &["1", "8"])];
+    let x = Tensor::new(&[4, 8], &wave(32));
+    let outputs = run(&TractEngine::new(), &wrong, &LoadOptions::default(), &feed(&[("x", x)]));
+    assert_eq!(outputs[0].shape(), [4, 3]);
+}
+
+/// x -> Q -> DQ -> Softmax -> Q -> DQ -> y: what static quantisation makes of an attention block's softmax.
+fn quantised_softmax() -> Model {
+    let constants = vec![
+        Tensor::scalar(0.05_f32).to_proto("in_scale"),
+        Tensor::scalar(128_u8).to_proto("in_zero"),
+        Tensor::scalar(1.0_f32 / 255.0).to_proto("out_scale"),
+        Tensor::scalar(0_u8).to_proto("out_zero"),
+    ];
+    let nodes = vec![
+        node("QuantizeLinear", "q1", &["x", "in_scale", "in_zero"], &["a"], vec![]),
+        node("DequantizeLinear", "d1", &["a", "in_scale", "in_zero"], &["b"], vec![]),
+        node("Softmax", "s", &["b"], &["c"], vec![int("axis", -1)]),
+        node("QuantizeLinear", "q2", &["c", "out_scale", "out_zero"], &["d"], vec![]),
+        node("DequantizeLinear", "d2", &["d", "out_scale", "out_zero"], &["y"], vec![]),
+    ];
+    model(&[declare("x", DType::F32, &["N", "6"])], &[declare("y", DType::F32, &["N", "6"])], constants, nodes)
+}
+
+#[test]
+fn the_known_tract_fault_on_a_quantised_softmax_is_seen_by_the_canary_and_avoided_by_the_engine() {
+    let x: Vec<f32> = vec![1.0, -0.5, 0.25, 2.0, -1.0, 0.0];
+    let sum: f32 = x.iter().map(|v| v.exp()).sum();
+    let expected: Vec<f32> = x.iter().map(|v| v.exp() / sum).collect();
+    let feed = feed(&[("x", Tensor::new(&[1, 6], &x))]);
+    let tract = TractEngine::new();
+
+    let agreement = tract.canary(&quantised_softmax(), &feed).unwrap();
+    assert!(!agreement.agrees() && agreement.max_abs > 0.3, "tract's own optimiser is right now: drop the guard. {agreement:?}");
+
+    for engine in engines() {
+        let outputs = run(&*engine, &quantised_softmax(), &LoadOptions::default(), &feed);
+        // One step of the output's 255; ONNX Runtime's integer softmax rounds its input's table too.
+        assert_close(&outputs[0], &Tensor::new(&[1, 6], &expected), 1.0 / 255.0 + 1e-6, &engine.id().to_string());
+    }
+}
+
+#[test]
+fn the_canary_trusts_a_quantised_graph_that_the_optimiser_leaves_right() {
+    let mut sigmoid = quantised_softmax();
+    let softmax = &mut sigmoid.graph_mut().node[2];
+    softmax.op_type = Some("Sigmoid".to_owned());
+    softmax.attribute.clear();
+    let agreement = TractEngine::new().canary(&sigmoid, &feed(&[("x", Tensor::new(&[2, 6], &wave(12)))])).unwrap();
+    assert!(agreement.agrees(), "{agreement:?}");
+}
+
+#[cfg(feature = "ort")]
+#[test]
+fn a_library_that_is_not_there_is_unavailable_and_the_message_says_where_it_was_looked_for() {
+    use bakehouse::engine::ort::OrtEngine;
+    let error = OrtEngine::open(Some(Path::new("/nowhere/libonnxruntime.so"))).unwrap_err();
+    assert!(matches!(error, EngineError::Unavailable { .. }), "{error:?}");
+    assert!(error.to_string().contains("ONNX Runtime is not available") && error.to_string().contains("loaded already") | error.to_string().contains("/nowhere"), "{error}");
+}
+
+#[cfg(feature = "ort")]
+#[test]
+fn the_graph_that_onnx_runtime_runs_can_be_read_back() {
+    let Some(engine) = onnx_runtime() else { return };
+    let optimised = engine.optimised_graph(&cnn()).unwrap();
+    let ops: Vec<&str> = optimised.graph().node.iter().map(|n| n.op_type()).collect();
+    assert!(!ops.contains(&"BatchNormalization"), "folded into the convolution: {ops:?}");
+    assert!(engine.id().version.split('.').count() == 3, "{}", engine.id());
+}
+
+#[cfg(feature = "ort")]
+#[test]
+fn a_model_that_returns_text_is_refused_when_it_is_loaded() {
+    let Some(engine) = onnx_runtime() else { return };
+    let mut text = model(&[declare("x", DType::F32, &["N"])], &[declare("y", DType::F32, &["N"])], vec![], vec![node("Cast", "c", &["x"], &["y"], vec![int("to", 8)])]);
+    if let Some(type_proto::Value::TensorType(t)) = text.graph_mut().output[0].r#type.as_mut().and_then(|t| t.value.as_mut()) {
+        t.elem_type = Some(8);
+    }
+    let error = engine.load(&text, &LoadOptions::default()).err().unwrap().to_string();
+    assert!(error.contains("output 'y' is text"), "{error}");
+}
