@@ -154,9 +154,8 @@ impl Folding {
             Shapes::reshape_target(&from, &values.items)
         };
         let Some(constant) = constant else { return false };
-        let stem = format!("{target}_constant");
-        let name = net.add_constant(&stem, &Tensor::new(&[constant.len()], &constant));
         let old = target.to_owned();
+        let name = net.add_constant(&format!("{old}_constant"), &Tensor::new(&[constant.len()], &constant));
         net.change(id, |node| node.input[1] = name);
         if let Some((producer, _)) = net.producer(&old) {
             net.remove_unused(producer);

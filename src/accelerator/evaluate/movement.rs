@@ -145,11 +145,11 @@ pub(crate) fn cut(extent: usize, start: i64, end: i64, step: i64) -> Option<Cut>
         0 => return None,
         1.. => {
             let (start, end) = (start.clamp(0, n), end.clamp(0, n));
-            (start, (end - start).max(0).div_ceil(step))
+            (start, ((end - start).max(0) as u64).div_ceil(step as u64))
         }
         _ => {
             let (start, end) = (start.clamp(-1, n - 1), end.clamp(-1, n - 1));
-            (start.max(0), (start - end).max(0).div_ceil(step.checked_neg()?))
+            (start.max(0), ((start - end).max(0) as u64).div_ceil(step.unsigned_abs()))
         }
     };
     Some(Cut { start: start as usize, step, count: count as usize })
