@@ -45,7 +45,7 @@ fn quality(c: &mut Criterion) {
     for (name, taps) in [("no taps", 0), ("6 taps of 1024", 6)] {
         let input = input(300, 10, taps, 1024);
         group.bench_function(format!("quick 300 samples, 10 values, {name}"), |b| {
-            b.iter(|| quick(&input).expect("the input is whole"))
+            b.iter(|| quick(&input).expect("the input is whole"));
         });
     }
     group.finish();

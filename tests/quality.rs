@@ -1,5 +1,6 @@
 //! Quality end to end on a small classifier: honest bakes pass, ruined ones fail, and nothing passes for want of data.
 #![cfg(feature = "engine")]
+#![allow(clippy::unwrap_used)] // a test that cannot go on fails
 
 use bakehouse::api::bakejob::Verdict;
 use bakehouse::api::{Bound, Gate, Metric};
@@ -62,7 +63,9 @@ impl Network {
             }
         }
         for (class, mean) in means.iter_mut().enumerate() {
-            mean.iter_mut().for_each(|m| *m /= counts[class]);
+            for m in mean.iter_mut() {
+                *m /= counts[class];
+            }
             network.bias[class] = -0.5 * mean.iter().map(|m| m * m).sum::<f32>();
             for (j, m) in mean.iter().enumerate() {
                 network.second[j * CLASSES + class] = *m;
@@ -203,6 +206,7 @@ fn without_taps_feature_preservation_is_missing_and_the_whole_inconclusive() {
 
 #[test]
 fn nan_anywhere_is_a_failure_of_all_that_looks_at_outputs() {
+    use Verdict::{Fail, Pass};
     let network = Network::trained(&data(500, 1));
     let run = network.run(&data(200, 2).inputs);
     let mut broken = network.run(&data(200, 2).inputs);
@@ -210,7 +214,6 @@ fn nan_anywhere_is_a_failure_of_all_that_looks_at_outputs() {
     row[9] = f32::NAN;
     broken.probabilities[150] = Tensor::new(&[1, CLASSES], &row);
     let report = evaluate(&evaluation(&run, &broken, None)).unwrap();
-    use Verdict::{Fail, Pass};
     assert_eq!(verdicts(&report), [Fail, Fail, Pass, Fail]);
     assert!(quick(&evaluation(&run, &broken, None)).unwrap().broken);
 }

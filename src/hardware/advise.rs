@@ -25,6 +25,7 @@ pub enum IntegerPath {
 /// Advice for quantisation on one machine.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
+#[allow(clippy::struct_excessive_bools)] // independent facts, each read on its own
 pub struct Advice {
     /// How 8-bit products are summed.
     pub path: IntegerPath,
@@ -61,7 +62,10 @@ pub fn advise(facts: &MachineFacts) -> Advice {
         u8s8_saturates: saturates,
         safe_weight_bits: if saturates { 7 } else { 8 },
         prefer_u8u8: saturates,
-        int8_likely_faster: matches!(path, IntegerPath::Amx | IntegerPath::Vnni | IntegerPath::SaturatingPairs | IntegerPath::DotProduct),
+        int8_likely_faster: matches!(
+            path,
+            IntegerPath::Amx | IntegerPath::Vnni | IntegerPath::SaturatingPairs | IntegerPath::DotProduct
+        ),
         native_bf16: facts.has("avx512_bf16"),
         reason: reason.to_owned(),
     }
@@ -108,7 +112,11 @@ mod tests {
     }
 
     #[test]
-    fn seven_bit_weights_cannot_saturate_a_pair_and_eight_bit_ones_can() {
-        assert!(2 * 255 * 64 <= i32::from(i16::MAX) && 2 * 255 * 127 > i32::from(i16::MAX));
+    fn weights_of_the_advised_width_cannot_saturate_a_pair_and_wider_ones_can() {
+        let mut facts = super::super::detect();
+        facts.features = ["avx2".to_owned()].into();
+        let bits = u32::from(advise(&facts).safe_weight_bits);
+        let largest_pair = |bits: u32| 2 * 255 * 2_i32.pow(bits - 1);
+        assert!(largest_pair(bits) <= i32::from(i16::MAX) && largest_pair(bits + 1) > i32::from(i16::MAX));
     }
 }

@@ -35,7 +35,10 @@ pub(super) fn limits(read: Read<'_>) -> Limits {
         }
         if names.contains(&"memory") {
             walk(&folders(&mounts, Some("memory"), path), |folder| {
-                smaller(&mut limits.memory, read(&folder.join("memory.limit_in_bytes")).as_deref().and_then(memory_limit));
+                smaller(
+                    &mut limits.memory,
+                    read(&folder.join("memory.limit_in_bytes")).as_deref().and_then(memory_limit),
+                );
             });
         }
         if names.contains(&"cpu") {
@@ -80,8 +83,14 @@ fn folders(mounts: &str, controller: Option<&str>, path: &str) -> Vec<Place> {
             };
             matches.then(|| {
                 // The mount shows the tree from `root` on: the group is there when its path lies below. `..` means outside of the namespace.
-                let inside = Path::new(path).strip_prefix(&root).ok().filter(|p| p.components().all(|c| !matches!(c, Component::ParentDir)));
-                let group = inside.map_or_else(|| PathBuf::from(&mount), |p| Path::new(&mount).join(p.strip_prefix("/").unwrap_or(p)));
+                let inside = Path::new(path)
+                    .strip_prefix(&root)
+                    .ok()
+                    .filter(|p| p.components().all(|c| !matches!(c, Component::ParentDir)));
+                let group = inside.map_or_else(
+                    || PathBuf::from(&mount),
+                    |p| Path::new(&mount).join(p.strip_prefix("/").unwrap_or(p)),
+                );
                 Place { group, mount: PathBuf::from(mount) }
             })
         })
@@ -155,7 +164,11 @@ mod tests {
             ("/sys/fs/cgroup/cpu.max", "50000 100000\n"),
         ]);
         assert_eq!(container, Limits { memory: Some(104_857_600), cpus: Some(0.5) });
-        let outside = limits_of(&[("/proc/self/cgroup", "0::/../other\n"), ("/proc/self/mountinfo", V2), ("/sys/fs/cgroup/memory.max", "7\n")]);
+        let outside = limits_of(&[
+            ("/proc/self/cgroup", "0::/../other\n"),
+            ("/proc/self/mountinfo", V2),
+            ("/sys/fs/cgroup/memory.max", "7\n"),
+        ]);
         assert_eq!(outside.memory, Some(7));
     }
 

@@ -60,7 +60,9 @@ impl MachineFacts {
 
     /// Bytes that this process may use: its control group's limit, or the machine's memory when that is smaller or there is no limit.
     pub fn memory_limit(&self) -> u64 {
-        self.cgroup_memory.map_or(self.physical_memory, |limit| if self.physical_memory == 0 { limit } else { limit.min(self.physical_memory) })
+        self.cgroup_memory.map_or(self.physical_memory, |limit| {
+            if self.physical_memory == 0 { limit } else { limit.min(self.physical_memory) }
+        })
     }
 
     /// Whether the processor has an instruction set.
@@ -70,7 +72,10 @@ impl MachineFacts {
 
     /// A short stable key of what decides which kernels run, for caches: architecture and instruction sets, neither load nor memory.
     pub fn device_class(&self) -> String {
-        std::iter::once(self.arch.as_str()).chain(self.features.iter().map(String::as_str)).collect::<Vec<_>>().join("+")
+        std::iter::once(self.arch.as_str())
+            .chain(self.features.iter().map(String::as_str))
+            .collect::<Vec<_>>()
+            .join("+")
     }
 }
 
@@ -88,7 +93,9 @@ fn facts(read: cgroup::Read<'_>, arch: &str, fallback_cores: usize) -> MachineFa
     let file = |path: &str| read(Path::new(path)).unwrap_or_default();
     let (cpuinfo, status) = (file("/proc/cpuinfo"), file("/proc/self/status"));
     let limits = cgroup::limits(read);
-    let logical_cores = Some(cpuinfo.lines().filter(|l| l.starts_with("processor")).count()).filter(|&n| n > 0).unwrap_or(fallback_cores);
+    let logical_cores = Some(cpuinfo.lines().filter(|l| l.starts_with("processor")).count())
+        .filter(|&n| n > 0)
+        .unwrap_or(fallback_cores);
     MachineFacts {
         cpu: cpu_name(&cpuinfo).unwrap_or_else(|| arch.to_owned()),
         arch: arch.to_owned(),
@@ -186,7 +193,7 @@ fn features(cpuinfo: &str) -> BTreeSet<String> {
     FLAGS.iter().filter(|(kernel, _)| common.contains(kernel)).map(|(_, ours)| (*ours).to_owned()).collect()
 }
 
-/// What the processor itself reports, where there is no `/proc/cpuinfo`.
+/// What the processor itself reports: all there is without `/proc/cpuinfo`, and beside it where the kernel is too old to name a flag.
 fn detected_features() -> Vec<String> {
     let mut found = Vec::new();
     #[cfg(target_arch = "x86_64")]

@@ -1,6 +1,7 @@
 //! What changed between two models, without running either.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 
 use serde::{Deserialize, Serialize};
 
@@ -111,9 +112,9 @@ impl ModelDiff {
             non_zero_parameters: Change { before: x.parameters.non_zero, after: y.parameters.non_zero },
             nodes: Change { before: x.nodes.all, after: y.nodes.all },
             computing_nodes: Change { before: x.nodes.computing, after: y.nodes.computing },
-            nodes_by_type: by_key(&x.nodes.by_type, &y.nodes.by_type, |v| v.copied().unwrap_or(0)),
+            nodes_by_type: by_key(&x.nodes.by_type, &y.nodes.by_type, |v| *v),
             macs: Change { before: x.macs.total(), after: y.macs.total() },
-            opsets: by_key(&opsets(a), &opsets(b), |v| v.copied()),
+            opsets: by_key(&opsets(a), &opsets(b), |v| Some(*v)),
             signature,
             added,
             removed,
@@ -129,8 +130,18 @@ impl ModelDiff {
         }
         let mut out = String::new();
         let mut rows = vec![
-            ["file".to_owned(), bytes_text(self.file_bytes.before), bytes_text(self.file_bytes.after), percent(&self.file_bytes)],
-            ["parameters".to_owned(), count_text(self.parameters.before as u64), count_text(self.parameters.after as u64), percent(&self.parameters)],
+            [
+                "file".to_owned(),
+                bytes_text(self.file_bytes.before),
+                bytes_text(self.file_bytes.after),
+                percent(&self.file_bytes),
+            ],
+            [
+                "parameters".to_owned(),
+                count_text(self.parameters.before as u64),
+                count_text(self.parameters.after as u64),
+                percent(&self.parameters),
+            ],
             [
                 "  not zero".to_owned(),
                 count_text(self.non_zero_parameters.before as u64),
@@ -138,28 +149,52 @@ impl ModelDiff {
                 percent(&self.non_zero_parameters),
             ],
             ["nodes".to_owned(), self.nodes.before.to_string(), self.nodes.after.to_string(), percent(&self.nodes)],
-            ["  computing".to_owned(), self.computing_nodes.before.to_string(), self.computing_nodes.after.to_string(), percent(&self.computing_nodes)],
+            [
+                "  computing".to_owned(),
+                self.computing_nodes.before.to_string(),
+                self.computing_nodes.after.to_string(),
+                percent(&self.computing_nodes),
+            ],
         ];
         let macs = |m: Option<u64>| m.map_or("unknown".to_owned(), count_text);
         rows.push(["multiply-accumulates".to_owned(), macs(self.macs.before), macs(self.macs.after), String::new()]);
         out += &columns(&["", "before", "after", "change"], &rows);
         let difference = |c: &Change<usize>| format!("{:+}", c.after as i64 - c.before as i64);
-        let nodes = self.nodes_by_type.iter().map(|(op, c)| [op.clone(), c.before.to_string(), c.after.to_string(), difference(c)]);
-        section(&mut out, "Nodes by operator", &["operator", "before", "after", "change"], nodes.collect());
+        let nodes = self
+            .nodes_by_type
+            .iter()
+            .map(|(op, c)| [op.clone(), c.before.to_string(), c.after.to_string(), difference(c)]);
+        section(&mut out, "Nodes by operator", &["operator", "before", "after", "change"], &nodes.collect::<Vec<_>>());
         let version = |v: Option<i64>| v.map_or("-".to_owned(), |v| v.to_string());
-        let opsets = self.opsets.iter().map(|(d, c)| [if d.is_empty() { "ai.onnx" } else { d }.to_owned(), version(c.before), version(c.after)]);
-        section(&mut out, "Opsets", &["domain", "before", "after"], opsets.collect());
+        let opsets = self
+            .opsets
+            .iter()
+            .map(|(d, c)| [if d.is_empty() { "ai.onnx" } else { d }.to_owned(), version(c.before), version(c.after)]);
+        section(&mut out, "Opsets", &["domain", "before", "after"], &opsets.collect::<Vec<_>>());
         let side = |s: &Option<Inferred>| s.as_ref().map_or("-".to_owned(), shape_text);
-        let io = self.signature.iter().map(|s| [s.kind.clone(), s.name.clone(), side(&s.signature.before), side(&s.signature.after)]);
-        section(&mut out, "Inputs and outputs", &["", "name", "before", "after"], io.collect());
+        let io = self
+            .signature
+            .iter()
+            .map(|s| [s.kind.clone(), s.name.clone(), side(&s.signature.before), side(&s.signature.after)]);
+        section(&mut out, "Inputs and outputs", &["", "name", "before", "after"], &io.collect::<Vec<_>>());
         let changed = self.changed.iter().map(|c| {
             let text = |dtype: &str, shape: &[i64]| format!("{dtype} {shape:?}");
             let delta = c.max_abs_difference.map_or("-".to_owned(), |d| format!("{d:.3e}"));
             [c.name.clone(), text(&c.dtype.before, &c.shape.before), text(&c.dtype.after, &c.shape.after), delta]
         });
-        section(&mut out, "Changed initializers", &["name", "before", "after", "max |difference|"], changed.collect());
+        section(
+            &mut out,
+            "Changed initializers",
+            &["name", "before", "after", "max |difference|"],
+            &changed.collect::<Vec<_>>(),
+        );
         let (more, less) = (self.added.len(), self.removed.len());
-        out += &format!("\nInitializers: {more} added, {less} removed, {} changed, {} the same.\n", self.changed.len(), self.unchanged);
+        let _ = writeln!(
+            out,
+            "\nInitializers: {more} added, {less} removed, {} changed, {} the same.",
+            self.changed.len(),
+            self.unchanged
+        );
         out
     }
 }
@@ -167,13 +202,13 @@ impl ModelDiff {
 /// Longest list that the text shows; the JSON has all.
 const SHOWN: usize = 40;
 
-fn section<const N: usize>(out: &mut String, title: &str, header: &[&str; N], rows: Vec<[String; N]>) {
+fn section<const N: usize>(out: &mut String, title: &str, header: &[&str; N], rows: &[[String; N]]) {
     if rows.is_empty() {
         return;
     }
-    *out += &format!("\n{title}\n{}", columns(header, &rows[..rows.len().min(SHOWN)]));
+    let _ = write!(out, "\n{title}\n{}", columns(header, &rows[..rows.len().min(SHOWN)]));
     if rows.len() > SHOWN {
-        *out += &format!("  and {} more\n", rows.len() - SHOWN);
+        let _ = writeln!(out, "  and {} more", rows.len() - SHOWN);
     }
 }
 
@@ -184,9 +219,15 @@ fn percent(change: &Change<usize>) -> String {
     format!("{:+.1} %", (change.after as f64 / change.before as f64 - 1.0) * 100.0)
 }
 
-fn by_key<V: PartialEq, T>(a: &BTreeMap<String, T>, b: &BTreeMap<String, T>, read: impl Fn(Option<&T>) -> V) -> BTreeMap<String, Change<V>> {
+/// Values that differ by key; `V`'s default stands for a key that is not there.
+fn by_key<V: PartialEq + Default, T>(
+    a: &BTreeMap<String, T>,
+    b: &BTreeMap<String, T>,
+    read: impl Fn(&T) -> V,
+) -> BTreeMap<String, Change<V>> {
     let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
-    let changes = keys.into_iter().map(|k| (k.clone(), Change { before: read(a.get(k)), after: read(b.get(k)) }));
+    let value = |map: &BTreeMap<String, T>, key: &String| map.get(key).map_or_else(V::default, &read);
+    let changes = keys.into_iter().map(|k| (k.clone(), Change { before: value(a, k), after: value(b, k) }));
     changes.filter(|(_, c)| !c.is_same()).collect()
 }
 
@@ -200,8 +241,9 @@ fn initializers(graph: &GraphProto) -> BTreeMap<&str, &TensorProto> {
 }
 
 fn signature(kind: &str, a: &[ValueInfoProto], b: &[ValueInfoProto]) -> Vec<SignatureChange> {
-    let of = |list: &[ValueInfoProto]| list.iter().map(|v| (v.name().to_owned(), declared(v))).collect::<BTreeMap<_, _>>();
-    let changes = by_key(&of(a), &of(b), |v| v.cloned());
+    let of =
+        |list: &[ValueInfoProto]| list.iter().map(|v| (v.name().to_owned(), declared(v))).collect::<BTreeMap<_, _>>();
+    let changes = by_key(&of(a), &of(b), |v| Some(v.clone()));
     changes.into_iter().map(|(name, signature)| SignatureChange { kind: kind.to_owned(), name, signature }).collect()
 }
 
@@ -223,7 +265,8 @@ fn compare(name: &str, a: &TensorProto, b: &TensorProto) -> Option<ChangedTensor
         let (x, y) = (x.to_f64(), y.to_f64());
         // Equal infinities have no difference; `inf - inf` would not say so.
         let differences = x.iter().zip(&*y).map(|(p, q)| if p == q { 0.0 } else { (p - q).abs() });
-        let worst = differences.fold(0.0_f64, |worst, d| if d.is_nan() || worst.is_nan() { f64::NAN } else { worst.max(d) });
+        let worst =
+            differences.fold(0.0_f64, |worst, d| if d.is_nan() || worst.is_nan() { f64::NAN } else { worst.max(d) });
         worst.is_finite().then_some(worst)
     };
     Some(ChangedTensor {
@@ -243,7 +286,12 @@ mod tests {
 
     fn model(opset: i64, constants: &[(&str, Tensor)], nodes: Vec<NodeProto>) -> (Model, Stats) {
         let input = vec![ValueInfoProto { name: Some(format!("x{opset}")), ..ValueInfoProto::default() }];
-        let graph = GraphProto { input, initializer: constants.iter().map(|(n, t)| t.to_proto(n)).collect(), node: nodes, ..GraphProto::default() };
+        let graph = GraphProto {
+            input,
+            initializer: constants.iter().map(|(n, t)| t.to_proto(n)).collect(),
+            node: nodes,
+            ..GraphProto::default()
+        };
         let opset_import = vec![OperatorSetIdProto { domain: None, version: Some(opset) }];
         let model = Model::from_proto(ModelProto { graph: Some(graph), opset_import, ..ModelProto::default() });
         let stats = Stats::of(&model, &Inference::default());
@@ -254,10 +302,17 @@ mod tests {
     fn a_diff_names_every_structural_change() {
         let relu = || node("Relu", "", &["a"], &["b"], vec![]);
         let f = |v: &[f32]| Tensor::new(&[v.len()], v);
-        let before = model(13, &[("w", f(&[1.0, 2.0])), ("gone", f(&[1.0])), ("same", f(&[f32::NAN]))], vec![relu(), node("Identity", "", &["b"], &["c"], vec![])]);
+        let before = model(
+            13,
+            &[("w", f(&[1.0, 2.0])), ("gone", f(&[1.0])), ("same", f(&[f32::NAN]))],
+            vec![relu(), node("Identity", "", &["b"], &["c"], vec![])],
+        );
         let after = model(17, &[("w", f(&[1.0, 2.5])), ("new", f(&[1.0])), ("same", f(&[f32::NAN]))], vec![relu()]);
         let diff = ModelDiff::of((&before.0, &before.1), (&after.0, &after.1));
-        assert_eq!((diff.added.clone(), diff.removed.clone(), diff.unchanged), (vec!["new".to_owned()], vec!["gone".to_owned()], 1));
+        assert_eq!(
+            (diff.added.clone(), diff.removed.clone(), diff.unchanged),
+            (vec!["new".to_owned()], vec!["gone".to_owned()], 1)
+        );
         assert_eq!(diff.changed[0].max_abs_difference, Some(0.5));
         assert_eq!(diff.nodes_by_type, [("Identity".to_owned(), Change { before: 1, after: 0 })].into());
         assert_eq!(diff.opsets[""], Change { before: Some(13), after: Some(17) });

@@ -19,7 +19,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use serde::{Deserialize, Serialize};
 
 use super::edit::{is_op, subgraphs};
-use super::onnx::{GraphProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto};
+use super::onnx::{
+    GraphProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto,
+};
 use super::{DType, Facts, Model};
 pub(super) use layers::einsum_labels;
 use values::{Num, Small};
@@ -137,7 +139,9 @@ pub enum InferError {
         inputs: String,
     },
     /// A given shape has another number of axes than the input.
-    #[error("input '{name}' has {declared} axes, but the given shape has {given}. Give one extent per axis, e.g. 1x3x224x224.")]
+    #[error(
+        "input '{name}' has {declared} axes, but the given shape has {given}. Give one extent per axis, e.g. 1x3x224x224."
+    )]
     Rank {
         /// The input.
         name: String,
@@ -162,7 +166,8 @@ impl InferError {
 pub fn parse_shape(text: &str) -> Result<(String, Vec<usize>), InferError> {
     let bad = || InferError::Syntax(text.to_owned());
     let (name, shape) = text.rsplit_once('=').ok_or_else(bad)?;
-    let extents = shape.split(['x', ',']).map(|d| d.trim().parse::<usize>()).collect::<Result<Vec<_>, _>>().map_err(|_| bad())?;
+    let extents =
+        shape.split(['x', ',']).map(|d| d.trim().parse::<usize>()).collect::<Result<Vec<_>, _>>().map_err(|_| bad())?;
     if name.is_empty() { Err(bad()) } else { Ok((name.to_owned(), extents)) }
 }
 
@@ -276,7 +281,8 @@ impl<'a> Scope<'a> {
 
     fn constants(&mut self, graph: &'a GraphProto) {
         for tensor in &graph.initializer {
-            let dims = tensor.dims.iter().map(|&d| usize::try_from(d).map_or(DimExpr::Unknown, DimExpr::Known)).collect();
+            let dims =
+                tensor.dims.iter().map(|&d| usize::try_from(d).map_or(DimExpr::Unknown, DimExpr::Known)).collect();
             self.set(tensor.name(), Inferred::new(DType::from_onnx(tensor.data_type()), Some(dims)));
             self.tensors.insert(tensor.name().to_owned(), tensor);
             if let Some(small) = Small::of_tensor(tensor) {
@@ -285,14 +291,16 @@ impl<'a> Scope<'a> {
         }
         for sparse in &graph.sparse_initializer {
             if let Some(values) = &sparse.values {
-                let dims = sparse.dims.iter().map(|&d| usize::try_from(d).map_or(DimExpr::Unknown, DimExpr::Known)).collect();
+                let dims =
+                    sparse.dims.iter().map(|&d| usize::try_from(d).map_or(DimExpr::Unknown, DimExpr::Known)).collect();
                 self.set(values.name(), Inferred::new(DType::from_onnx(values.data_type()), Some(dims)));
             }
         }
     }
 
     fn run(&mut self, graph: &'a GraphProto) {
-        let declarations: HashMap<&str, &ValueInfoProto> = graph.value_info.iter().chain(&graph.output).map(|v| (v.name(), v)).collect();
+        let declarations: HashMap<&str, &ValueInfoProto> =
+            graph.value_info.iter().chain(&graph.output).map(|v| (v.name(), v)).collect();
         for node in &graph.node {
             self.step(node, &declarations);
         }
@@ -368,7 +376,8 @@ impl<'a> Scope<'a> {
             inner.constants(graph);
             inner.run(graph);
             let tainted = graph.output.iter().any(|o| inner.result.declared_only.contains(o.name()));
-            let outputs: Vec<Inferred> = graph.output.iter().map(|o| inner.result.get(o.name()).cloned().unwrap_or_default()).collect();
+            let outputs: Vec<Inferred> =
+                graph.output.iter().map(|o| inner.result.get(o.name()).cloned().unwrap_or_default()).collect();
             merged = Some(match merged {
                 _ if tainted => vec![Inferred::default(); outputs.len()],
                 None => outputs,
@@ -381,14 +390,20 @@ impl<'a> Scope<'a> {
 
 fn agree(a: Inferred, b: Inferred) -> Inferred {
     let dims = match (a.dims, b.dims) {
-        (Some(a), Some(b)) if a.len() == b.len() => Some(a.into_iter().zip(b).map(|(x, y)| if x == y { x } else { DimExpr::Unknown }).collect()),
+        (Some(a), Some(b)) if a.len() == b.len() => {
+            Some(a.into_iter().zip(b).map(|(x, y)| if x == y { x } else { DimExpr::Unknown }).collect())
+        }
         _ => None,
     };
     Inferred::new(a.dtype.filter(|&t| Some(t) == b.dtype), dims)
 }
 
 fn op_name(node: &NodeProto) -> String {
-    if matches!(node.domain(), "" | "ai.onnx") { node.op_type().to_owned() } else { format!("{}.{}", node.domain(), node.op_type()) }
+    if matches!(node.domain(), "" | "ai.onnx") {
+        node.op_type().to_owned()
+    } else {
+        format!("{}.{}", node.domain(), node.op_type())
+    }
 }
 
 /// A node and what is known of its inputs: what every rule sees.
@@ -425,6 +440,7 @@ impl Ctx<'_, '_> {
     }
 
     /// A list that older opsets give as an attribute and newer ones as input `i`: `Some(None)` when absent, `None` when present but unknown.
+    #[allow(clippy::option_option)] // unknown, absent and known are three cases, and `?` takes the first
     fn ints_either(&self, attribute: &str, i: usize) -> Option<Option<Vec<i64>>> {
         if let Some(ints) = super::edit::ints_attribute(self.node, attribute) {
             return Some(Some(ints.to_vec()));

@@ -1,6 +1,7 @@
 //! What `inspect` says of a model: a struct for `--json`, a text for people.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde::{Deserialize, Serialize};
@@ -75,21 +76,42 @@ impl Inspection {
         let producer = if self.producer.is_empty() { "unknown" } else { &self.producer };
         let macs = match stats.macs.total() {
             Some(n) => count_text(n),
-            None if stats.macs.known_nodes == 0 => format!("unknown for all {} nodes that multiply; give --shapes", stats.macs.unknown.len()),
-            None => format!("at least {}; unknown for {} more nodes, give --shapes", count_text(stats.macs.known), stats.macs.unknown.len()),
+            None if stats.macs.known_nodes == 0 => {
+                format!("unknown for all {} nodes that multiply; give --shapes", stats.macs.unknown.len())
+            }
+            None => format!(
+                "at least {}; unknown for {} more nodes, give --shapes",
+                count_text(stats.macs.known),
+                stats.macs.unknown.len()
+            ),
         };
-        let zeros = if stats.parameters.all == stats.parameters.non_zero { String::new() } else { format!(", {:.1} % zero", stats.sparsity() * 100.0) };
+        let zeros =
+            if stats.sparsity() < 0.0005 { String::new() } else { format!(", {:.1} % zero", stats.sparsity() * 100.0) };
         let mut head = vec![
             ["format".to_owned(), format!("IR {}, opset {opsets}", self.ir_version)],
             ["producer".to_owned(), producer.to_owned()],
             ["file".to_owned(), bytes_text(stats.file_bytes)],
-            ["parameters".to_owned(), format!("{} in {} tensors, {}{zeros}", count_text(stats.parameters.all as u64), stats.parameters.tensors, bytes_text(stats.parameters.bytes))],
+            [
+                "parameters".to_owned(),
+                format!(
+                    "{} in {} tensors, {}{zeros}",
+                    count_text(stats.parameters.all as u64),
+                    stats.parameters.tensors,
+                    bytes_text(stats.parameters.bytes)
+                ),
+            ],
         ];
         if stats.quantization.tensors > 0 {
             let q = &stats.quantization;
-            head.push(["scales, zero points".to_owned(), format!("{} in {} tensors, {}", count_text(q.all as u64), q.tensors, bytes_text(q.bytes))]);
+            head.push([
+                "scales, zero points".to_owned(),
+                format!("{} in {} tensors, {}", count_text(q.all as u64), q.tensors, bytes_text(q.bytes)),
+            ]);
         }
-        head.push(["nodes".to_owned(), format!("{} ({} without Constant, Identity, Dropout)", stats.nodes.all, stats.nodes.computing)]);
+        head.push([
+            "nodes".to_owned(),
+            format!("{} ({} without Constant, Identity, Dropout)", stats.nodes.all, stats.nodes.computing),
+        ]);
         head.push(["multiply-accumulates".to_owned(), macs]);
         let mut out = columns(&["", ""], &head);
         let ports = |kind: &str, list: &[Port]| {
@@ -100,18 +122,27 @@ impl Inspection {
             rows.collect::<Vec<_>>()
         };
         let rows = [ports("input", &self.inputs), ports("output", &self.outputs)].concat();
-        out += &format!("\n{}", columns(&["", "name", "type", ""], &rows));
+        let _ = write!(out, "\n{}", columns(&["", "name", "type", ""], &rows));
         let mut by_type: Vec<_> = stats.nodes.by_type.iter().collect();
         by_type.sort_by(|a, b| b.1.cmp(a.1).then_with(|| a.0.cmp(b.0)));
         let rows: Vec<_> = by_type.into_iter().map(|(op, n)| [op.clone(), n.to_string()]).collect();
-        out += &format!("\n{}", columns(&["operator", "nodes"], &rows));
-        let rows: Vec<_> = stats.by_dtype.iter().map(|(t, c)| [t.clone(), c.tensors.to_string(), count_text(c.all as u64), bytes_text(c.bytes)]).collect();
-        out += &format!("\n{}", columns(&["constants", "tensors", "elements", "bytes"], &rows));
-        let rows: Vec<_> = stats.largest.iter().map(|t| [t.name.clone(), t.dtype.clone(), format!("{:?}", t.shape), bytes_text(t.bytes)]).collect();
-        out += &format!("\n{}", columns(&["largest tensors", "type", "shape", "bytes"], &rows));
+        let _ = write!(out, "\n{}", columns(&["operator", "nodes"], &rows));
+        let rows: Vec<_> = stats
+            .by_dtype
+            .iter()
+            .map(|(t, c)| [t.clone(), c.tensors.to_string(), count_text(c.all as u64), bytes_text(c.bytes)])
+            .collect();
+        let _ = write!(out, "\n{}", columns(&["constants", "tensors", "elements", "bytes"], &rows));
+        let rows: Vec<_> = stats
+            .largest
+            .iter()
+            .map(|t| [t.name.clone(), t.dtype.clone(), format!("{:?}", t.shape), bytes_text(t.bytes)])
+            .collect();
+        let _ = write!(out, "\n{}", columns(&["largest tensors", "type", "shape", "bytes"], &rows));
         if !self.unknown_operators.is_empty() {
-            let list = self.unknown_operators.iter().map(|(op, n)| format!("{op} ({n})")).collect::<Vec<_>>().join(", ");
-            out += &format!("\nShapes behind these operators are unknown: {list}.\n");
+            let list =
+                self.unknown_operators.iter().map(|(op, n)| format!("{op} ({n})")).collect::<Vec<_>>().join(", ");
+            let _ = write!(out, "\nShapes behind these operators are unknown: {list}.\n");
         }
         out
     }
@@ -157,13 +188,15 @@ pub fn columns<const N: usize>(header: &[&str; N], rows: &[[String; N]]) -> Stri
         table.add_row(row.iter());
     }
     for (i, column) in table.column_iter_mut().enumerate() {
-        let numbers = rows.iter().all(|r| r[i].is_empty() || r[i].starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-')));
+        let numbers = rows
+            .iter()
+            .all(|r| r[i].is_empty() || r[i].starts_with(|c: char| c.is_ascii_digit() || matches!(c, '+' | '-')));
         if i > 0 && numbers && rows.iter().any(|r| !r[i].is_empty()) {
             column.set_cell_alignment(CellAlignment::Right);
         }
         column.set_padding((if i == 0 { 0 } else { 2 }, 0));
     }
-    table.lines().map(|l| format!("{}\n", l.trim_end())).collect()
+    table.lines().fold(String::new(), |text, line| text + line.trim_end() + "\n")
 }
 
 #[cfg(test)]
@@ -172,7 +205,9 @@ mod tests {
 
     #[test]
     fn sizes_read_like_a_person_writes_them() {
-        for (bytes, text) in [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (23_037_000, "23.0 MB")] {
+        for (bytes, text) in
+            [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_960, "1.0 MB"), (23_037_000, "23.0 MB")]
+        {
             assert_eq!(bytes_text(bytes), text);
         }
         assert_eq!((count_text(9_999), count_text(22_713_216)), ("9999".to_owned(), "22.7 M".to_owned()));

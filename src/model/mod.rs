@@ -4,12 +4,12 @@ pub mod build;
 pub mod edit;
 pub mod error;
 pub mod external;
+pub mod diff;
 pub mod facts;
 pub mod inline;
 pub mod intake;
 pub mod load;
 mod mapped;
-pub mod diff;
 pub mod infer;
 pub mod inspect;
 #[rustfmt::skip]

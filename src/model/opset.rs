@@ -9,7 +9,7 @@ mod steps;
 use std::collections::{BTreeMap, HashSet};
 
 use super::build::ir_version_of;
-use super::edit::{Index, attribute, int_attribute, is_op, label, reads_of, subgraphs};
+use super::edit::{Index, attribute, constant_value, int_attribute, is_op, label, reads_of, subgraphs};
 use super::onnx::{GraphProto, NodeProto, ValueInfoProto, type_proto};
 use super::{DType, Effect, Facts, Model, ModelError, Pass, PassError, Tensor, verify};
 
@@ -115,11 +115,13 @@ pub(super) struct Context<'a> {
     taken: HashSet<String>,
     /// Whether `float32` is the only floating-point type that occurs, so that it can be assumed where nothing is declared.
     only_f32: bool,
+    /// Outputs of `Upsample` nodes that became `Resize`: those only ever enlarge.
+    upsampled: HashSet<String>,
 }
 
 impl<'a> Context<'a> {
     pub(super) fn new(model: &Model, facts: &'a Facts) -> Self {
-        Self { facts, taken: model.tensor_names(), only_f32: only_f32(model.graph()) }
+        Self { facts, taken: model.tensor_names(), only_f32: only_f32(model.graph()), upsampled: HashSet::new() }
     }
 
     /// Every tensor name in use; names made here are added.
@@ -213,20 +215,37 @@ impl Site<'_, '_> {
         self.read.contains(tensor)
     }
 
-    /// Element type of a floating-point tensor: observed, declared, or the only one there is.
+    /// The value of an initializer or `Constant` of this graph.
+    fn value(&self, tensor: &str) -> Option<Tensor> {
+        match self.index.initializer(tensor) {
+            Some(position) => Tensor::from_proto(&self.graph.initializer[position]).ok(),
+            None => constant_value(&self.graph.node[self.index.producer(tensor)?]),
+        }
+    }
+
+    /// Element type of a floating-point tensor: observed, declared, certain from the operators that lead to it, or the only one there is.
     fn float_type(&self, tensor: &str) -> Option<DType> {
-        let declared = || {
-            let infos = self.graph.input.iter().chain(&self.graph.value_info).chain(&self.graph.output);
-            infos.filter(|i| i.name() == tensor).find_map(declared_type)
-        };
-        let initializer =
-            || self.index.initializer(tensor).and_then(|i| DType::from_onnx(self.graph.initializer[i].data_type()));
-        self.context
-            .facts
-            .dtype(tensor)
-            .or_else(initializer)
-            .or_else(declared)
-            .or(self.context.only_f32.then_some(DType::F32))
+        let known = self.context.facts.dtype(tensor).or_else(|| self.type_by_structure(tensor, 16));
+        known.or(self.context.only_f32.then_some(DType::F32))
+    }
+
+    fn type_by_structure(&self, tensor: &str, depth: usize) -> Option<DType> {
+        let infos = self.graph.input.iter().chain(&self.graph.value_info).chain(&self.graph.output);
+        if let Some(declared) = infos.filter(|i| i.name() == tensor).find_map(declared_type) {
+            return Some(declared);
+        }
+        if let Some(position) = self.index.initializer(tensor) {
+            return DType::from_onnx(self.graph.initializer[position].data_type());
+        }
+        let node = &self.graph.node[self.index.producer(tensor)?];
+        match node.op_type() {
+            "Cast" => DType::from_onnx(int_attribute(node, "to", 0) as i32),
+            "Constant" => constant_value(node).map(|t| t.dtype()),
+            "Relu" | "Identity" | "Add" | "Sub" | "Mul" | "Div" | "MatMul" | "Gemm" | "Conv" | "BatchNormalization"
+            | "Reshape" | "Transpose" | "Concat" | "Pad" | "Clip" | "Sigmoid" | "Tanh" | "MaxPool" | "AveragePool"
+            | "GlobalAveragePool" => self.type_by_structure(node.input.first()?, depth.checked_sub(1)?),
+            _ => None,
+        }
     }
 
     /// Rank of a tensor: observed, or certain from the operators that lead to it. Declarations are not trusted with it.
@@ -234,9 +253,18 @@ impl Site<'_, '_> {
         self.context.facts.rank(tensor).or_else(|| self.rank_by_structure(tensor, 16))
     }
 
+    /// Dimensions of an initializer, or of the value of a `Constant` node.
+    fn constant_dims(&self, tensor: &str) -> Option<&Vec<i64>> {
+        if let Some(position) = self.index.initializer(tensor) {
+            return Some(&self.graph.initializer[position].dims);
+        }
+        let node = &self.graph.node[self.index.producer(tensor)?];
+        if is_op(node, "Constant") { Some(&attribute(node, "value")?.t.as_ref()?.dims) } else { None }
+    }
+
     fn rank_by_structure(&self, tensor: &str, depth: usize) -> Option<usize> {
-        let dims_of = |name: &String| self.index.initializer(name).map(|i| &self.graph.initializer[i].dims);
-        if let Some(dims) = dims_of(&tensor.to_owned()) {
+        let dims_of = |name: &String| self.constant_dims(name);
+        if let Some(dims) = self.constant_dims(tensor) {
             return Some(dims.len());
         }
         let node = &self.graph.node[self.index.producer(tensor)?];
@@ -287,4 +315,196 @@ fn only_f32(graph: &GraphProto) -> bool {
                 && n.attribute.iter().filter_map(|a| a.t.as_ref()).all(|t| fine(DType::from_onnx(t.data_type())))
                 && subgraphs(n).all(only_f32)
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::TensorFact;
+    use crate::model::build::{Builder, graph_attribute};
+    use crate::model::edit::{float, int, ints, string_attribute};
+
+    fn one(opset: i64, op: &str, dtype: DType, attributes: Vec<super::super::onnx::AttributeProto>) -> Model {
+        let b = Builder::new(opset).input("x", dtype, &["N", "2", "3"]).node(op, &["x"], "y", attributes);
+        b.output("y", dtype, &["A", "B", "C"]).build()
+    }
+
+    fn upgraded(mut model: Model, facts: &Facts) -> Model {
+        model.upgrade(facts, 17).unwrap();
+        model.check().unwrap();
+        assert_eq!(model.opset(""), Some(17));
+        model
+    }
+
+    fn ops(graph: &GraphProto) -> Vec<&str> {
+        graph.node.iter().map(|n| n.op_type()).collect()
+    }
+
+    fn constant(model: &Model, position: usize, input: usize) -> Tensor {
+        model.constant(&Index::new(model.graph()), &model.graph().node[position].input[input]).unwrap()
+    }
+
+    #[test]
+    fn attributes_that_became_inputs_are_inputs() {
+        let cases: Vec<(&str, i64, Vec<_>, Vec<Vec<i64>>)> = vec![
+            ("Squeeze", 11, vec![ints("axes", &[0])], vec![vec![0]]),
+            ("Unsqueeze", 7, vec![ints("axes", &[1, 3])], vec![vec![1, 3]]),
+            ("ReduceSum", 12, vec![ints("axes", &[2])], vec![vec![2]]),
+            (
+                "Slice",
+                9,
+                vec![ints("starts", &[1, 0]), ints("ends", &[2, 9])],
+                vec![vec![1, 0], vec![2, 9], vec![0, 1]],
+            ),
+            ("Pad", 10, vec![ints("pads", &[0, 0, 1, 0, 0, 1])], vec![vec![0, 0, 1, 0, 0, 1]]),
+            ("TopK", 9, vec![int("k", 2)], vec![vec![2]]),
+            ("Split", 11, vec![ints("split", &[1, 1])], vec![vec![1, 1]]),
+        ];
+        for (op, opset, attributes, inputs) in cases {
+            let model = upgraded(one(opset, op, DType::F32, attributes), &Facts::default());
+            let node = &model.graph().node[0];
+            assert!(node.attribute.is_empty(), "{op}");
+            let found: Vec<Vec<i64>> =
+                (1..node.input.len()).map(|i| constant(&model, 0, i).to_i64().unwrap().into_owned()).collect();
+            assert_eq!(found, inputs, "{op}");
+        }
+    }
+
+    #[test]
+    fn bounds_of_clip_take_the_type_of_what_is_clipped() {
+        for dtype in [DType::F32, DType::F64, DType::F16] {
+            let model = upgraded(one(7, "Clip", dtype, vec![float("max", 6.0)]), &Facts::default());
+            let node = &model.graph().node[0];
+            assert_eq!((node.input.len(), node.input[1].as_str()), (3, ""), "no lower bound");
+            assert_eq!((constant(&model, 0, 2).dtype(), constant(&model, 0, 2).to_f32()[0]), (dtype, 6.0));
+        }
+    }
+
+    #[test]
+    fn softmax_over_several_axes_goes_through_a_flat_tensor_unless_one_axis_is_enough() {
+        let fact = |dims: &[usize]| {
+            let mut facts = Facts::default();
+            facts.insert("x", TensorFact { dtype: DType::F32, shape: dims.iter().map(|&d| Some(d)).collect() });
+            facts
+        };
+        let wrapped = ["Shape", "Flatten", "Softmax", "Reshape"];
+        let cases: [(Facts, Option<i64>, &[&str], i64); 6] = [
+            (Facts::default(), None, &wrapped, -1),
+            (Facts::default(), Some(-1), &["Softmax"], -1),
+            (fact(&[4, 2, 3]), Some(1), &wrapped, -1),
+            (fact(&[4, 2, 3]), Some(2), &["Softmax"], -1),
+            (fact(&[4, 2]), None, &["Softmax"], -1),
+            (fact(&[4, 2, 1, 1]), None, &["Softmax"], 1),
+        ];
+        for (facts, axis, expected, new_axis) in cases {
+            let model =
+                upgraded(one(11, "Softmax", DType::F32, axis.map(|a| int("axis", a)).into_iter().collect()), &facts);
+            assert_eq!(ops(model.graph()), expected, "axis {axis:?} of {:?}", facts.get("x"));
+            let softmax = model.graph().node.iter().find(|n| n.op_type() == "Softmax").unwrap();
+            assert_eq!(int_attribute(softmax, "axis", 0), new_axis);
+        }
+    }
+
+    #[test]
+    fn a_resize_of_version_10_keeps_its_coordinates_and_its_rounding() {
+        for (scale, rounding) in [(2.0_f32, Some("floor")), (0.5, Some("ceil"))] {
+            let model = Builder::new(10)
+                .input("x", DType::F32, &["1", "1", "4"])
+                .initializer("s", Tensor::new(&[3], &[1.0, 1.0, scale]));
+            let model = upgraded(
+                model.node("Resize", &["x", "s"], "y", vec![]).output("y", DType::F32, &["1", "1", "M"]).build(),
+                &Facts::default(),
+            );
+            let node = &model.graph().node[0];
+            assert_eq!((node.input.len(), node.input[2].as_str()), (3, "s"));
+            assert_eq!(string_attribute(node, "nearest_mode"), rounding);
+            assert_eq!(string_attribute(node, "coordinate_transformation_mode"), Some("asymmetric"));
+        }
+        let model = Builder::new(7).input("x", DType::F32, &["1", "1", "4"]);
+        let scales = super::super::onnx::AttributeProto { floats: vec![1.0, 1.0, 2.0], ..float("scales", 0.0) };
+        let model = model.node("Upsample", &["x"], "y", vec![scales]).output("y", DType::F32, &["1", "1", "8"]).build();
+        assert_eq!(ops(upgraded(model, &Facts::default()).graph()), ["Resize"]);
+    }
+
+    #[test]
+    fn subgraphs_are_upgraded_too() {
+        let body = Builder::new(11)
+            .node("Squeeze", &["x"], "r", vec![ints("axes", &[0])])
+            .output("r", DType::F32, &["N"])
+            .build_graph();
+        let model = Builder::new(11).input("x", DType::F32, &["1", "N"]).input("c", DType::Bool, &[]);
+        let branches = vec![graph_attribute("then_branch", body.clone()), graph_attribute("else_branch", body)];
+        let model = upgraded(
+            model.node("If", &["c"], "y", branches).output("y", DType::F32, &["N"]).build(),
+            &Facts::default(),
+        );
+        for inner in subgraphs(&model.graph().node[0]) {
+            assert_eq!((inner.node[0].input.len(), inner.initializer.len()), (2, 1));
+        }
+    }
+
+    #[test]
+    fn a_refusal_names_the_node_and_leaves_the_model_as_it_was() {
+        let read_mask = Builder::new(7)
+            .input("x", DType::F32, &["N"])
+            .node("Squeeze", &["x"], "s", vec![ints("axes", &[0])])
+            .node_with_outputs("Dropout", &["s"], &["y", "mask"], vec![])
+            .output("y", DType::F32, &["N"])
+            .output("mask", DType::F32, &["N"])
+            .build();
+        let per_position = {
+            let inputs = ["x", "a", "a", "a", "a"];
+            let b =
+                Builder::new(7).input("x", DType::F32, &["N", "2"]).initializer("a", Tensor::new(&[2], &[1.0_f32; 2]));
+            b.node("BatchNormalization", &inputs, "y", vec![int("spatial", 0)])
+                .output("y", DType::F32, &["N", "2"])
+                .build()
+        };
+        for (mut model, message) in [
+            (read_mask, "node 'Dropout_1' (Dropout) cannot be brought to opset 10: its output 'mask' is read"),
+            (
+                one(8, "Scan", DType::F32, vec![]),
+                "node 'Scan_0' (Scan) cannot be brought to opset 9: what changed there is not carried over",
+            ),
+            (
+                per_position,
+                "node 'BatchNormalization_0' (BatchNormalization) cannot be brought to opset 9: it normalises every position",
+            ),
+        ] {
+            let before = model.clone();
+            let error = model.upgrade(&Facts::default(), 17).unwrap_err().to_string();
+            assert!(error.starts_with(message), "{error}");
+            assert_eq!(model, before);
+        }
+    }
+
+    #[test]
+    fn versions_outside_of_what_is_known_are_refused_and_a_newer_model_is_left_alone() {
+        let mut newer = one(20, "Relu", DType::F32, vec![]);
+        assert_eq!(newer.upgrade(&Facts::default(), 17).unwrap(), 0);
+        assert_eq!(newer.opset(""), Some(20));
+        assert!(newer.upgrade(&Facts::default(), 26).is_err());
+        assert!(one(6, "Relu", DType::F32, vec![]).upgrade(&Facts::default(), 17).is_err());
+    }
+
+    #[test]
+    fn initializers_of_ir_3_stay_constants() {
+        let mut model = Builder::new(7)
+            .input("x", DType::F32, &["N", "1"])
+            .input("w", DType::F32, &["1", "1"])
+            .initializer("w", Tensor::new(&[1, 1], &[1.0_f32]))
+            .node("MatMul", &["x", "w"], "y", vec![])
+            .output("y", DType::F32, &["N", "1"])
+            .build();
+        model.upgrade(&Facts::default(), 17).unwrap();
+        assert_eq!((model.proto().ir_version(), model.graph().input.len()), (8, 1));
+        assert!(model.constant(&Index::new(model.graph()), "w").is_some());
+    }
+
+    #[test]
+    fn the_pass_says_when_there_is_nothing_to_do() {
+        let mut model = one(17, "Relu", DType::F32, vec![]);
+        let effect = OpsetUpgrade::default().apply(&mut model, &mut Facts::default()).unwrap();
+        assert_eq!(effect, Effect::Skipped { reason: "The model is at opset 17 or later already.".to_owned() });
+    }
 }

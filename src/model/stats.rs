@@ -9,10 +9,10 @@ use prost::Message;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Model;
 use super::edit::subgraphs;
 use super::infer::Inference;
 use super::onnx::{GraphProto, NodeProto, tensor_proto::DataType};
-use super::Model;
 pub use macs::{Macs, NodeMacs};
 
 /// Number of elements.
@@ -92,9 +92,15 @@ impl Stats {
     /// Counts `model`. `inference` gives the shapes for the multiply-accumulates; see [`super::infer::infer`] for how to fix the input shapes.
     pub fn of(model: &Model, inference: &Inference) -> Self {
         let graph = model.graph();
-        let mut stats = Self { file_bytes: model.proto().encoded_len(), nodes: node_stats(graph), macs: Macs::of(graph, inference), ..Self::default() };
+        let mut stats = Self {
+            file_bytes: model.proto().encoded_len(),
+            nodes: node_stats(graph),
+            macs: Macs::of(graph, inference),
+            ..Self::default()
+        };
         for constant in weights::constants(graph) {
-            let count = Count { tensors: 1, all: constant.elements, non_zero: constant.non_zero, bytes: constant.bytes };
+            let count =
+                Count { tensors: 1, all: constant.elements, non_zero: constant.non_zero, bytes: constant.bytes };
             match constant.role {
                 weights::Role::Parameter => stats.parameters.add(count),
                 weights::Role::Quantization => stats.quantization.add(count),
@@ -102,7 +108,12 @@ impl Stats {
             }
             let dtype = dtype_name(constant.data_type);
             stats.by_dtype.entry(dtype.clone()).or_default().add(count);
-            stats.largest.push(LargeTensor { name: constant.name, dtype, shape: constant.shape, bytes: constant.bytes });
+            stats.largest.push(LargeTensor {
+                name: constant.name,
+                dtype,
+                shape: constant.shape,
+                bytes: constant.bytes,
+            });
         }
         stats.largest.sort_by(|a, b| b.bytes.cmp(&a.bytes).then_with(|| a.name.cmp(&b.name)));
         stats.largest.truncate(LARGEST);
@@ -131,7 +142,11 @@ pub fn dtype_name(data_type: i32) -> String {
 
 /// An operator's name, with its domain when it is not ONNX's own.
 pub fn op_name(node: &NodeProto) -> String {
-    if matches!(node.domain(), "" | "ai.onnx") { node.op_type().to_owned() } else { format!("{}.{}", node.domain(), node.op_type()) }
+    if matches!(node.domain(), "" | "ai.onnx") {
+        node.op_type().to_owned()
+    } else {
+        format!("{}.{}", node.domain(), node.op_type())
+    }
 }
 
 /// Counts the nodes of a graph and of its subgraphs.
@@ -159,7 +174,11 @@ mod tests {
     use super::*;
 
     fn model(constants: &[(&str, Tensor)], nodes: Vec<NodeProto>) -> Model {
-        let graph = GraphProto { initializer: constants.iter().map(|(n, t)| t.to_proto(n)).collect(), node: nodes, ..GraphProto::default() };
+        let graph = GraphProto {
+            initializer: constants.iter().map(|(n, t)| t.to_proto(n)).collect(),
+            node: nodes,
+            ..GraphProto::default()
+        };
         Model::from_proto(ModelProto { graph: Some(graph), ..ModelProto::default() })
     }
 
@@ -170,13 +189,20 @@ mod tests {
 
     #[test]
     fn a_shared_weight_counts_once_and_a_constant_node_counts() {
-        let value = AttributeProto { name: Some("value".to_owned()), t: Some(Tensor::new(&[3], &[1.0_f32, -0.0, 0.0]).to_proto("")), ..AttributeProto::default() };
+        let value = AttributeProto {
+            name: Some("value".to_owned()),
+            t: Some(Tensor::new(&[3], &[1.0_f32, -0.0, 0.0]).to_proto("")),
+            ..AttributeProto::default()
+        };
         let nodes = vec![
             node("Constant", "", &[], &["c"], vec![value]),
             node("MatMul", "", &["w", "w"], &["a"], vec![]),
             node("Identity", "", &["a"], &["b"], vec![]),
         ];
-        let stats = stats(&[("w", Tensor::new(&[2, 2], &[0.0_f32, 1.0, 2.0, 0.0])), ("axes", Tensor::new(&[1], &[3_i64]))], nodes);
+        let stats = stats(
+            &[("w", Tensor::new(&[2, 2], &[0.0_f32, 1.0, 2.0, 0.0])), ("axes", Tensor::new(&[1], &[3_i64]))],
+            nodes,
+        );
         assert_eq!(stats.parameters, Count { tensors: 2, all: 7, non_zero: 3, bytes: 28 });
         assert_eq!(stats.other, Count { tensors: 1, all: 1, non_zero: 1, bytes: 8 });
         assert_eq!((stats.nodes.all, stats.nodes.computing), (3, 1));

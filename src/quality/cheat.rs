@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::figure::Figure;
 use super::gates::{Figures, MIN_SAMPLES};
 use super::stats::quantile::normal;
-use super::stats::wilson;
+use super::stats::{Interval, wilson};
 use crate::api::Metric;
 
 /// Room for the last digits of a decimal number in a report.
@@ -212,7 +212,7 @@ fn quality_metrics() -> impl Iterator<Item = Metric> {
 fn quality(claims: &Claims, measured: &Measured, audit: &mut Audit) {
     for metric in quality_metrics() {
         let Some(claim) = claims.figures.get(&metric) else { continue };
-        if claim.interval().is_some_and(|i| i.is_zero_width())
+        if claim.interval().is_some_and(Interval::is_zero_width)
             && measured.outputs_identical == Some(false)
             && !own_identity(metric, measured)
         {
@@ -348,7 +348,6 @@ impl Probe {
 mod tests {
     use super::*;
     use crate::quality::Concern;
-    use crate::quality::stats::Interval;
 
     fn figure(lower: f64, estimate: f64, upper: f64, n: usize) -> Figure {
         Figure::new(estimate, Some(Interval { lower, upper }), n, "m")

@@ -293,7 +293,7 @@ mod tests {
             let (figure, _) = one(&a, &map(&a, |x| x + 1.0));
             assert!(figure.estimate.unwrap() < 0.5);
             let mut b = a.clone();
-            b[0] = map(&a[..1], |x| x.next_up()).remove(0);
+            b[0] = map(&a[..1], f32::next_up).remove(0);
             let (figure, _) = one(&a, &b);
             assert!(figure.estimate.unwrap() < 1.0 && figure.lower < figure.upper, "{figure:?}");
         }

@@ -170,7 +170,9 @@ impl<'p, 'a> Columns<'p, 'a> {
                     *mean += v;
                 }
             }
-            means.iter_mut().for_each(|m| *m /= f64::max(count, 1.0));
+            for mean in &mut means {
+                *mean /= f64::max(count, 1.0);
+            }
             means
         });
         Self {

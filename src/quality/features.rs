@@ -434,7 +434,7 @@ mod tests {
         let (mean, taps) =
             preservation(&[tap("same", a.clone()), tap("other", random(60, 4, 2))], EFFORT).unwrap().unwrap();
         let parts: Vec<f64> = taps.iter().map(|t| t.figure.estimate.unwrap()).collect();
-        assert!((mean.estimate.unwrap() - (parts[0] + parts[1]) / 2.0).abs() < 1e-12 && parts[0] == 1.0);
+        assert!((mean.estimate.unwrap() - f64::midpoint(parts[0], parts[1])).abs() < 1e-12 && parts[0] == 1.0);
         let mut broken = a.clone();
         broken.values[5] = f32::NAN;
         let (mean, _) = preservation(&[tap("same", a.clone()), tap("broken", broken)], EFFORT).unwrap().unwrap();

@@ -91,6 +91,7 @@ impl Figure {
     }
 
     /// The same figure with a concern.
+    #[must_use]
     pub fn with_concern(mut self, concern: Concern) -> Self {
         self.concern = Some(concern);
         self

@@ -274,8 +274,8 @@ mod tests {
 
     #[test]
     fn the_worst_gate_is_the_verdict_and_no_gates_decide_nothing() {
-        let result = |verdict| GateResult { verdict, ..one(gate(Metric::Speedup, 1.0), measured(1.1, 1.2, 1.3, 30)) };
         use Verdict::{Fail, Inconclusive, Pass};
+        let result = |verdict| GateResult { verdict, ..one(gate(Metric::Speedup, 1.0), measured(1.1, 1.2, 1.3, 30)) };
         assert_eq!(overall(&[]), Inconclusive);
         assert_eq!(overall(&[result(Pass), result(Pass)]), Pass);
         assert_eq!(overall(&[result(Pass), result(Inconclusive)]), Inconclusive);

@@ -23,13 +23,13 @@ const BLOCK: usize = 256;
 pub(super) struct Moments {
     /// Observations per sample of each centred quantity: 1 for outputs of one shape, the number of positions otherwise; 0 for a sample left out.
     pub(super) count: Vec<f64>,
-    /// |a_i - m|^2 with m the baseline's mean over all samples.
+    /// `|a_i - m|^2` with m the baseline's mean over all samples.
     pub(super) aa: Vec<f64>,
-    /// |b_i - m|^2.
+    /// `|b_i - m|^2`.
     pub(super) bb: Vec<f64>,
-    /// <a_i - m, b_i - m>.
+    /// `<a_i - m, b_i - m>`.
     pub(super) ab: Vec<f64>,
-    /// |a_i - b_i|^2, summed as such, so that a small difference of large outputs is not lost.
+    /// `|a_i - b_i|^2`, summed as such, so that a small difference of large outputs is not lost.
     pub(super) dd: Vec<f64>,
     matched: Vec<bool>,
     cross: Cross,
@@ -39,7 +39,7 @@ pub(super) struct Moments {
 enum Cross {
     /// Centred vectors, one row per sample.
     Vectors { a: Array2<f64>, b: Array2<f64> },
-    /// Gram matrices <a_i, b_j> and, where asked for, <a_i, a_j>.
+    /// Gram matrices `<a_i, b_j>` and, where asked for, `<a_i, a_j>`.
     Gram { ab: Array2<f64>, aa: Option<Array2<f64>> },
 }
 
@@ -93,7 +93,7 @@ impl Sums {
 struct Columns<'p, 'a> {
     pairs: &'p Pairs<'a>,
     axes: Option<Vec<Axis>>,
-    columns: usize,
+    width: usize,
     mean: Vec<f64>,
 }
 
@@ -113,7 +113,7 @@ impl<'p, 'a> Columns<'p, 'a> {
             None => pairs.a.first().map_or(0, Values::len),
             Some(axes) => axes[0].classes,
         };
-        let mut this = Self { pairs, axes, columns, mean: vec![0.0; columns] };
+        let mut this = Self { pairs, axes, width: columns, mean: vec![0.0; columns] };
         let mut mean = vec![0.0; columns];
         let mut total = 0.0;
         for i in (0..pairs.len()).filter(|&i| pairs.matched[i]) {
@@ -198,14 +198,14 @@ impl Moments {
                 sums
             })
             .collect();
-        let cross = if columns.columns <= n {
-            let all = 0..columns.columns;
+        let cross = if columns.width <= n {
+            let all = 0..columns.width;
             Cross::Vectors { a: columns.matrix(&pairs.a, &all), b: columns.matrix(&pairs.b, &all) }
         } else {
             let mut ab = Array2::zeros((n, n));
             let mut aa = with_baseline.then(|| Array2::zeros((n, n)));
-            for start in (0..columns.columns).step_by(BLOCK) {
-                let range = start..(start + BLOCK).min(columns.columns);
+            for start in (0..columns.width).step_by(BLOCK) {
+                let range = start..(start + BLOCK).min(columns.width);
                 let (a, b) = (columns.matrix(&pairs.a, &range), columns.matrix(&pairs.b, &range));
                 add_product(&a, &b, &mut ab);
                 if let Some(aa) = &mut aa {
@@ -241,7 +241,7 @@ impl Moments {
     }
 
     /// The sums of every row of `weights` (resamples x samples).
-    pub(super) fn sums(&self, weights: ArrayView2<f64>) -> Vec<Sums> {
+    pub(super) fn sums(&self, weights: &ArrayView2<f64>) -> Vec<Sums> {
         let (ab, aa): (Vec<f64>, Vec<f64>) = match &self.cross {
             Cross::Vectors { a, b } => {
                 let (wa, wb) = (weights.dot(a), weights.dot(b));
@@ -268,7 +268,7 @@ impl Moments {
     /// The sums over all samples.
     pub(super) fn all(&self) -> Sums {
         let ones = Array2::ones((1, self.count.len()));
-        self.sums(ones.view())[0]
+        self.sums(&ones.view())[0]
     }
 
     /// The sums without each sample in turn, in n * min(n, elements) altogether.
@@ -337,7 +337,7 @@ pub(super) fn resample<T: Send>(moments: &[&Moments], seed: u64, f: impl Fn(&[Su
             for (k, mut row) in weights.rows_mut().into_iter().enumerate() {
                 resampler.weights(first + k, row.as_slice_mut().expect("rows are contiguous"));
             }
-            across(moments.iter().map(|m| m.sums(weights.view())).collect())
+            across(moments.iter().map(|m| m.sums(&weights.view())).collect())
         })
         .collect();
     (resampled, across(moments.iter().map(|m| m.left_out()).collect()))
@@ -433,7 +433,7 @@ pub(super) mod tests {
             let mut ones = vec![1.0; 30];
             ones[4] = 0.0;
             let mut checks: Vec<(Sums, Vec<f64>)> =
-                moments.sums(weights.view()).into_iter().zip(weights.rows().into_iter().map(|r| r.to_vec())).collect();
+                moments.sums(&weights.view()).into_iter().zip(weights.rows().into_iter().map(|r| r.to_vec())).collect();
             checks.push((moments.left_out()[4], ones));
             checks.push((moments.all(), vec![1.0; 30]));
             for (sums, weights) in checks {

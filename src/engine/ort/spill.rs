@@ -48,15 +48,16 @@ pub(super) fn write(model: &Model, dir: &Path) -> Result<PathBuf, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Tensor;
     use crate::model::build::Builder;
+    use crate::model::{DType, Tensor};
 
     #[test]
     fn big_initializers_lie_page_aligned_beside_the_graph_and_small_ones_inside() {
         let big: Vec<f32> = (0..300).map(|v| v as f32).collect();
         let weights = Tensor::new(&[300], &big);
         let builder = Builder::new(17).initializer("s", Tensor::scalar(1.0_f32));
-        let model = builder.initializer("a", weights.clone()).initializer("b", weights).build();
+        let builder = builder.initializer("a", weights.clone()).initializer("b", weights);
+        let model = builder.output("a", DType::F32, &["300"]).build();
         let dir = tempfile::tempdir().unwrap();
         let written = Model::load(&write(&model, dir.path()).unwrap()).unwrap();
         let [s, a, b] = &written.graph().initializer[..] else { panic!() };

@@ -1,7 +1,7 @@
 //! Operators that move, cut, repeat or make elements without computing on them.
 
-use super::super::edit::attribute;
 use super::super::DType;
+use super::super::edit::attribute;
 use super::basics::{axis, broadcast, product, ratio};
 use super::values::{Num, range_len, slice_extent};
 use super::{Ctx, DimExpr, Inferred};
@@ -62,7 +62,9 @@ pub(super) fn transpose(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
         let dims = ctx.dims(0)?;
         match ctx.attr_ints("perm") {
             None => Some(dims.iter().rev().cloned().collect()),
-            Some(perm) if perm.len() == dims.len() => perm.iter().map(|&p| dims.get(usize::try_from(p).ok()?).cloned()).collect(),
+            Some(perm) if perm.len() == dims.len() => {
+                perm.iter().map(|&p| dims.get(usize::try_from(p).ok()?).cloned()).collect()
+            }
             Some(_) => None,
         }
     };
@@ -107,7 +109,8 @@ pub(super) fn slice(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
         let starts = ctx.ints_either("starts", 1);
         let ends = ctx.ints_either("ends", 2);
         let old = ctx.attr_ints("starts").is_some();
-        let count = starts.as_ref().and_then(|s| s.as_ref().map(Vec::len)).or_else(|| spelled(ctx, 1).map(|d| d.len()))?;
+        let count =
+            starts.as_ref().and_then(|s| s.as_ref().map(Vec::len)).or_else(|| spelled(ctx, 1).map(|d| d.len()))?;
         let axes = match ctx.ints_either("axes", 3) {
             Some(Some(axes)) => axes,
             Some(None) => (0..count as i64).collect(),
@@ -137,7 +140,9 @@ pub(super) fn slice(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
 
 fn cut(dim: &DimExpr, start: i64, end: i64, step: i64) -> DimExpr {
     match dim {
-        DimExpr::Known(n) => slice_extent(*n as i64, start, end, step).map_or(DimExpr::Unknown, |(_, n)| DimExpr::Known(n)),
+        DimExpr::Known(n) => {
+            slice_extent(*n as i64, start, end, step).map_or(DimExpr::Unknown, |(_, n)| DimExpr::Known(n))
+        }
         // Everything, in order or reversed.
         symbol if (start, step) == (0, 1) && end >= i64::from(i32::MAX) => symbol.clone(),
         symbol if (start, step) == (-1, -1) && end <= i64::from(i32::MIN) + 1 => symbol.clone(),
@@ -214,7 +219,9 @@ pub(super) fn squeeze(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
                 Some(dims.iter().enumerate().filter(|(i, _)| !axes.contains(i)).map(|(_, d)| d.clone()).collect())
             }
             // All axes of extent 1 go; an axis of unknown extent may or may not.
-            None if dims.iter().all(|d| d.known().is_some()) => Some(dims.iter().filter(|d| **d != DimExpr::Known(1)).cloned().collect()),
+            None if dims.iter().all(|d| d.known().is_some()) => {
+                Some(dims.iter().filter(|d| **d != DimExpr::Known(1)).cloned().collect())
+            }
             None => None,
         }
     };
@@ -228,8 +235,9 @@ pub(super) fn unsqueeze(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
         let rank = dims.len() + axes.len();
         let axes = axes.iter().map(|&a| axis(a, rank)).collect::<Option<Vec<_>>>()?;
         let mut rest = dims.iter();
-        let out: Vec<DimExpr> =
-            (0..rank).map(|i| if axes.contains(&i) { Some(DimExpr::Known(1)) } else { rest.next().cloned() }).collect::<Option<_>>()?;
+        let out: Vec<DimExpr> = (0..rank)
+            .map(|i| if axes.contains(&i) { Some(DimExpr::Known(1)) } else { rest.next().cloned() })
+            .collect::<Option<_>>()?;
         rest.next().is_none().then_some(out)
     };
     one(ctx, dims())
@@ -291,7 +299,8 @@ pub(super) fn resize(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
         };
         let mut out = dims.to_vec();
         if !two_inputs && ctx.has(3) {
-            let keep_ratio = super::super::edit::string_attribute(ctx.node, "keep_aspect_ratio_policy").is_some_and(|p| p != "stretch");
+            let keep_ratio = super::super::edit::string_attribute(ctx.node, "keep_aspect_ratio_policy")
+                .is_some_and(|p| p != "stretch");
             let sizes = spelled(ctx, 3).filter(|s| s.len() == axes.len() && !keep_ratio);
             for (k, &a) in axes.iter().enumerate() {
                 out[a] = sizes.as_ref().map_or(DimExpr::Unknown, |s| s[k].clone());
@@ -307,7 +316,9 @@ pub(super) fn resize(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
             out[a] = match (&dims[a], scales.as_ref().map(|s| s[k])) {
                 (other, Some(1.0)) => other.clone(),
                 // floor(extent * scale), computed in single precision as the runtimes do.
-                (DimExpr::Known(n), Some(s)) if s > 0.0 && s.is_finite() => DimExpr::Known((*n as f32 * s as f32).floor() as usize),
+                (DimExpr::Known(n), Some(s)) if s > 0.0 && s.is_finite() => {
+                    DimExpr::Known((*n as f32 * s as f32).floor() as usize)
+                }
                 _ => DimExpr::Unknown,
             };
         }
@@ -320,7 +331,8 @@ pub(super) fn space_depth(ctx: &Ctx<'_, '_>, to_depth: bool) -> Vec<Inferred> {
     let dims = || {
         let [n, c, h, w] = ctx.dims(0)? else { return None };
         let block = usize::try_from(ctx.attr_int("blocksize", 0)).ok().filter(|&b| b > 0)?;
-        let times = |d: &DimExpr, f: usize| d.known().and_then(|d| d.checked_mul(f)).map_or(DimExpr::Unknown, DimExpr::Known);
+        let times =
+            |d: &DimExpr, f: usize| d.known().and_then(|d| d.checked_mul(f)).map_or(DimExpr::Unknown, DimExpr::Known);
         let over = |d: &DimExpr, f: usize| d.known().map_or(DimExpr::Unknown, |d| DimExpr::Known(d / f));
         let area = block.checked_mul(block)?;
         Some(if to_depth {

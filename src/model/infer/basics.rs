@@ -3,10 +3,11 @@
 use super::super::DType;
 use super::{Ctx, DimExpr, Inferred};
 
-/// The common shape of two operands under NumPy's rule, or `None` when they do not fit.
+/// The common shape of two operands under `NumPy`'s rule, or `None` when they do not fit.
 pub(super) fn broadcast(a: &[DimExpr], b: &[DimExpr]) -> Option<Vec<DimExpr>> {
     let rank = a.len().max(b.len());
-    let at = |dims: &[DimExpr], i: usize| (i + dims.len()).checked_sub(rank).map_or(DimExpr::Known(1), |k| dims[k].clone());
+    let at =
+        |dims: &[DimExpr], i: usize| (i + dims.len()).checked_sub(rank).map_or(DimExpr::Known(1), |k| dims[k].clone());
     (0..rank).map(|i| broadcast_dim(at(a, i), at(b, i))).collect()
 }
 
@@ -126,9 +127,15 @@ mod tests {
 
     #[test]
     fn equal_symbols_cancel_in_a_ratio() {
-        for (over, under, want) in
-            [("B S 384", "B S 12", "32"), ("B S 384", "B 384", "S"), ("B 6", "4", "?"), ("B 8", "C 8", "?"), ("6 4", "", "24"), ("B ?", "B", "?"), ("0 3", "0", "?")]
-        {
+        for (over, under, want) in [
+            ("B S 384", "B S 12", "32"),
+            ("B S 384", "B 384", "S"),
+            ("B 6", "4", "?"),
+            ("B 8", "C 8", "?"),
+            ("6 4", "", "24"),
+            ("B ?", "B", "?"),
+            ("0 3", "0", "?"),
+        ] {
             assert_eq!(vec![ratio(&dims(over), &dims(under))], dims(want), "{over} / {under}");
         }
     }

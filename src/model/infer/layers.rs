@@ -5,7 +5,7 @@ use super::super::edit::string_attribute;
 use super::basics::{axis, broadcast};
 use super::{Ctx, DimExpr, Inferred};
 
-/// Batch axes broadcast, inner axes multiplied; vectors as NumPy's `matmul` takes them.
+/// Batch axes broadcast, inner axes multiplied; vectors as `NumPy`'s `matmul` takes them.
 pub(super) fn matmul_dims(a: &[DimExpr], b: &[DimExpr]) -> Option<Vec<DimExpr>> {
     let (inner_a, inner_b) = (a.last()?, if b.len() == 1 { &b[0] } else { b.get(b.len().checked_sub(2)?)? });
     if let (DimExpr::Known(x), DimExpr::Known(y)) = (inner_a, inner_b)
@@ -79,7 +79,8 @@ pub(super) fn conv(ctx: &Ctx<'_, '_>, w: usize, dtype: Option<DType>) -> Vec<Inf
 pub(super) fn pool(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
     let dims = || {
         let x = ctx.dims(0)?;
-        let kernel: Vec<Option<usize>> = ctx.attr_ints("kernel_shape")?.iter().map(|&k| usize::try_from(k).ok()).collect();
+        let kernel: Vec<Option<usize>> =
+            ctx.attr_ints("kernel_shape")?.iter().map(|&k| usize::try_from(k).ok()).collect();
         if x.len() != kernel.len() + 2 {
             return None;
         }
@@ -94,7 +95,9 @@ pub(super) fn pool(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
 /// Extents behind a sliding window, from strides, pads, dilations and `auto_pad`.
 fn window(ctx: &Ctx<'_, '_>, input: &[DimExpr], kernel: &[Option<usize>], ceil: bool) -> Option<Vec<DimExpr>> {
     let n = input.len();
-    let list = |name: &str, len: usize, default: i64| ctx.attr_ints(name).map_or_else(|| Some(vec![default; len]), |v| (v.len() == len).then(|| v.to_vec()));
+    let list = |name: &str, len: usize, default: i64| {
+        ctx.attr_ints(name).map_or_else(|| Some(vec![default; len]), |v| (v.len() == len).then(|| v.to_vec()))
+    };
     let (strides, dilations, pads) = (list("strides", n, 1)?, list("dilations", n, 1)?, list("pads", 2 * n, 0)?);
     if kernel.len() != n {
         return None;
@@ -150,16 +153,25 @@ pub(super) fn conv_transpose(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
             out.extend(spatial.iter().map(|&d| super::values::Num::Int(d).dim()));
             return Some(out);
         }
-        let list = |name: &str, len: usize, default: i64| ctx.attr_ints(name).map_or_else(|| Some(vec![default; len]), |v| (v.len() == len).then(|| v.to_vec()));
+        let list = |name: &str, len: usize, default: i64| {
+            ctx.attr_ints(name).map_or_else(|| Some(vec![default; len]), |v| (v.len() == len).then(|| v.to_vec()))
+        };
         let (strides, dilations) = (list("strides", n, 1)?, list("dilations", n, 1)?);
         let (pads, extra) = (list("pads", 2 * n, 0)?, list("output_padding", n, 0)?);
         let same = string_attribute(ctx.node, "auto_pad").is_some_and(|a| a.starts_with("SAME"));
         for i in 0..n {
-            let kernel = ctx.attr_ints("kernel_shape").and_then(|k| k.get(i).copied()).or_else(|| w[i + 2].known().map(|k| k as i64));
+            let kernel = ctx
+                .attr_ints("kernel_shape")
+                .and_then(|k| k.get(i).copied())
+                .or_else(|| w[i + 2].known().map(|k| k as i64));
             out.push(match (x[i + 2].known(), kernel) {
                 (Some(x), _) if same => super::values::Num::Int((x as i64).saturating_mul(strides[i])).dim(),
                 (Some(x), Some(k)) => {
-                    let full = strides[i].saturating_mul(x as i64 - 1).saturating_add(extra[i]).saturating_add((k - 1).saturating_mul(dilations[i])) + 1;
+                    let full = strides[i]
+                        .saturating_mul(x as i64 - 1)
+                        .saturating_add(extra[i])
+                        .saturating_add((k - 1).saturating_mul(dilations[i]))
+                        + 1;
                     super::values::Num::Int(full.saturating_sub(pads[i]).saturating_sub(pads[i + n])).dim()
                 }
                 _ => DimExpr::Unknown,
@@ -186,10 +198,12 @@ pub(super) fn recurrent(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
     let Some([x0, x1, _]) = ctx.dims(0) else { return vec![Inferred::new(dtype, None); ctx.node.output.len()] };
     let batch_first = ctx.attr_int("layout", 0) == 1;
     let (time, batch) = if batch_first { (x1, x0) } else { (x0, x1) };
-    let directions = DimExpr::Known(if string_attribute(ctx.node, "direction") == Some("bidirectional") { 2 } else { 1 });
+    let directions =
+        DimExpr::Known(if string_attribute(ctx.node, "direction") == Some("bidirectional") { 2 } else { 1 });
     let hidden = match (ctx.attr_int("hidden_size", 0), ctx.dims(2)) {
         (h, _) if h > 0 => DimExpr::Known(h as usize),
-        // R is [directions, gates * hidden, hidden].
+        // R is [directions, gates * hidden, hidden]; the quantised form transposes it.
+        (_, Some([_, h, _])) if ctx.node.op_type() == "DynamicQuantizeLSTM" => h.clone(),
         (_, Some([_, _, h])) => h.clone(),
         _ => DimExpr::Unknown,
     };
@@ -279,7 +293,9 @@ pub(super) fn attention(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
                 let (heads, kv) = (ctx.attr_int("q_num_heads", 0), ctx.attr_int("kv_num_heads", 0));
                 // V has kv_num_heads heads, the output q_num_heads of the same size.
                 let width = match width.known() {
-                    Some(w) if heads > 0 && kv > 0 && w % kv as usize == 0 => DimExpr::Known(w / kv as usize * heads as usize),
+                    Some(w) if heads > 0 && kv > 0 && w % kv as usize == 0 => {
+                        DimExpr::Known(w / kv as usize * heads as usize)
+                    }
                     _ => DimExpr::Unknown,
                 };
                 Some(vec![b.clone(), s.clone(), width])
@@ -307,14 +323,13 @@ pub(in super::super) fn einsum_labels(equation: &str) -> Option<(Vec<Vec<char>>,
     }
     let (left, right) = text.split_once("->").map_or((text.as_str(), None), |(l, r)| (l, Some(r)));
     let operands: Vec<Vec<char>> = left.split(',').map(|o| o.chars().collect()).collect();
-    let output = match right {
-        Some(r) => r.chars().collect(),
+    let output = if let Some(right) = right {
+        right.chars().collect()
+    } else {
         // Implicit form: the labels that occur once, in alphabetical order.
-        None => {
-            let mut all: Vec<char> = operands.concat();
-            all.sort_unstable();
-            all.iter().copied().filter(|c| all.iter().filter(|d| *d == c).count() == 1).collect()
-        }
+        let mut all: Vec<char> = operands.concat();
+        all.sort_unstable();
+        all.iter().copied().filter(|c| all.iter().filter(|d| *d == c).count() == 1).collect()
     };
     Some((operands, output))
 }

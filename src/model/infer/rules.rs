@@ -30,24 +30,81 @@ fn from(outputs: Option<Vec<Inferred>>) -> Outcome {
 #[allow(clippy::too_many_lines)] // one table, one line per rule
 fn standard(ctx: &Ctx<'_, '_>) -> Outcome {
     let outputs = match ctx.node.op_type() {
-        "Abs" | "Acos" | "Acosh" | "Asin" | "Asinh" | "Atan" | "Atanh" | "BitwiseNot" | "Ceil" | "Celu" | "Clip" | "Cos" | "Cosh" | "CumProd" | "CumSum"
-        | "Elu" | "Erf" | "Exp" | "Floor" | "Gelu" | "GroupNormalization" | "HardSigmoid" | "HardSwish" | "Hardmax" | "Identity" | "InstanceNormalization"
-        | "LRN" | "LeakyRelu" | "Log" | "LogSoftmax" | "LpNormalization" | "MeanVarianceNormalization" | "Mish" | "Neg" | "Not" | "PRelu"
-        | "RMSNormalization" | "Reciprocal" | "Relu" | "ReverseSequence" | "RotaryEmbedding" | "Round" | "Scatter" | "ScatterElements" | "ScatterND"
-        | "Selu" | "Shrink" | "Sigmoid" | "Sign" | "Sin" | "Sinh" | "Softmax" | "Softplus" | "Softsign" | "Sqrt" | "Swish" | "Tan" | "Tanh"
-        | "TensorScatter" | "ThresholdedRelu" | "Trilu" => return from(basics::same(ctx)),
+        "Abs"
+        | "Acos"
+        | "Acosh"
+        | "Asin"
+        | "Asinh"
+        | "Atan"
+        | "Atanh"
+        | "BitwiseNot"
+        | "Ceil"
+        | "Celu"
+        | "Clip"
+        | "Cos"
+        | "Cosh"
+        | "CumProd"
+        | "CumSum"
+        | "Elu"
+        | "Erf"
+        | "Exp"
+        | "Floor"
+        | "Gelu"
+        | "GroupNormalization"
+        | "HardSigmoid"
+        | "HardSwish"
+        | "Hardmax"
+        | "Identity"
+        | "InstanceNormalization"
+        | "LRN"
+        | "LeakyRelu"
+        | "Log"
+        | "LogSoftmax"
+        | "LpNormalization"
+        | "MeanVarianceNormalization"
+        | "Mish"
+        | "Neg"
+        | "Not"
+        | "PRelu"
+        | "RMSNormalization"
+        | "Reciprocal"
+        | "Relu"
+        | "ReverseSequence"
+        | "RotaryEmbedding"
+        | "Round"
+        | "Scatter"
+        | "ScatterElements"
+        | "ScatterND"
+        | "Selu"
+        | "Shrink"
+        | "Sigmoid"
+        | "Sign"
+        | "Sin"
+        | "Sinh"
+        | "Softmax"
+        | "Softplus"
+        | "Softsign"
+        | "Sqrt"
+        | "Swish"
+        | "Tan"
+        | "Tanh"
+        | "TensorScatter"
+        | "ThresholdedRelu"
+        | "Trilu" => return from(basics::same(ctx)),
         "BatchNormalization" => return from(layers::batch_norm(ctx)),
         "Dropout" => return from(layers::dropout(ctx)),
-        "Add" | "BitShift" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" | "Div" | "Max" | "Mean" | "Min" | "Mod" | "Mul" | "Pow" | "Sub" | "Sum" => {
-            basics::elementwise(ctx)
+        "Add" | "BitShift" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" | "Div" | "Max" | "Mean" | "Min" | "Mod"
+        | "Mul" | "Pow" | "Sub" | "Sum" => basics::elementwise(ctx),
+        "And" | "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Or" | "Xor" => {
+            basics::comparison(ctx)
         }
-        "And" | "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Or" | "Xor" => basics::comparison(ctx),
         "IsInf" | "IsNaN" => vec![Inferred::new(Some(DType::Bool), ctx.dims(0).map(<[DimExpr]>::to_vec))],
         "Where" => basics::select(ctx),
         "Cast" => arrange::retyped(ctx, "to", None),
         "CastLike" => arrange::retyped(ctx, "", ctx.dtype(1)),
-        "EyeLike" | "RandomNormalLike" | "RandomUniformLike" => arrange::retyped(ctx, "dtype", ctx.dtype(0)),
-        "Bernoulli" => arrange::retyped(ctx, "dtype", ctx.dtype(0)),
+        "Bernoulli" | "EyeLike" | "RandomNormalLike" | "RandomUniformLike" => {
+            arrange::retyped(ctx, "dtype", ctx.dtype(0))
+        }
         "MatMul" => layers::matmul(ctx, 0, 1, ctx.dtype(0).or(ctx.dtype(1))),
         "MatMulInteger" => layers::matmul(ctx, 0, 1, Some(DType::I32)),
         "QLinearMatMul" => layers::matmul(ctx, 0, 3, ctx.dtype(7)),
@@ -67,8 +124,8 @@ fn standard(ctx: &Ctx<'_, '_>) -> Outcome {
         "DynamicQuantizeLinear" => layers::dynamic_quantize(ctx),
         "ArgMax" | "ArgMin" => reduce::arg(ctx),
         "TopK" => reduce::top_k(ctx),
-        "ReduceL1" | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceMax" | "ReduceMean" | "ReduceMin" | "ReduceProd" | "ReduceSum"
-        | "ReduceSumSquare" => reduce::reduce(ctx),
+        "ReduceL1" | "ReduceL2" | "ReduceLogSum" | "ReduceLogSumExp" | "ReduceMax" | "ReduceMean" | "ReduceMin"
+        | "ReduceProd" | "ReduceSum" | "ReduceSumSquare" => reduce::reduce(ctx),
         "Concat" => arrange::concat(ctx),
         "Constant" => arrange::constant(ctx),
         "ConstantOfShape" => arrange::constant_of_shape(ctx),
@@ -103,9 +160,21 @@ fn standard(ctx: &Ctx<'_, '_>) -> Outcome {
 fn microsoft(ctx: &Ctx<'_, '_>) -> Outcome {
     let dims = |i: usize| ctx.dims(i).map(<[DimExpr]>::to_vec);
     let outputs = match ctx.node.op_type() {
-        "BiasGelu" | "BiasSoftmax" | "FastGelu" | "Gelu" | "QLinearLeakyRelu" | "QLinearSigmoid" | "QLinearSoftmax" | "QuickGelu" | "RotaryEmbedding"
-        | "SimplifiedLayerNormalization" | "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" => return from(basics::same(ctx)),
-        "QLinearAdd" | "QLinearMul" => vec![Inferred::new(ctx.dtype(0), dims(0).zip(dims(3)).and_then(|(a, b)| basics::broadcast(&a, &b)))],
+        "BiasGelu"
+        | "BiasSoftmax"
+        | "FastGelu"
+        | "Gelu"
+        | "QLinearLeakyRelu"
+        | "QLinearSigmoid"
+        | "QLinearSoftmax"
+        | "QuickGelu"
+        | "RotaryEmbedding"
+        | "SimplifiedLayerNormalization"
+        | "SkipLayerNormalization"
+        | "SkipSimplifiedLayerNormalization" => return from(basics::same(ctx)),
+        "QLinearAdd" | "QLinearMul" => {
+            vec![Inferred::new(ctx.dtype(0), dims(0).zip(dims(3)).and_then(|(a, b)| basics::broadcast(&a, &b)))]
+        }
         "FusedMatMul" => layers::fused_matmul(ctx),
         "FusedGemm" => layers::gemm(ctx, 0, 1, ctx.dtype(0)),
         // Quantised output when a scale for it is given at input 7.
@@ -116,6 +185,7 @@ fn microsoft(ctx: &Ctx<'_, '_>) -> Outcome {
         "MatMulNBits" => layers::matmul_nbits(ctx),
         "Attention" | "QAttention" => layers::packed_attention(ctx),
         "MultiHeadAttention" => layers::multi_head(ctx),
+        "DynamicQuantizeLSTM" => layers::recurrent(ctx),
         "QLinearAveragePool" => layers::pool(ctx),
         "QLinearGlobalAveragePool" if ctx.attr_int("channels_last", 0) == 0 => layers::global_pool(ctx),
         "QuantizeLinear" => layers::quantize(ctx),

@@ -3,7 +3,9 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::super::edit::{int, ints, node};
-use super::super::onnx::{ModelProto, OperatorSetIdProto, TensorShapeProto, ValueInfoProto, tensor_shape_proto::Dimension};
+use super::super::onnx::{
+    AttributeProto, ModelProto, OperatorSetIdProto, TensorShapeProto, ValueInfoProto, tensor_shape_proto::Dimension,
+};
 use super::super::{Tensor, TensorFact};
 use super::*;
 
@@ -12,7 +14,9 @@ fn input(name: &str, dims: &str) -> ValueInfoProto {
     let dim = dims
         .split_whitespace()
         .map(|d| Dimension {
-            value: Some(d.parse().map_or_else(|_| dimension::Value::DimParam(d.to_owned()), dimension::Value::DimValue)),
+            value: Some(
+                d.parse().map_or_else(|_| dimension::Value::DimParam(d.to_owned()), dimension::Value::DimValue),
+            ),
             denotation: None,
         })
         .collect();
@@ -47,7 +51,10 @@ fn one(inputs: &[(&str, &str)], constants: &[(&str, Tensor)], node: NodeProto) -
     let model = model(inputs, constants, vec![node]);
     let result = shape(&model, "y");
     // The graph's declared output says rank 0 on purpose: nothing here may come from it.
-    assert!(!infer(&model, &InferOptions::default()).unwrap().rests_on_declaration("y") || result.is_empty(), "came from a declaration");
+    assert!(
+        !infer(&model, &InferOptions::default()).unwrap().rests_on_declaration("y") || result.is_empty(),
+        "came from a declaration"
+    );
     result
 }
 
@@ -60,12 +67,25 @@ fn f32s(shape: &[usize]) -> Tensor {
 }
 
 #[test]
+#[allow(clippy::too_many_lines)] // one table
 fn a_single_operator_derives_its_output() {
     let x = |d: &'static str| vec![("x", d)];
     let cases: Vec<(&str, String, &str)> = vec![
-        ("matmul with batch", one(&x("B 12 S 64"), &[("w", f32s(&[64, 7]))], node("MatMul", "", &["x", "w"], &["y"], vec![])), "B 12 S 7"),
-        ("matmul of a vector", one(&x("4 64"), &[("w", f32s(&[64]))], node("MatMul", "", &["x", "w"], &["y"], vec![])), "4"),
-        ("gemm transposed", one(&x("N 784"), &[("w", f32s(&[10, 784]))], node("Gemm", "", &["x", "w"], &["y"], vec![int("transB", 1)])), "N 10"),
+        (
+            "matmul with batch",
+            one(&x("B 12 S 64"), &[("w", f32s(&[64, 7]))], node("MatMul", "", &["x", "w"], &["y"], vec![])),
+            "B 12 S 7",
+        ),
+        (
+            "matmul of a vector",
+            one(&x("4 64"), &[("w", f32s(&[64]))], node("MatMul", "", &["x", "w"], &["y"], vec![])),
+            "4",
+        ),
+        (
+            "gemm transposed",
+            one(&x("N 784"), &[("w", f32s(&[10, 784]))], node("Gemm", "", &["x", "w"], &["y"], vec![int("transB", 1)])),
+            "N 10",
+        ),
         (
             "strided padded conv",
             one(
@@ -75,21 +95,67 @@ fn a_single_operator_derives_its_output() {
             ),
             "N 8 112 112",
         ),
-        ("same-size conv keeps symbols", one(&x("N 3 H W"), &[("w", f32s(&[8, 3, 3, 3]))], node("Conv", "", &["x", "w"], &["y"], vec![ints("pads", &[1; 4])])), "N 8 H W"),
+        (
+            "same-size conv keeps symbols",
+            one(
+                &x("N 3 H W"),
+                &[("w", f32s(&[8, 3, 3, 3]))],
+                node("Conv", "", &["x", "w"], &["y"], vec![ints("pads", &[1; 4])]),
+            ),
+            "N 8 H W",
+        ),
         (
             "pool rounding up",
-            one(&x("1 4 6 7"), &[], node("MaxPool", "", &["x"], &["y"], vec![ints("kernel_shape", &[3, 3]), ints("strides", &[2, 2]), int("ceil_mode", 1)])),
+            one(
+                &x("1 4 6 7"),
+                &[],
+                node(
+                    "MaxPool",
+                    "",
+                    &["x"],
+                    &["y"],
+                    vec![ints("kernel_shape", &[3, 3]), ints("strides", &[2, 2]), int("ceil_mode", 1)],
+                ),
+            ),
             "1 4 3 3",
         ),
-        ("conv transpose", one(&x("N 4 5 5"), &[("w", f32s(&[4, 2, 3, 3]))], node("ConvTranspose", "", &["x", "w"], &["y"], vec![ints("strides", &[2, 2])])), "N 2 11 11"),
-        ("reshape with a free axis", one(&x("B S 384"), &[("s", i64s(&[0, 0, 12, -1]))], node("Reshape", "", &["x", "s"], &["y"], vec![])), "B S 12 32"),
-        ("reshape that merges symbols", one(&x("B S 384"), &[("s", i64s(&[-1, 384]))], node("Reshape", "", &["x", "s"], &["y"], vec![])), "? 384"),
+        (
+            "conv transpose",
+            one(
+                &x("N 4 5 5"),
+                &[("w", f32s(&[4, 2, 3, 3]))],
+                node("ConvTranspose", "", &["x", "w"], &["y"], vec![ints("strides", &[2, 2])]),
+            ),
+            "N 2 11 11",
+        ),
+        (
+            "reshape with a free axis",
+            one(&x("B S 384"), &[("s", i64s(&[0, 0, 12, -1]))], node("Reshape", "", &["x", "s"], &["y"], vec![])),
+            "B S 12 32",
+        ),
+        (
+            "reshape that merges symbols",
+            one(&x("B S 384"), &[("s", i64s(&[-1, 384]))], node("Reshape", "", &["x", "s"], &["y"], vec![])),
+            "? 384",
+        ),
         ("flatten", one(&x("N 2 3 4"), &[], node("Flatten", "", &["x"], &["y"], vec![])), "N 24"),
-        ("transpose", one(&x("A B C"), &[], node("Transpose", "", &["x"], &["y"], vec![ints("perm", &[2, 0, 1])])), "C A B"),
-        ("concat", one(&x("N 3 4"), &[("c", f32s(&[2, 5, 4]))], node("Concat", "", &["x", "c"], &["y"], vec![int("axis", 1)])), "2 8 4"),
+        (
+            "transpose",
+            one(&x("A B C"), &[], node("Transpose", "", &["x"], &["y"], vec![ints("perm", &[2, 0, 1])])),
+            "C A B",
+        ),
+        (
+            "concat",
+            one(&x("N 3 4"), &[("c", f32s(&[2, 5, 4]))], node("Concat", "", &["x", "c"], &["y"], vec![int("axis", 1)])),
+            "2 8 4",
+        ),
         (
             "slice by attribute",
-            one(&x("N 10"), &[], node("Slice", "", &["x"], &["y"], vec![ints("starts", &[1]), ints("ends", &[-1]), ints("axes", &[1])])),
+            one(
+                &x("N 10"),
+                &[],
+                node("Slice", "", &["x"], &["y"], vec![ints("starts", &[1]), ints("ends", &[-1]), ints("axes", &[1])]),
+            ),
             "N 8",
         ),
         (
@@ -101,16 +167,44 @@ fn a_single_operator_derives_its_output() {
             ),
             "N 5",
         ),
-        ("gather", one(&x("N 8 4"), &[("i", i64s(&[1, 3]))], node("Gather", "", &["x", "i"], &["y"], vec![int("axis", 1)])), "N 2 4"),
-        ("squeeze", one(&x("N 1 4 1"), &[("a", i64s(&[1, -1]))], node("Squeeze", "", &["x", "a"], &["y"], vec![])), "N 4"),
-        ("unsqueeze", one(&x("N 4"), &[], node("Unsqueeze", "", &["x"], &["y"], vec![ints("axes", &[0, 3])])), "1 N 4 1"),
-        ("reduce", one(&x("N 4 5"), &[], node("ReduceMean", "", &["x"], &["y"], vec![ints("axes", &[-1]), int("keepdims", 0)])), "N 4"),
+        (
+            "gather",
+            one(&x("N 8 4"), &[("i", i64s(&[1, 3]))], node("Gather", "", &["x", "i"], &["y"], vec![int("axis", 1)])),
+            "N 2 4",
+        ),
+        (
+            "squeeze",
+            one(&x("N 1 4 1"), &[("a", i64s(&[1, -1]))], node("Squeeze", "", &["x", "a"], &["y"], vec![])),
+            "N 4",
+        ),
+        (
+            "unsqueeze",
+            one(&x("N 4"), &[], node("Unsqueeze", "", &["x"], &["y"], vec![ints("axes", &[0, 3])])),
+            "1 N 4 1",
+        ),
+        (
+            "reduce",
+            one(
+                &x("N 4 5"),
+                &[],
+                node("ReduceMean", "", &["x"], &["y"], vec![ints("axes", &[-1]), int("keepdims", 0)]),
+            ),
+            "N 4",
+        ),
         ("argmax", one(&x("N 4 5"), &[], node("ArgMax", "", &["x"], &["y"], vec![int("axis", 1)])), "N 1 5"),
         ("pad", one(&x("N 4"), &[("p", i64s(&[0, 1, 0, 2]))], node("Pad", "", &["x", "p"], &["y"], vec![])), "N 7"),
-        ("expand", one(&x("N 1"), &[("s", i64s(&[3, 1, 5]))], node("Expand", "", &["x", "s"], &["y"], vec![])), "3 N 5"),
+        (
+            "expand",
+            one(&x("N 1"), &[("s", i64s(&[3, 1, 5]))], node("Expand", "", &["x", "s"], &["y"], vec![])),
+            "3 N 5",
+        ),
         (
             "resize by scales",
-            one(&x("N 3 10 10"), &[("s", Tensor::new(&[4], &[1.0_f32, 1.0, 2.0, 1.5]))], node("Resize", "", &["x", "", "s"], &["y"], vec![])),
+            one(
+                &x("N 3 10 10"),
+                &[("s", Tensor::new(&[4], &[1.0_f32, 1.0, 2.0, 1.5]))],
+                node("Resize", "", &["x", "", "s"], &["y"], vec![]),
+            ),
             "N 3 20 15",
         ),
         (
@@ -145,6 +239,34 @@ fn a_shape_computed_inside_the_graph_is_followed() {
 }
 
 #[test]
+fn padding_as_pytorch_exports_it_is_followed_through_a_matrix() {
+    let zeros = AttributeProto {
+        name: Some("value".to_owned()),
+        t: Some(i64s(&[0]).to_proto("")),
+        ..AttributeProto::default()
+    };
+    let nodes = vec![
+        node("ConstantOfShape", "", &["two"], &["zeros"], vec![zeros]),
+        node("Concat", "", &["last", "zeros"], &["flat"], vec![int("axis", 0)]),
+        node("Reshape", "", &["flat", "pairs"], &["matrix"], vec![]),
+        node("Slice", "", &["matrix", "minus", "lowest", "axis", "minus"], &["reversed"], vec![]),
+        node("Transpose", "", &["reversed"], &["turned"], vec![ints("perm", &[1, 0])]),
+        node("Reshape", "", &["turned", "minus"], &["pads"], vec![]),
+        node("Pad", "", &["x", "pads"], &["y"], vec![]),
+    ];
+    let constants = [
+        ("two", i64s(&[2])),
+        ("last", i64s(&[3, 4])),
+        ("pairs", i64s(&[-1, 2])),
+        ("minus", i64s(&[-1])),
+        ("lowest", i64s(&[i64::MIN])),
+        ("axis", i64s(&[0])),
+    ];
+    let model = model(&[("x", "N 10")], &constants, nodes);
+    assert_eq!(shape(&model, "y"), "N 17");
+}
+
+#[test]
 fn given_shapes_bind_the_symbols_of_other_inputs() {
     let nodes = vec![node("Add", "", &["a", "b"], &["y"], vec![])];
     let model = model(&[("a", "B S"), ("b", "B S")], &[], nodes);
@@ -158,7 +280,11 @@ fn given_shapes_bind_the_symbols_of_other_inputs() {
 
 #[test]
 fn a_wrong_declaration_does_not_beat_a_derivation() {
-    let mut model = model(&[("x", "N 4")], &[], vec![node("Relu", "", &["x"], &["h"], vec![]), node("Relu", "", &["h"], &["y"], vec![])]);
+    let mut model = model(
+        &[("x", "N 4")],
+        &[],
+        vec![node("Relu", "", &["x"], &["h"], vec![]), node("Relu", "", &["h"], &["y"], vec![])],
+    );
     model.graph_mut().value_info.push(input("h", "1 99"));
     model.graph_mut().output[0] = input("y", "7 7 7");
     let inference = infer(&model, &InferOptions::default()).unwrap();
@@ -202,15 +328,55 @@ fn shapes_are_read_as_typed() {
 #[test]
 fn hostile_attributes_do_not_panic() {
     let extreme = [i64::MIN, -1, 0, i64::MAX];
-    for op in ["Conv", "MaxPool", "ConvTranspose", "Slice", "Split", "Concat", "Flatten", "Transpose", "Gather", "TopK", "Pad", "Squeeze", "Unsqueeze", "DepthToSpace", "ReduceSum", "OneHot", "GatherND", "LSTM", "Shape", "Resize"] {
+    for op in [
+        "Conv",
+        "MaxPool",
+        "ConvTranspose",
+        "Slice",
+        "Split",
+        "Concat",
+        "Flatten",
+        "Transpose",
+        "Gather",
+        "TopK",
+        "Pad",
+        "Squeeze",
+        "Unsqueeze",
+        "DepthToSpace",
+        "ReduceSum",
+        "OneHot",
+        "GatherND",
+        "LSTM",
+        "Shape",
+        "Resize",
+    ] {
         for v in extreme {
             let list = |n: &str| ints(n, &[v, v]);
-            let mut attributes: Vec<_> = ["kernel_shape", "strides", "dilations", "starts", "ends", "axes", "perm", "split", "output_shape", "output_padding"].map(list).into();
+            let mut attributes: Vec<_> = [
+                "kernel_shape",
+                "strides",
+                "dilations",
+                "starts",
+                "ends",
+                "axes",
+                "perm",
+                "split",
+                "output_shape",
+                "output_padding",
+            ]
+            .map(list)
+            .into();
             attributes.push(ints("pads", &[v; 4]));
-            attributes.extend(["axis", "blocksize", "k", "batch_dims", "hidden_size", "group", "start", "end"].map(|n| int(n, v)));
+            attributes.extend(
+                ["axis", "blocksize", "k", "batch_dims", "hidden_size", "group", "start", "end"].map(|n| int(n, v)),
+            );
             let constants = [("w", f32s(&[2, 2, 1, 1])), ("i", i64s(&[v, v]))];
             for second in ["w", "i"] {
-                let model = model(&[("x", "1 2 4 4")], &constants, vec![node(op, "", &["x", second, "i", "i", "i"], &["y"], attributes.clone())]);
+                let model = model(
+                    &[("x", "1 2 4 4")],
+                    &constants,
+                    vec![node(op, "", &["x", second, "i", "i", "i"], &["y"], attributes.clone())],
+                );
                 infer(&model, &InferOptions::default()).unwrap();
             }
         }

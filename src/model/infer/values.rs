@@ -3,6 +3,7 @@
 use super::super::edit::constant_value;
 use super::super::onnx::TensorProto;
 use super::super::{DType, Tensor};
+use super::basics::axis;
 use super::{Ctx, DimExpr};
 
 /// More elements than any shape computation has.
@@ -43,38 +44,72 @@ impl From<&DimExpr> for Num {
     }
 }
 
-/// A scalar or vector of integers.
+/// A small tensor of integers, row-major.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Small {
     pub(super) nums: Vec<Num>,
-    pub(super) scalar: bool,
+    shape: Vec<usize>,
 }
 
 impl Small {
     fn vector(nums: Vec<Num>) -> Self {
-        Self { nums, scalar: false }
+        Self { shape: vec![nums.len()], nums }
     }
 
     fn scalar(num: Num) -> Self {
-        Self { nums: vec![num], scalar: true }
+        Self { nums: vec![num], shape: Vec::new() }
+    }
+
+    fn is_scalar(&self) -> bool {
+        self.shape.is_empty()
+    }
+
+    fn is_vector(&self) -> bool {
+        self.shape.len() == 1
     }
 
     pub(super) fn dims(&self) -> Vec<DimExpr> {
-        if self.scalar { Vec::new() } else { vec![DimExpr::Known(self.nums.len())] }
+        self.shape.iter().map(|&n| DimExpr::Known(n)).collect()
     }
 
-    /// Of an initializer, when it is a small integer scalar or vector.
+    /// Of an initializer, when it is a small integer tensor.
     pub(super) fn of_tensor(proto: &TensorProto) -> Option<Self> {
-        let small = proto.dims.len() <= 1 && proto.dims.iter().all(|&d| usize::try_from(d).is_ok_and(|d| d <= MAX_LEN));
+        let elements = proto.dims.iter().try_fold(1_usize, |n, &d| n.checked_mul(usize::try_from(d).ok()?));
         let integer = DType::from_onnx(proto.data_type()).is_some_and(|t| !t.is_float());
-        if small && integer { Self::of(&Tensor::from_proto(proto).ok()?) } else { None }
+        if integer && elements.is_some_and(|n| n <= MAX_LEN) {
+            Self::of(&Tensor::from_proto(proto).ok()?)
+        } else {
+            None
+        }
     }
 
     fn of(tensor: &Tensor) -> Option<Self> {
-        if tensor.shape().len() > 1 || tensor.len() > MAX_LEN {
+        if tensor.len() > MAX_LEN {
             return None;
         }
-        Some(Self { nums: tensor.to_i64()?.iter().map(|&n| Num::Int(n)).collect(), scalar: tensor.shape().is_empty() })
+        Some(Self { nums: tensor.to_i64()?.iter().map(|&n| Num::Int(n)).collect(), shape: tensor.shape().to_vec() })
+    }
+
+    /// Element `i`, or the only one.
+    fn at(&self, i: usize) -> &Num {
+        &self.nums[if self.nums.len() == 1 { 0 } else { i }]
+    }
+
+    /// The elements at these positions along an axis.
+    fn pick(&self, axis: usize, positions: &[usize]) -> Self {
+        let inner: usize = self.shape[axis + 1..].iter().product();
+        let outer: usize = self.shape[..axis].iter().product();
+        let extent = self.shape[axis];
+        let mut nums = Vec::with_capacity(outer * positions.len() * inner);
+        for o in 0..outer {
+            for &p in positions {
+                let from = (o * extent + p) * inner;
+                nums.extend_from_slice(&self.nums[from..from + inner]);
+            }
+        }
+        let mut shape = self.shape.clone();
+        shape[axis] = positions.len();
+        Self { nums, shape }
     }
 }
 
@@ -89,19 +124,24 @@ pub(super) fn propagate(ctx: &Ctx<'_, '_>) -> Option<Small> {
         "Size" => size(ctx),
         "Identity" => ctx.small(0).cloned(),
         // A cast between integer types keeps the value; through floats it is not followed.
-        "Cast" => DType::from_onnx(ctx.attr_int("to", 0) as i32).filter(|t| matches!(t, DType::I32 | DType::I64)).and_then(|_| ctx.small(0).cloned()),
-        "Unsqueeze" => ctx.small(0).filter(|s| s.scalar).map(|s| Small::vector(s.nums.clone())).filter(|_| {
+        "Cast" => DType::from_onnx(ctx.attr_int("to", 0) as i32)
+            .filter(|t| matches!(t, DType::I32 | DType::I64))
+            .and_then(|_| ctx.small(0).cloned()),
+        "Unsqueeze" => ctx.small(0).filter(|s| s.is_scalar()).map(|s| Small::vector(s.nums.clone())).filter(|_| {
             let axes = ctx.attr_ints("axes").map(<[i64]>::len).or_else(|| ctx.ints(1).map(|a| a.len()));
             axes == Some(1)
         }),
-        "Squeeze" => ctx.small(0).filter(|s| s.nums.len() == 1).map(|s| Small::scalar(s.nums[0].clone())),
+        "Squeeze" => {
+            ctx.small(0).filter(|s| s.is_vector() && s.nums.len() == 1).map(|s| Small::scalar(s.nums[0].clone()))
+        }
         "Reshape" => reshape(ctx),
+        "Transpose" => transpose(ctx),
         "Gather" => gather(ctx),
         "Slice" => slice(ctx),
         "Concat" => concat(ctx),
         "Add" | "Sub" | "Mul" | "Div" | "Mod" | "Max" | "Min" | "Equal" => binary(ctx),
-        "Neg" => map(ctx.small(0)?, |n| if let Num::Int(v) = n { v.checked_neg().map_or(Num::Unknown, Num::Int) } else { Num::Unknown }),
-        "Not" => map(ctx.small(0)?, |n| if let Num::Int(v) = n { Num::Int(i64::from(*v == 0)) } else { Num::Unknown }),
+        "Neg" => Some(map(ctx.small(0)?, |n| n.int().and_then(i64::checked_neg).map_or(Num::Unknown, Num::Int))),
+        "Not" => Some(map(ctx.small(0)?, |n| n.int().map_or(Num::Unknown, |v| Num::Int(i64::from(v == 0))))),
         "Where" => select(ctx),
         "ConstantOfShape" => filled(ctx),
         "Expand" => expand(ctx),
@@ -112,8 +152,8 @@ pub(super) fn propagate(ctx: &Ctx<'_, '_>) -> Option<Small> {
     (small.nums.len() <= MAX_LEN).then_some(small)
 }
 
-fn map(small: &Small, f: impl Fn(&Num) -> Num) -> Option<Small> {
-    Some(Small { nums: small.nums.iter().map(f).collect(), scalar: small.scalar })
+fn map(small: &Small, f: impl Fn(&Num) -> Num) -> Small {
+    Small { nums: small.nums.iter().map(f).collect(), shape: small.shape.clone() }
 }
 
 fn shape(ctx: &Ctx<'_, '_>) -> Option<Small> {
@@ -145,16 +185,40 @@ fn multiply(a: &Num, b: &Num) -> Num {
 
 fn reshape(ctx: &Ctx<'_, '_>) -> Option<Small> {
     let small = ctx.small(0)?;
-    match ctx.small(1)?.nums.len() {
-        0 if small.nums.len() == 1 => Some(Small::scalar(small.nums[0].clone())),
-        1 => Some(Small::vector(small.nums.clone())),
+    let target = ctx.ints(1)?;
+    let mut shape = Vec::with_capacity(target.len());
+    for (i, &n) in target.iter().enumerate() {
+        shape.push(match n {
+            -1 => {
+                let rest = target
+                    .iter()
+                    .enumerate()
+                    .filter(|(k, _)| *k != i)
+                    .try_fold(1_usize, |p, (_, &n)| p.checked_mul(usize::try_from(n).ok()?))?;
+                small.nums.len().checked_div(rest)?
+            }
+            n => usize::try_from(n).ok()?,
+        });
+    }
+    let fits = shape.iter().try_fold(1_usize, |p, &n| p.checked_mul(n)) == Some(small.nums.len());
+    fits.then(|| Small { nums: small.nums.clone(), shape })
+}
+
+fn transpose(ctx: &Ctx<'_, '_>) -> Option<Small> {
+    let small = ctx.small(0)?;
+    match (&small.shape[..], ctx.attr_ints("perm")) {
+        ([_], _) | (_, Some([0, 1])) => Some(small.clone()),
+        (&[rows, columns], None | Some([1, 0])) => {
+            let nums = (0..columns).flat_map(|c| (0..rows).map(move |r| small.nums[r * columns + c].clone())).collect();
+            Some(Small { nums, shape: vec![columns, rows] })
+        }
         _ => None,
     }
 }
 
 fn gather(ctx: &Ctx<'_, '_>) -> Option<Small> {
     let (data, indices) = (ctx.small(0)?, ctx.small(1)?);
-    if data.scalar {
+    if !data.is_vector() {
         return None;
     }
     let len = data.nums.len() as i64;
@@ -162,24 +226,28 @@ fn gather(ctx: &Ctx<'_, '_>) -> Option<Small> {
         let i = i.int()?;
         data.nums.get(usize::try_from(if i < 0 { i.checked_add(len)? } else { i }).ok()?).cloned()
     });
-    Some(Small { nums: nums.collect::<Option<_>>()?, scalar: indices.scalar })
+    Some(Small { nums: nums.collect::<Option<_>>()?, shape: indices.shape.clone() })
 }
 
 fn slice(ctx: &Ctx<'_, '_>) -> Option<Small> {
-    let data = ctx.small(0)?;
-    if data.scalar {
-        return None;
-    }
+    let mut data = ctx.small(0)?.clone();
     let starts = ctx.ints_either("starts", 1)??;
     let ends = ctx.ints_either("ends", 2)??;
-    let steps = if ctx.has(4) { ctx.ints(4)? } else { vec![1] };
-    let ([start], [end], [step]) = (&starts[..], &ends[..], &steps[..]) else { return None };
-    let picked = slice_positions(data.nums.len() as i64, *start, *end, *step)?;
-    Some(Small::vector(picked.into_iter().map(|i| data.nums[i].clone()).collect()))
+    let axes = ctx.ints_either("axes", 3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
+    let steps = if ctx.attr_ints("starts").is_none() && ctx.has(4) { ctx.ints(4)? } else { vec![1; starts.len()] };
+    if [ends.len(), axes.len(), steps.len()].iter().any(|&n| n != starts.len()) {
+        return None;
+    }
+    for (k, &a) in axes.iter().enumerate() {
+        let axis = axis(a, data.shape.len())?;
+        let positions = slice_positions(data.shape[axis] as i64, starts[k], ends[k], steps[k])?;
+        data = data.pick(axis, &positions);
+    }
+    Some(data)
 }
 
 /// Positions that a slice of an axis of `len` elements takes. `None` for a step of 0.
-pub(super) fn slice_positions(len: i64, start: i64, end: i64, step: i64) -> Option<Vec<usize>> {
+fn slice_positions(len: i64, start: i64, end: i64, step: i64) -> Option<Vec<usize>> {
     let (first, count) = slice_extent(len, start, end, step)?;
     Some((0..count).map(|k| (first + k as i64 * step) as usize).collect())
 }
@@ -187,14 +255,16 @@ pub(super) fn slice_positions(len: i64, start: i64, end: i64, step: i64) -> Opti
 /// First position and number of elements of a slice, as the operator defines clamping. `None` for a step of 0.
 pub(super) fn slice_extent(len: i64, start: i64, end: i64, step: i64) -> Option<(i64, usize)> {
     let wrap = |v: i64| if v < 0 { v.saturating_add(len) } else { v };
-    if step > 0 {
-        let (s, e) = (wrap(start).clamp(0, len), wrap(end).clamp(0, len));
-        Some((s, if e > s { ((e - s - 1) / step + 1) as usize } else { 0 }))
-    } else if step < 0 {
-        let (s, e) = (wrap(start).clamp(-1, len - 1), wrap(end).clamp(-1, len - 1));
-        Some((s, if s > e { ((s - e - 1) / step.checked_neg()? + 1) as usize } else { 0 }))
-    } else {
-        None
+    match step {
+        1.. => {
+            let (s, e) = (wrap(start).clamp(0, len), wrap(end).clamp(0, len));
+            Some((s, if e > s { ((e - s - 1) / step + 1) as usize } else { 0 }))
+        }
+        0 => None,
+        _ => {
+            let (s, e) = (wrap(start).clamp(-1, len - 1), wrap(end).clamp(-1, len - 1));
+            Some((s, if s > e { ((s - e - 1) / step.checked_neg()? + 1) as usize } else { 0 }))
+        }
     }
 }
 
@@ -203,10 +273,12 @@ fn concat(ctx: &Ctx<'_, '_>) -> Option<Small> {
     for i in 0..ctx.node.input.len() {
         // A part of known length and unknown content still leaves the others in place.
         match ctx.small(i) {
-            Some(small) if !small.scalar => nums.extend_from_slice(&small.nums),
+            Some(small) if small.is_vector() => nums.extend_from_slice(&small.nums),
             Some(_) => return None,
             None => match ctx.dims(i)? {
-                [DimExpr::Known(n)] if *n <= MAX_LEN && ctx.dtype(i).is_some_and(|t| !t.is_float()) => nums.extend(vec![Num::Unknown; *n]),
+                [DimExpr::Known(n)] if *n <= MAX_LEN && ctx.dtype(i).is_some_and(|t| !t.is_float()) => {
+                    nums.extend(vec![Num::Unknown; *n]);
+                }
                 _ => return None,
             },
         }
@@ -222,15 +294,23 @@ fn binary(ctx: &Ctx<'_, '_>) -> Option<Small> {
     zip(ctx.small(0)?, ctx.small(1)?, |a, b| compute(op, a, b))
 }
 
+/// Elementwise over equal shapes, or with a single element against any shape.
 fn zip(a: &Small, b: &Small, f: impl Fn(&Num, &Num) -> Num) -> Option<Small> {
-    let len = match (a.nums.len(), b.nums.len()) {
-        (x, y) if x == y => x,
-        (1, y) => y,
-        (x, 1) => x,
+    let shape = match (a.nums.len(), b.nums.len()) {
+        (1, 1) => {
+            if a.shape.len() > b.shape.len() {
+                &a.shape
+            } else {
+                &b.shape
+            }
+        }
+        (_, 1) if b.shape.len() <= a.shape.len() => &a.shape,
+        (1, _) if a.shape.len() <= b.shape.len() => &b.shape,
+        _ if a.shape == b.shape => &a.shape,
         _ => return None,
     };
-    let at = |s: &Small, i: usize| s.nums[if s.nums.len() == 1 { 0 } else { i }].clone();
-    Some(Small { nums: (0..len).map(|i| f(&at(a, i), &at(b, i))).collect(), scalar: a.scalar && b.scalar })
+    let n = a.nums.len().max(b.nums.len());
+    Some(Small { nums: (0..n).map(|i| f(a.at(i), b.at(i))).collect(), shape: shape.clone() })
 }
 
 fn compute(op: &str, a: &Num, b: &Num) -> Num {
@@ -255,7 +335,9 @@ fn compute(op: &str, a: &Num, b: &Num) -> Num {
         ("Div", a, Num::Int(1)) | ("Add" | "Sub", a, Num::Int(0)) => a.clone(),
         ("Add", Num::Int(0), b) => b.clone(),
         ("Sub", Num::Symbol(x), Num::Symbol(y)) if x == y => Num::Int(0),
-        ("Max", Num::Symbol(s), Num::Int(n)) | ("Max", Num::Int(n), Num::Symbol(s)) if *n <= 0 => Num::Symbol(s.clone()),
+        ("Max", Num::Symbol(s), Num::Int(n)) | ("Max", Num::Int(n), Num::Symbol(s)) if *n <= 0 => {
+            Num::Symbol(s.clone())
+        }
         ("Max" | "Min", a, b) if a == b => a.clone(),
         ("Equal", Num::Symbol(x), Num::Symbol(y)) if x == y => Num::Int(1),
         ("Equal", Num::Symbol(_), Num::Int(n)) | ("Equal", Num::Int(n), Num::Symbol(_)) if *n < 0 => Num::Int(0),
@@ -264,17 +346,16 @@ fn compute(op: &str, a: &Num, b: &Num) -> Num {
 }
 
 fn select(ctx: &Ctx<'_, '_>) -> Option<Small> {
-    let both = zip(ctx.small(1)?, ctx.small(2)?, |a, b| if a == b { a.clone() } else { Num::Unknown })?;
-    let yes = zip(ctx.small(1)?, &both, |a, _| a.clone())?;
-    let no = zip(ctx.small(2)?, &both, |a, _| a.clone())?;
-    let cond = zip(ctx.small(0)?, &both, |c, _| c.clone())?;
-    let at = |s: &Small, i: usize| s.nums[if s.nums.len() == 1 { 0 } else { i }].clone();
-    let nums = (0..cond.nums.len()).map(|i| match &cond.nums[i] {
-        Num::Int(0) => at(&no, i),
-        Num::Int(_) => at(&yes, i),
-        _ => at(&both, i),
+    let (cond, yes, no) = (ctx.small(0)?, ctx.small(1)?, ctx.small(2)?);
+    let agreed = zip(yes, no, |a, b| if a == b { a.clone() } else { Num::Unknown })?;
+    // The common shape of all three.
+    let shaped = zip(cond, &agreed, |_, agreed| agreed.clone())?;
+    let nums = shaped.nums.iter().enumerate().map(|(i, agreed)| match cond.at(i) {
+        Num::Int(0) => no.at(i).clone(),
+        Num::Int(_) => yes.at(i).clone(),
+        _ => agreed.clone(),
     });
-    Some(Small { nums: nums.collect(), scalar: cond.scalar && both.scalar })
+    Some(Small { nums: nums.collect(), shape: shaped.shape.clone() })
 }
 
 fn filled(ctx: &Ctx<'_, '_>) -> Option<Small> {
@@ -289,7 +370,7 @@ fn filled(ctx: &Ctx<'_, '_>) -> Option<Small> {
 }
 
 fn expand(ctx: &Ctx<'_, '_>) -> Option<Small> {
-    let data = ctx.small(0)?;
+    let data = ctx.small(0).filter(|d| d.shape.len() <= 1)?;
     let [n] = ctx.ints(1)?[..] else { return None };
     let n = usize::try_from(n).ok().filter(|&n| n <= MAX_LEN)?;
     match data.nums.len() {
@@ -303,7 +384,9 @@ fn range(ctx: &Ctx<'_, '_>) -> Option<Small> {
     let one = |i| ctx.ints(i).and_then(|v| v.first().copied());
     let (start, limit, delta) = (one(0)?, one(1)?, one(2)?);
     let n = range_len(start, limit, delta)?;
-    (n <= MAX_LEN).then(|| Small::vector((0..n as i64).map(|k| Num::Int(start.saturating_add(k.saturating_mul(delta)))).collect()))
+    (n <= MAX_LEN).then(|| {
+        Small::vector((0..n as i64).map(|k| Num::Int(start.saturating_add(k.saturating_mul(delta)))).collect())
+    })
 }
 
 /// Number of elements of a `Range`. `None` for a step of 0.
@@ -318,7 +401,7 @@ pub(super) fn range_len(start: i64, limit: i64, delta: i64) -> Option<usize> {
 }
 
 fn product(ctx: &Ctx<'_, '_>) -> Option<Small> {
-    let small = ctx.small(0)?;
+    let small = ctx.small(0).filter(|s| s.shape.len() <= 1)?;
     let n = small.nums.iter().cloned().reduce(|a, b| multiply(&a, &b)).unwrap_or(Num::Int(1));
-    Some(if ctx.attr_int("keepdims", 1) == 0 || small.scalar { Small::scalar(n) } else { Small::vector(vec![n]) })
+    Some(if ctx.attr_int("keepdims", 1) == 0 || small.is_scalar() { Small::scalar(n) } else { Small::vector(vec![n]) })
 }

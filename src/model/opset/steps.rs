@@ -46,7 +46,10 @@ pub(super) fn rewrite(
         }
         ("BatchNormalization", 14) => without_outputs(&mut new, site, "statistics of training")?,
         ("Dropout", 10) => without_outputs(&mut new, site, "mask, whose type changed")?,
-        ("Dropout", 12) => drop_attribute(&mut new, "ratio"), // it acts in training only
+        ("Dropout", 12) => {
+            without_outputs(&mut new, site, "mask, whose values differ between engines")?;
+            drop_attribute(&mut new, "ratio"); // it acts in training only
+        }
         ("Upsample", 9) => {
             let scales = attribute(old, "scales")
                 .map(|a| a.floats.clone())
@@ -57,11 +60,18 @@ pub(super) fn rewrite(
             new.input.truncate(1);
             new.input.push(scales);
         }
-        ("Upsample", 10) => new.op_type = Some("Resize".to_owned()),
+        ("Upsample", 10) => {
+            new.op_type = Some("Resize".to_owned());
+            site.context.upsampled.extend(new.output.first().cloned());
+        }
         ("Resize", 11) => {
-            // Version 10 maps x to x / scale and rounds down.
+            // Version 10 maps x to x / scale. It leaves rounding open; ONNX Runtime rounds down where it enlarges and up where it shrinks.
+            if string_attribute(old, "mode") != Some("linear") {
+                let rounding = nearest_rounding(old, site)
+                    .ok_or("which way it rounds depends on scales that are not constant, or that mix")?;
+                new.attribute.push(build::string_attribute("nearest_mode", rounding));
+            }
             new.attribute.push(build::string_attribute("coordinate_transformation_mode", "asymmetric"));
-            new.attribute.push(build::string_attribute("nearest_mode", "floor"));
             let roi = site.constant("roi", Tensor::new::<f32>(&[0], &[]));
             new.input.insert(1, roi);
         }
@@ -135,6 +145,20 @@ pub(super) fn rewrite(
         _ => return Err("what changed there is not carried over".to_owned()),
     }
     Ok(Some(vec![new]))
+}
+
+/// How `Resize` of version 10 picks the nearest sample, as version 11 spells it.
+fn nearest_rounding(node: &NodeProto, site: &Site<'_, '_>) -> Option<&'static str> {
+    if node.output.first().is_some_and(|o| site.context.upsampled.contains(o)) {
+        return Some("floor");
+    }
+    let scales = site.value(node.input.get(1)?)?;
+    let scales = scales.to_f32();
+    match () {
+        () if scales.iter().all(|&s| s >= 1.0) => Some("floor"),
+        () if scales.iter().all(|&s| s <= 1.0) => Some("ceil"),
+        () => None,
+    }
 }
 
 fn drop_attribute(node: &mut NodeProto, name: &str) {

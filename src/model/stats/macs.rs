@@ -83,7 +83,8 @@ pub fn node_macs(node: &NodeProto, inference: &Inference) -> Work {
     let standard = matches!(node.domain(), "" | "ai.onnx");
     let shapes = Shapes { node, inference };
     let known = match (standard, node.op_type()) {
-        (true, "MatMul" | "MatMulInteger" | "QLinearMatMul") | (false, "DynamicQuantizeMatMul" | "MatMulIntegerToFloat") => shapes.matmul(),
+        (true, "MatMul" | "MatMulInteger" | "QLinearMatMul")
+        | (false, "DynamicQuantizeMatMul" | "MatMulIntegerToFloat") => shapes.matmul(),
         (false, "FusedMatMul") => shapes.fused_matmul(),
         (true, "Gemm") | (false, "FusedGemm" | "QGemm") => shapes.gemm(),
         (true, "Conv" | "ConvInteger") | (false, "FusedConv") => shapes.conv(1),
@@ -101,9 +102,26 @@ pub fn node_macs(node: &NodeProto, inference: &Inference) -> Work {
         (true, _) => return Work::None,
         (
             false,
-            "BiasGelu" | "BiasSoftmax" | "DequantizeLinear" | "FastGelu" | "Gelu" | "QLinearAdd" | "QLinearAveragePool" | "QLinearConcat"
-            | "QLinearGlobalAveragePool" | "QLinearLeakyRelu" | "QLinearMul" | "QLinearSigmoid" | "QLinearSoftmax" | "QuantizeLinear" | "QuickGelu"
-            | "RotaryEmbedding" | "SimplifiedLayerNormalization" | "SkipLayerNormalization" | "SkipSimplifiedLayerNormalization" | "EmbedLayerNormalization",
+            "BiasGelu"
+            | "BiasSoftmax"
+            | "DequantizeLinear"
+            | "FastGelu"
+            | "Gelu"
+            | "QLinearAdd"
+            | "QLinearAveragePool"
+            | "QLinearConcat"
+            | "QLinearGlobalAveragePool"
+            | "QLinearLeakyRelu"
+            | "QLinearMul"
+            | "QLinearSigmoid"
+            | "QLinearSoftmax"
+            | "QuantizeLinear"
+            | "QuickGelu"
+            | "RotaryEmbedding"
+            | "SimplifiedLayerNormalization"
+            | "SkipLayerNormalization"
+            | "SkipSimplifiedLayerNormalization"
+            | "EmbedLayerNormalization",
         ) if node.domain() == "com.microsoft" => return Work::None,
         (false, _) => None,
     };
@@ -136,7 +154,11 @@ impl Shapes<'_> {
 
     fn fused_matmul(&self) -> Option<u64> {
         let a = self.input(0)?;
-        let inner = if int_attribute(self.node, "transA", 0) == 0 { a.last() } else { a.len().checked_sub(2).and_then(|i| a.get(i)) };
+        let inner = if int_attribute(self.node, "transA", 0) == 0 {
+            a.last()
+        } else {
+            a.len().checked_sub(2).and_then(|i| a.get(i))
+        };
         product(&self.output()?)?.checked_mul(*inner? as u64)
     }
 
@@ -159,9 +181,12 @@ impl Shapes<'_> {
     /// `W` is `[directions, gates * hidden, input]`, `R` is `[directions, gates * hidden, hidden]`; both are applied once per step and sample.
     fn recurrent(&self, gates: u64) -> Option<u64> {
         let [a, b, input] = self.input(0)?[..] else { return None };
-        // `R` may be transposed by the quantised form; its extents still tell `hidden`.
-        let [directions, ..] = self.input(2)?[..] else { return None };
-        let hidden = u64::try_from(int_attribute(self.node, "hidden_size", 0)).ok().filter(|&h| h > 0).or_else(|| self.input(2)?.get(2).map(|&h| h as u64))?;
+        let r = self.input(2)?;
+        let [directions, rows, columns] = r[..] else { return None };
+        // The quantised form transposes `R`.
+        let stored = if self.node.op_type() == "DynamicQuantizeLSTM" { rows } else { columns };
+        let hidden =
+            u64::try_from(int_attribute(self.node, "hidden_size", 0)).ok().filter(|&h| h > 0).unwrap_or(stored as u64);
         let steps = product(&[a, b, directions])?;
         steps.checked_mul(gates)?.checked_mul(hidden)?.checked_mul(hidden.checked_add(input as u64)?)
     }
@@ -238,11 +263,20 @@ mod tests {
     use super::*;
 
     /// The work of one node whose inputs are constants of these shapes.
-    fn work(op: &str, shapes: &[&[usize]], attributes: Vec<super::super::super::onnx::AttributeProto>, domain: &str) -> Work {
+    fn work(
+        op: &str,
+        shapes: &[&[usize]],
+        attributes: Vec<super::super::super::onnx::AttributeProto>,
+        domain: &str,
+    ) -> Work {
         let names: Vec<String> = (0..shapes.len()).map(|i| format!("i{i}")).collect();
         let mut node = node(op, "", &names.iter().map(String::as_str).collect::<Vec<_>>(), &["y"], attributes);
         node.domain = Some(domain.to_owned());
-        let initializer = names.iter().zip(shapes).map(|(n, s)| Tensor::new(s, &vec![0.0_f32; s.iter().product()]).to_proto(n)).collect();
+        let initializer = names
+            .iter()
+            .zip(shapes)
+            .map(|(n, s)| Tensor::new(s, &vec![0.0_f32; s.iter().product()]).to_proto(n))
+            .collect();
         let graph = GraphProto { node: vec![node.clone()], initializer, ..GraphProto::default() };
         let model = Model::from_proto(ModelProto { graph: Some(graph), ..ModelProto::default() });
         node_macs(&node, &infer(&model, &InferOptions::default()).unwrap())
@@ -252,13 +286,37 @@ mod tests {
     fn multiply_accumulates_follow_the_definition_of_each_operator() {
         let cases: Vec<(&str, Work, u64)> = vec![
             ("matmul", work("MatMul", &[&[2, 5, 3], &[3, 7]], vec![], ""), 2 * 5 * 7 * 3),
-            ("gemm", work("Gemm", &[&[3, 5], &[7, 3]], vec![int("transA", 1), int("transB", 1), float("alpha", 1.0)], ""), 5 * 7 * 3),
-            ("conv", work("Conv", &[&[1, 4, 8, 8], &[6, 2, 3, 3]], vec![int("group", 2), ints("pads", &[1; 4])], ""), 6 * 8 * 8 * 2 * 9),
+            (
+                "gemm",
+                work("Gemm", &[&[3, 5], &[7, 3]], vec![int("transA", 1), int("transB", 1), float("alpha", 1.0)], ""),
+                5 * 7 * 3,
+            ),
+            (
+                "conv",
+                work("Conv", &[&[1, 4, 8, 8], &[6, 2, 3, 3]], vec![int("group", 2), ints("pads", &[1; 4])], ""),
+                6 * 8 * 8 * 2 * 9,
+            ),
             ("conv transpose", work("ConvTranspose", &[&[1, 4, 8, 8], &[4, 2, 3, 3]], vec![], ""), 4 * 64 * 2 * 9),
-            ("lstm", work("LSTM", &[&[7, 2, 5], &[1, 16, 5], &[1, 16, 4]], vec![int("hidden_size", 4)], ""), 7 * 2 * 16 * (5 + 4)),
-            ("gru", work("GRU", &[&[7, 2, 5], &[2, 12, 5], &[2, 12, 4]], vec![int("hidden_size", 4)], ""), 7 * 2 * 2 * 12 * 9),
-            ("attention", work("Attention", &[&[1, 2, 5, 8], &[1, 2, 6, 8], &[1, 2, 6, 4]], vec![], ""), 2 * 5 * 6 * (8 + 4)),
-            ("packed attention", work("Attention", &[&[1, 5, 8], &[8, 24], &[24]], vec![int("num_heads", 2)], "com.microsoft"), 5 * 8 * 24 + 5 * 5 * 16),
+            (
+                "lstm",
+                work("LSTM", &[&[7, 2, 5], &[1, 16, 5], &[1, 16, 4]], vec![int("hidden_size", 4)], ""),
+                7 * 2 * 16 * (5 + 4),
+            ),
+            (
+                "gru",
+                work("GRU", &[&[7, 2, 5], &[2, 12, 5], &[2, 12, 4]], vec![int("hidden_size", 4)], ""),
+                7 * 2 * 2 * 12 * 9,
+            ),
+            (
+                "attention",
+                work("Attention", &[&[1, 2, 5, 8], &[1, 2, 6, 8], &[1, 2, 6, 4]], vec![], ""),
+                2 * 5 * 6 * (8 + 4),
+            ),
+            (
+                "packed attention",
+                work("Attention", &[&[1, 5, 8], &[8, 24], &[24]], vec![int("num_heads", 2)], "com.microsoft"),
+                5 * 8 * 24 + 5 * 5 * 16,
+            ),
         ];
         for (name, got, want) in cases {
             assert_eq!(got, Work::Known(want), "{name}");

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
 
 use super::super::edit::{constant_value, int_attribute, is_op, subgraphs};
 use super::super::onnx::{GraphProto, NodeProto, TensorProto, tensor_proto::DataType};
@@ -117,7 +118,11 @@ fn is_quantization_input(op: &str, i: usize) -> bool {
         "MatMulIntegerToFloat" => (2..=5).contains(&i),
         "QGemm" => matches!(i, 1 | 2 | 4 | 5 | 7 | 8),
         "QAttention" => matches!(i, 3 | 4 | 6 | 7),
-        "QLinearSigmoid" | "QLinearLeakyRelu" | "QLinearSoftmax" | "QLinearAveragePool" | "QLinearGlobalAveragePool" => (1..=4).contains(&i),
+        "QLinearSigmoid"
+        | "QLinearLeakyRelu"
+        | "QLinearSoftmax"
+        | "QLinearAveragePool"
+        | "QLinearGlobalAveragePool" => (1..=4).contains(&i),
         "QLinearConcat" => i < 2 || !(i - 2).is_multiple_of(3),
         "DynamicQuantizeLSTM" => i >= 8,
         _ => false,
@@ -134,7 +139,12 @@ fn count(name: &str, tensor: &TensorProto, uses: &Uses, by_name: &BTreeMap<&str,
     let bytes = match (bits(data_type), &numeric) {
         (Some(bits), _) => elements.saturating_mul(bits).div_ceil(8),
         (None, Some(t)) => t.bytes().len(),
-        (None, None) => tensor.string_data.iter().map(Vec::len).sum::<usize>().max(tensor.raw_data.as_ref().map_or(0, bytes::Bytes::len)),
+        (None, None) => tensor
+            .string_data
+            .iter()
+            .map(Vec::len)
+            .sum::<usize>()
+            .max(tensor.raw_data.as_ref().map_or(0, bytes::Bytes::len)),
     };
     let zero_point = uses.zero_points.get(name).and_then(|z| Some((z, by_name.get(z.name.as_str()).copied()?)));
     let non_zero = match (zero_point, &codes, &numeric) {
@@ -170,7 +180,11 @@ fn bits(data_type: i32) -> Option<usize> {
         DataType::Uint4 | DataType::Int4 | DataType::Float4e2m1 => 4,
         DataType::Uint2 | DataType::Int2 => 2,
         DataType::Float6e2m3 | DataType::Float6e3m2 => 6,
-        DataType::Float8e4m3fn | DataType::Float8e4m3fnuz | DataType::Float8e5m2 | DataType::Float8e5m2fnuz | DataType::Float8e8m0 => 8,
+        DataType::Float8e4m3fn
+        | DataType::Float8e4m3fnuz
+        | DataType::Float8e5m2
+        | DataType::Float8e5m2fnuz
+        | DataType::Float8e8m0 => 8,
         DataType::Complex64 => 64,
         DataType::Complex128 => 128,
         _ => return None,
@@ -223,19 +237,29 @@ fn non_zero(tensor: &Tensor) -> usize {
 /// How many codes differ from their zero point; `None` when the zero points do not fit the shape.
 fn differing(codes: &[i64], shape: &[usize], zero: &TensorProto, place: &ZeroPoint) -> Option<usize> {
     let zero_shape: Vec<usize> = zero.dims.iter().map(|&d| usize::try_from(d).ok()).collect::<Option<_>>()?;
-    let zeros = narrow(zero, zero_shape.iter().product()).or_else(|| Tensor::from_proto(zero).ok()?.to_i64().map(Cow::into_owned))?;
+    let zeros = narrow(zero, zero_shape.iter().product())
+        .or_else(|| Tensor::from_proto(zero).ok()?.to_i64().map(Cow::into_owned))?;
     if let [one] = zeros[..] {
         return Some(codes.iter().filter(|&&c| c != one).count());
     }
     let rank = shape.len() as i64;
-    let axis = usize::try_from(if place.axis < 0 { place.axis + rank } else { place.axis }).ok().filter(|&a| a < shape.len())?;
+    let axis = usize::try_from(if place.axis < 0 { place.axis + rank } else { place.axis })
+        .ok()
+        .filter(|&a| a < shape.len())?;
     let inner: usize = shape[axis + 1..].iter().product();
     let extent = shape[axis];
+    let whole = NonZeroUsize::new(place.block).map(|block| (block, zero_shape.get(axis).copied().unwrap_or(1)));
     let at = |i: usize| {
         let along = i / inner.max(1) % extent.max(1);
-        if place.block == 0 { along } else { (i / (inner * extent).max(1) * zero_shape.get(axis).copied().unwrap_or(1) + along / place.block) * inner + i % inner.max(1) }
+        match whole {
+            None => along,
+            Some((block, blocks)) => (i / (inner * extent).max(1) * blocks + along / block) * inner + i % inner.max(1),
+        }
     };
-    let fits = if place.block == 0 { zeros.len() == extent } else { zero_shape.len() == shape.len() && zeros.len() == zero_shape.iter().product::<usize>() };
+    let fits = match whole {
+        None => zeros.len() == extent,
+        Some(_) => zero_shape.len() == shape.len() && zeros.len() == zero_shape.iter().product::<usize>(),
+    };
     if !fits {
         return None;
     }

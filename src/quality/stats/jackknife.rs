@@ -44,7 +44,7 @@ impl Groups {
     }
 }
 
-/// Standard error of the statistic from its values without each group: sqrt((G-1)/G * sum (x_g - mean)^2).
+/// Standard error of the statistic from its values without each group: `sqrt((G-1)/G * sum (x_g - mean)^2)`.
 pub fn standard_error(without: &[f64]) -> f64 {
     let groups = without.len() as f64;
     let mean = without.iter().sum::<f64>() / groups;

@@ -47,6 +47,7 @@ impl Interval {
 
     /// The interval of `1 - x` when `self` is the interval of a non-negative defect `x`, rounded outwards: a defect too small for `1 - x` to show
     /// must not turn an interval that has a width into one that has none.
+    #[must_use]
     pub fn of_complement(self) -> Self {
         if self.is_zero_width() {
             return Self { lower: 1.0 - self.lower, upper: 1.0 - self.upper };
