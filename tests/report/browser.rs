@@ -5,17 +5,17 @@ use std::process::Command;
 
 /// What the browser made of a page.
 #[derive(Debug)]
-pub struct Seen {
+pub(crate) struct Seen {
     /// Pixels that the document wants across.
-    pub scroll_width: u32,
+    pub(crate) scroll_width: u32,
     /// The element that reaches furthest to the right.
-    pub widest: String,
+    pub(crate) widest: String,
     /// Whether a script that a model smuggled in has run.
-    pub script_ran: bool,
+    pub(crate) script_ran: bool,
 }
 
 /// The browser: `CHROMIUM`, or the usual names.
-pub fn find() -> Option<PathBuf> {
+pub(crate) fn find() -> Option<PathBuf> {
     if let Some(named) = std::env::var_os("CHROMIUM") {
         return Some(PathBuf::from(named));
     }
@@ -25,7 +25,7 @@ pub fn find() -> Option<PathBuf> {
 }
 
 /// Lays the page out in a frame of this width, in a page of our own whose script measures it. A frame, because a window may have a least width.
-pub fn measure(browser: &Path, html: &str, width: u32) -> Seen {
+pub(crate) fn measure(browser: &Path, html: &str, width: u32) -> Seen {
     let folder = tempfile::tempdir().unwrap();
     let attribute = html.replace('&', "&amp;").replace('"', "&quot;");
     let probe = format!(

@@ -21,7 +21,7 @@ use bakehouse::quality::stats::Interval;
 use bakehouse::quality::{Figure, GateReason, GateResult, MetricKind, OutputConsistency, QualityReport, RetentionDetails, TapSimilarity};
 
 /// A name that a model may hold and a page must not run.
-pub const HOSTILE: &str = "block<script>document.title='run'</script>\"><img src=x onerror=alert(1)>/conv";
+pub(crate) const HOSTILE: &str = "block<script>document.title='run'</script>\"><img src=x onerror=alert(1)>/conv";
 
 /// Numbers between 0 and 1 that look random and are the same everywhere.
 fn noise(seed: u64) -> impl FnMut() -> f64 {
@@ -256,7 +256,7 @@ fn candidates() -> Vec<CandidateFigures> {
 }
 
 /// A bake that went well but for a gate or two, so that every kind of verdict is to be seen.
-pub fn report() -> Report {
+pub(crate) fn report() -> Report {
     let backend = |name: &str, version: Option<&str>, detail: &str| BackendStatus {
         name: name.to_owned(),
         available: version.is_some(),
@@ -318,7 +318,7 @@ pub fn report() -> Report {
 }
 
 /// A bake that found nothing better: the input is the artifact, no speedup is claimed.
-pub fn unchanged() -> Report {
+pub(crate) fn unchanged() -> Report {
     let mut report = report();
     report.outcome.reason = Reason::NoImprovement;
     report.outcome.message = "The input is returned unchanged, nothing better passed (lossless: no better than the input under the goal).".to_owned();
@@ -334,7 +334,7 @@ pub fn unchanged() -> Report {
 }
 
 /// As little as a report may hold.
-pub fn bare() -> Report {
+pub(crate) fn bare() -> Report {
     let mut report = unchanged();
     report.quality = None;
     report.gates.clear();

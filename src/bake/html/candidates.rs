@@ -68,7 +68,7 @@ fn scatter(report: &Report) -> Node {
     let (Some(x_domain), Some(y_domain)) = (extent(sizes), extent(ratios)) else { return el("p") };
     let (left, right, top, bottom) = (46.0, WIDTH - 14.0, 34.0, HEIGHT - 42.0);
     let x = Scale::linear(padded(x_domain, 0.12), [left, right]);
-    let y = Scale::linear(padded(y_domain, 0.12), [bottom, top]);
+    let y = Scale::log([y_domain[0] / 1.08, y_domain[1] * 1.08], [bottom, top]);
     let dots: Vec<Dot> = timed
         .iter()
         .map(|&(number, candidate, [ratio, low, high])| Dot { number, candidate, at: [x.at(candidate.bytes as f64), y.at(ratio)], whisker: [y.at(low), y.at(high)] })
@@ -77,7 +77,7 @@ fn scatter(report: &Report) -> Node {
     let mut plot = drawing(WIDTH, HEIGHT, &title)
         .push(rect("better", [left, x.at(input)], [y.at(1.0), bottom]))
         .push(x_axis(&x, [top, bottom], "bytes of the file", bytes))
-        .push(y_axis(&y, [left, right], "time / time of the input", |v| format!("{v:.2}")))
+        .push(y_axis(&y, [left, right], "time / time of the input (log axis)", |v| format!("{v:.2}")))
         .push(line("unity", [left, y.at(1.0)], [right, y.at(1.0)]));
     let origin = [x.at(input), y.at(1.0)];
     plot = plot
@@ -168,7 +168,7 @@ fn table(report: &Report) -> Node {
 
 fn row(number: usize, candidate: &CandidateFigures, report: &Report) -> [Cell; 7] {
     let speed = match &candidate.speed {
-        Some(s) => text("span", &times(s.ratio)).push(text("small", &format!("{}, n = {}", bounds(s.lower, s.upper, times), s.n))),
+        Some(s) => text("span", &times(s.ratio)).push(text("small", &format!("{}, n = {}", bounds(s.lower, s.upper, times), s.n)).class("short")),
         None => text("span", "not timed"),
     };
     let input = report.baseline.bytes.max(1) as f64;

@@ -35,7 +35,7 @@ fn figure(figure: &Figure) -> Node {
         return text("span", &format!("no data: {}", figure.concern.as_ref().map_or("it could not be computed", |c| c.detail())));
     };
     let range = if figure.identical { "bit-identical".to_owned() } else { interval(figure, share) };
-    let node = text("span", &share(estimate)).push(text("small", &format!("{range}, n = {}", figure.n)).attr("title", &figure.method));
+    let node = text("span", &share(estimate)).push(text("small", &format!("{range}, n = {}", figure.n)).class("short").attr("title", &figure.method));
     node.maybe(figure.concern.as_ref().map(|c| text("small", c.detail()))).extend(figure.notes.iter().map(|n| text("small", n)))
 }
 
