@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::edit::{label, node, subgraphs};
 use super::onnx::{
-    AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, attribute_proto::AttributeType,
+    AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
+    attribute_proto::AttributeType,
 };
 use super::opset::{Context, first_change};
 use super::{Facts, Model, ModelError};
@@ -184,7 +185,8 @@ impl Inliner<'_, '_> {
 
     /// Gives every tensor of a body a name of its own in the model. `names` maps those that are known from outside.
     fn rename(&mut self, graph: &mut GraphProto, prefix: &str, names: &mut HashMap<String, String>) {
-        let defined = graph.input.iter().map(|i| i.name()).chain(graph.initializer.iter().map(|t| t.name()));
+        let defined =
+            graph.input.iter().map(ValueInfoProto::name).chain(graph.initializer.iter().map(TensorProto::name));
         let defined: Vec<String> =
             defined.map(str::to_owned).chain(graph.node.iter().flat_map(|n| n.output.iter().cloned())).collect();
         for name in defined.into_iter().filter(|n| !n.is_empty()) {
@@ -216,7 +218,11 @@ impl Inliner<'_, '_> {
                 for inner in attribute.g.iter_mut().chain(&mut attribute.graphs) {
                     // What the inner graph defines hides what is outside, within it alone.
                     let mut inner_names = names.clone();
-                    for hidden in inner.input.iter().map(|i| i.name()).chain(inner.initializer.iter().map(|t| t.name()))
+                    for hidden in inner
+                        .input
+                        .iter()
+                        .map(ValueInfoProto::name)
+                        .chain(inner.initializer.iter().map(TensorProto::name))
                     {
                         inner_names.remove(hidden);
                     }
