@@ -11,7 +11,11 @@ use super::opset::{Context, first_change};
 use super::{Facts, Model, ModelError};
 
 /// Nodes that a model may grow to. Functions that call each other ten times over reach any number.
-const MAX_NODES: usize = 1_000_000;
+const MAX_NODES: usize = 200_000;
+/// Functions inside functions; exporters nest modules, a handful deep.
+const MAX_NESTING: usize = 64;
+/// Bytes of names that the written-out calls may add: names grow with the nesting.
+const MAX_NAME_BYTES: usize = 256 << 20;
 
 /// Domain, operator and overload: what a call and a function are matched by.
 type Key = (String, String, String);
@@ -59,6 +63,7 @@ impl Model {
             stack: Vec::new(),
             calls: 0,
             nodes: 0,
+            name_bytes: 0,
         };
         inliner.graph(&mut graph)?;
         let (calls, mut imports) = (inliner.calls, inliner.imports);
@@ -101,6 +106,7 @@ struct Inliner<'a, 'c> {
     stack: Vec<Key>,
     calls: usize,
     nodes: usize,
+    name_bytes: usize,
 }
 
 impl Inliner<'_, '_> {
@@ -119,7 +125,14 @@ impl Inliner<'_, '_> {
             if self.stack.contains(&key) {
                 return Err(failed(function, "it calls itself".to_owned()));
             }
+            if self.stack.len() == MAX_NESTING {
+                return Err(failed(function, format!("functions are nested more than {MAX_NESTING} deep")));
+            }
             self.calls += 1;
+            self.name_bytes += (label(&node).len() + 1) * (1 + 2 * function.node.len());
+            if self.name_bytes > MAX_NAME_BYTES {
+                return Err(failed(function, "written out, the names alone would fill the memory".to_owned()));
+            }
             self.nodes += function.node.len();
             if self.nodes > MAX_NODES {
                 return Err(failed(function, format!("written out, the model would have more than {MAX_NODES} nodes")));
@@ -435,6 +448,17 @@ mod tests {
                 .starts_with("function 'Ping' cannot be inlined: it calls itself")
         );
         assert_eq!(model, before);
+    }
+
+    #[test]
+    fn functions_nested_without_end_are_refused() {
+        let level = |i: usize| {
+            function(&format!("F{i}"), &["a"], &["b"], vec![call(&format!("F{}", i + 1), "c", &["a"], &["b"], vec![])])
+        };
+        let b = (0..100).fold(Builder::new(17).input("x", DType::F32, &["N"]), |b, i| b.function(level(i)));
+        let mut model = b.push_node(call("F0", "c", &["x"], &["y"], vec![])).output("y", DType::F32, &["N"]).build();
+        let error = model.inline_functions(&[]).unwrap_err().to_string();
+        assert!(error.contains("functions are nested more than 64 deep"), "{error}");
     }
 
     #[test]

@@ -250,7 +250,7 @@ impl Site<'_, '_> {
 
     /// Rank of a tensor: observed, or certain from the operators that lead to it. Declarations are not trusted with it.
     fn rank(&self, tensor: &str) -> Option<usize> {
-        self.context.facts.rank(tensor).or_else(|| self.rank_by_structure(tensor, 16))
+        self.context.facts.rank(tensor).or_else(|| self.rank_by_structure(tensor, 8))
     }
 
     /// Dimensions of an initializer, or of the value of a `Constant` node.
