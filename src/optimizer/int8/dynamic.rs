@@ -9,7 +9,7 @@
 //!
 //! Speed against float32 on ONNX Runtime 1.32, one thread, AVX2 without VNNI, and the relative RMS error of the output (normal weights):
 //!
-//! | k x n | rows | Int8 | Int8Reduced | Uint8 | error Int8 | error Int8Reduced |
+//! | k x n | rows | `Int8` | `Int8Reduced` | `Uint8` | error `Int8` | error `Int8Reduced` |
 //! |---|---|---|---|---|---|---|
 //! | 256 x 128 | 1 | 1.08x | 1.07x | 1.04x | 0.011 | 0.018 |
 //! | 256 x 128 | 128 | 1.43x | 1.43x | 1.18x | 0.009 | 0.015 |
