@@ -122,8 +122,8 @@ impl Figure {
 
 /// The concern that decides: a failure before anything else.
 pub(super) fn first_concern<'a>(concerns: impl Iterator<Item = &'a Concern> + Clone) -> Option<&'a Concern> {
-    let mut others = concerns.clone();
-    concerns.into_iter().find(|c| c.is_failure()).or_else(|| others.next())
+    let (mut all, mut first) = (concerns.clone(), concerns);
+    all.find(|c| c.is_failure()).or_else(|| first.next())
 }
 
 #[cfg(test)]
