@@ -46,6 +46,31 @@ fn every_report_keeps_the_schema_and_reads_back_as_it_was() {
     }
 }
 
+/// A real bake on the embedded engine, so that it needs nothing that a machine may lack.
+#[cfg(feature = "tract")]
+#[test]
+fn a_real_bake_writes_a_report_that_keeps_the_schema_and_a_page_of_it() {
+    let out = tempfile::tempdir().unwrap();
+    let job = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/mlp/bakejob.yaml");
+    let mut bake = assert_cmd::Command::new(env!("CARGO_BIN_EXE_bakehouse"));
+    let ended = bake.args(["bake", "--quiet", "--runtime", "bakehouse", "--out"]).arg(out.path()).arg("-f").arg(job).output().unwrap();
+    let read = |name: &str| std::fs::read_to_string(out.path().join(name)).unwrap_or_else(|e| panic!("{name}: {e}: {}", String::from_utf8_lossy(&ended.stderr)));
+    let json: serde_json::Value = serde_json::from_str(&read("report.json")).unwrap();
+    let schema = jsonschema::validator_for(&report_schema()).unwrap();
+    let problems: Vec<String> = schema.iter_errors(&json).map(|e| format!("{}: {e}", e.instance_path())).collect();
+    assert!(problems.is_empty(), "{problems:#?}");
+    let html = read("report.html");
+    assert_balanced("real", &html);
+    keep("real", &html);
+    let report: Report = serde_json::from_value(json).unwrap();
+    assert!(html.contains(&format!("<h1>{}</h1>", report.job.name)));
+    assert!(html.contains(&report.artifacts[0].sha256));
+    if let Some(browser) = browser::find() {
+        let seen = browser::measure(&browser, &html, 390);
+        assert!(seen.scroll_width <= 390, "{seen:?}");
+    }
+}
+
 #[test]
 fn the_schema_refuses_a_report_that_lacks_a_field_or_holds_another_type() {
     let schema = jsonschema::validator_for(&report_schema()).unwrap();
@@ -144,8 +169,16 @@ fn figures_that_no_measurement_gives_do_not_break_the_page() {
     assert!(!html.contains("=\"NaN\"") && !html.contains("=\"inf\""));
 }
 
+/// Writes the pages where `KEEP_PAGES` says, to be looked at with `scripts/screenshot.sh`.
+fn keep(name: &str, html: &str) {
+    if let Some(folder) = std::env::var_os("KEEP_PAGES") {
+        std::fs::write(Path::new(&folder).join(name).with_extension("html"), html).unwrap();
+    }
+}
+
 #[test]
 fn the_page_is_no_wider_than_a_phone() {
+    all().iter().for_each(|(name, report)| keep(name, &page(report)));
     let Some(browser) = browser::find() else {
         println!("skipped: no Chromium on this machine (set CHROMIUM, or install the package chromium)");
         return;
@@ -153,7 +186,7 @@ fn the_page_is_no_wider_than_a_phone() {
     for (name, report) in all() {
         for width in [360, 390, 1400] {
             let seen = browser::measure(&browser, &page(&report), width);
-            assert_eq!(seen.script_ran, false, "{name}: a script of the page ran");
+            assert!(!seen.script_ran, "{name}: a script of the page ran");
             assert!(seen.scroll_width <= width, "{name}: {} px of content in a window of {width} px, widest: {}", seen.scroll_width, seen.widest);
         }
     }

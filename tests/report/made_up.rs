@@ -212,6 +212,22 @@ fn quality() -> QualityReport {
     }
 }
 
+fn machine() -> MachineFacts {
+    MachineFacts {
+        cpu: "A processor of no maker".to_owned(),
+        arch: "x86_64".to_owned(),
+        features: ["avx2", "fma", "sse4_2"].map(str::to_owned).into(),
+        logical_cores: 8,
+        affinity_cores: 4,
+        cpu_quota: Some(1.5),
+        physical_memory: 16 << 30,
+        cgroup_memory: Some(4 << 30),
+        kernel: "6.1.0".to_owned(),
+        os: "linux".to_owned(),
+        load_average: None,
+    }
+}
+
 fn stages() -> Vec<StageRecord> {
     let seconds = [0.041, 0.93, 1.42, 0.31, 0.88, 0.002, 0.004];
     let mut at = 0.0;
@@ -258,7 +274,7 @@ pub fn report() -> Report {
             candidate: "dynamic-int8".to_owned(),
         },
         stages: stages(),
-        machine: MachineFacts::detect(),
+        machine: machine(),
         engine: EngineId { name: "onnxruntime".to_owned(), version: "1.32.0".to_owned() },
         threads: 1,
         clock: "thread CPU".to_owned(),

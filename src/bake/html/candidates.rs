@@ -83,7 +83,7 @@ fn scatter(report: &Report) -> Node {
     plot = plot
         .push(line("input", [origin[0] - 5.0, origin[1] - 5.0], [origin[0] + 5.0, origin[1] + 5.0]))
         .push(line("input", [origin[0] - 5.0, origin[1] + 5.0], [origin[0] + 5.0, origin[1] - 5.0]));
-    let mut taken: Vec<[f64; 4]> = dots.iter().map(|d| around(d.at, 7.0)).chain([around(origin, 6.0)]).collect();
+    let mut taken: Vec<[f64; 4]> = dots.iter().map(|d| around(d.at, if d.candidate.chosen { 10.5 } else { 7.0 })).chain([around(origin, 6.0), [left, right, y.at(1.0) - 1.0, y.at(1.0) + 1.0]]).collect();
     plot = plot.extend(place([left, right, top, bottom], origin, "input", &mut taken).map(|(at, anchor)| label("tick", at, anchor, "input")));
     // The chosen one last, on top of the others.
     let (chosen, others): (Vec<&Dot>, Vec<&Dot>) = dots.iter().partition(|d| d.candidate.chosen);
@@ -116,10 +116,10 @@ fn around([x, y]: [f64; 2], r: f64) -> [f64; 4] {
 fn place([left, right, top, bottom]: [f64; 4], [x, y]: [f64; 2], shown: &str, taken: &mut Vec<[f64; 4]>) -> Option<([f64; 2], Anchor)> {
     let width = label_width(shown);
     let places = [
-        ([x + 11.0, y + 4.0], Anchor::Start, [x + 10.0, x + 11.0 + width]),
-        ([x - 11.0, y + 4.0], Anchor::End, [x - 11.0 - width, x - 10.0]),
-        ([x, y - 12.0], Anchor::Middle, [x - width / 2.0, x + width / 2.0]),
-        ([x, y + 20.0], Anchor::Middle, [x - width / 2.0, x + width / 2.0]),
+        ([x + 14.0, y + 4.0], Anchor::Start, [x + 13.0, x + 14.0 + width]),
+        ([x - 14.0, y + 4.0], Anchor::End, [x - 14.0 - width, x - 13.0]),
+        ([x, y - 15.0], Anchor::Middle, [x - width / 2.0, x + width / 2.0]),
+        ([x, y + 23.0], Anchor::Middle, [x - width / 2.0, x + width / 2.0]),
     ];
     let free = places.into_iter().find_map(|(at, anchor, [x0, x1])| {
         let area = [x0, x1, at[1] - 10.0, at[1] + 3.0];
@@ -168,12 +168,13 @@ fn table(report: &Report) -> Node {
 
 fn row(number: usize, candidate: &CandidateFigures, report: &Report) -> [Cell; 7] {
     let speed = match &candidate.speed {
-        Some(s) => format!("{} {} n = {}", times(s.ratio), bounds(s.lower, s.upper, times), s.n),
-        None => "not timed".to_owned(),
+        Some(s) => text("span", &times(s.ratio)).push(text("small", &format!("{}, n = {}", bounds(s.lower, s.upper, times), s.n))),
+        None => text("span", "not timed"),
     };
     let input = report.baseline.bytes.max(1) as f64;
     let scores = candidate.quality.iter().map(|s| format!("{} {} (gate {})", s.metric, share(s.estimate), share(s.threshold))).collect::<Vec<_>>().join("; ");
     let room = match slack(candidate) {
+        Some(s) if s < 0.0 => text("span", "beyond a bound").attr("title", &scores),
         Some(s) if s.is_finite() => el("span").attr("title", &scores).text(&percent(s)),
         Some(_) => text("span", "undefined").attr("title", &scores),
         None => text("span", "not measured"),

@@ -32,6 +32,7 @@ fn memory(report: &Report) -> Node {
     let row = |name: &str, show: &dyn Fn(&ModelFigures) -> String| [name.into(), show(&report.baseline).into(), baked(report, show)];
     let table = Table::new(&[Words("Fresh process"), Number("Input"), Number("Artifact")])
         .caption("Memory")
+        .compact()
         .row(row("Peak resident", &|m| read(m.fresh_process.peak_rss_bytes)))
         .row(row("Before the model was loaded", &|m| read(m.fresh_process.idle_rss_bytes)))
         .row(row("What the model added", &|m| {
@@ -47,6 +48,7 @@ fn determinism(report: &Report) -> Node {
     let row = |name: &str, show: &dyn Fn(&ModelFigures) -> bool| [name.into(), say(show(&report.baseline)).into(), baked(report, |m| say(show(m)))];
     Table::new(&[Words("Outputs, compared"), Number("Input"), Number("Artifact")])
         .caption("Determinism")
+        .compact()
         .row(row("between two runs", &|m| m.determinism.runs))
         .row(row("between one thread and two", &|m| m.determinism.threads))
         .row(row("between two processes", &|m| m.determinism.processes))
@@ -63,6 +65,7 @@ fn statistics(report: &Report) -> Node {
     };
     let totals = Table::new(&[Words("Of the graph"), Number("Input"), Number("Artifact")])
         .caption("Size and work")
+        .compact()
         .row(["Bytes of the file".into(), bytes(report.baseline.bytes as f64).into(), baked(report, |m| bytes(m.bytes as f64))])
         .row(row("Bytes of weights", &|s| bytes(s.parameters.bytes as f64)))
         .row(row("Bytes of scales and zero points", &|s| bytes(s.quantization.bytes as f64)))
@@ -87,6 +90,7 @@ fn by_name(caption: &str, what: &'static str, report: &Report, of: &dyn Fn(&Stat
     let value = |found: Option<&String>| found.map_or("none", String::as_str).to_owned();
     Table::new(&[Words(what), Number("Input"), Number("Artifact")])
         .caption(caption)
+        .compact()
         .rows(names, |name| -> [Cell; 3] {
             [name.as_str().into(), value(before.get(name)).into(), after.as_ref().map_or_else(|| "the input".to_owned(), |a| value(a.get(name))).into()]
         })

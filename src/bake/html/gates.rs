@@ -9,7 +9,7 @@ use super::table::{
 use super::text::{bounds, count, in_unit};
 use crate::api::bakejob::Verdict;
 use crate::bake::Report;
-use crate::quality::GateResult;
+use crate::quality::{GateReason, GateResult};
 
 /// The section of the gates.
 pub(super) fn section(report: &Report) -> Node {
@@ -49,7 +49,8 @@ fn row(gate: &GateResult) -> [super::table::Cell; 8] {
         Some(i) => bounds(i.lower, i.upper, show),
         None => "none".to_owned(),
     };
-    let mut why = gate.message.clone();
+    // What a kept bound says in words stands in the columns already.
+    let mut why = if gate.reason == GateReason::BoundKept { "The whole interval keeps the bound.".to_owned() } else { gate.message.clone() };
     if let Some(needed) = gate.samples_needed {
         why.push_str(&format!(" About {} samples would decide.", count(needed)));
     }

@@ -9,7 +9,7 @@ use super::table::{
     Column::{Number, Plot, Words},
     Table,
 };
-use super::text::{bytes, change, count, plural, scientific, seconds};
+use super::text::{bytes, change, count, plural, plural_of, scientific, seconds};
 use crate::bake::Report;
 use crate::optimizer::{Outcome, PassRecord};
 
@@ -67,27 +67,28 @@ fn bar(what: &str, [before, after]: [usize; 2], most: usize, show: impl Fn(usize
     stretched("bar", &title).push(rect("kept", [0.0, x(before.min(after))], [0.0, 10.0])).push(rect(moved, [x(after), x(before)], [0.0, 10.0]))
 }
 
+/// What went wrong in full view, what had nothing to do folded away.
 fn not_applied(others: &[&PassRecord]) -> Node {
-    let mut ordered = others.to_vec();
-    // What went wrong before what had nothing to do.
-    ordered.sort_by_key(|p| match p.outcome {
-        Outcome::Failed => 0,
-        Outcome::RolledBack => 1,
-        _ => 2,
+    let (skipped, undone): (Vec<&PassRecord>, Vec<&PassRecord>) = others.iter().partition(|p| p.outcome == Outcome::Skipped);
+    let skips = (!skipped.is_empty()).then(|| {
+        let words = format!("{} skipped: nothing to do, or not at hand", plural_of(skipped.len(), "pass", "passes"));
+        el("details").push(text("summary", &words)).push(reasons(&skipped).node())
     });
-    Table::new(&[Words("Pass"), Words("Outcome"), Words("Reason")])
-        .caption("Not applied")
-        .rows(ordered, |pass| {
-            let (class, words) = match pass.outcome {
-                Outcome::Failed => ("fail", "Failed"),
-                Outcome::RolledBack => ("warn", "Rolled back"),
-                _ => ("quiet", "Skipped"),
-            };
-            let difference = pass.max_difference.map(|d| text("small", &format!("largest difference {}", scientific(d))));
-            let reason = text("span", pass.reason.as_deref().unwrap_or("no reason was recorded")).maybe(difference);
-            [pass.name.as_str().into(), text("span", words).class(&format!("badge {class}")).into(), reason.into()]
-        })
-        .node()
+    let undone = (!undone.is_empty()).then(|| reasons(&undone).caption("Failed or rolled back; the model is as before them").node());
+    el("div").maybe(undone).maybe(skips)
+}
+
+fn reasons(passes: &[&PassRecord]) -> Table {
+    Table::new(&[Words("Pass"), Words("Outcome"), Words("Reason")]).rows(passes, |pass| {
+        let (class, words) = match pass.outcome {
+            Outcome::Failed => ("fail", "Failed"),
+            Outcome::RolledBack => ("warn", "Rolled back"),
+            Outcome::Applied | Outcome::Skipped => ("quiet", "Skipped"),
+        };
+        let difference = pass.max_difference.map(|d| text("small", &format!("largest difference {}", scientific(d))));
+        let reason = text("span", pass.reason.as_deref().unwrap_or("no reason was recorded")).maybe(difference);
+        [pass.name.as_str().into(), text("span", words).class(&format!("badge {class}")).into(), reason.into()]
+    })
 }
 
 /// Fusions that the artifact holds, by pattern; names of nodes folded away.
