@@ -7,7 +7,7 @@ use super::report::{
 };
 use super::summary::{GateLine, Interval, ResultFigures, Summary};
 use super::timing::Timer;
-use super::{Options, Search, StageRecord};
+use super::{Options, Search, StageRecord, source};
 use crate::api::bakejob::Verdict;
 use crate::api::metric::Unit;
 use crate::api::{Metric, Reason, ResolvedJob};
@@ -192,6 +192,7 @@ pub(super) fn report(
             search: loaded.split.search.clone(),
             verdict: loaded.split.verdict.clone(),
             taps: loaded.taps.clone(),
+            files: source::files(job),
         },
         passes,
         candidates: candidates.collect(),

@@ -10,7 +10,7 @@ use crate::model::{Facts, IntakeNotes, IntakeOptions, Model};
 use crate::optimizer::sha256_hex;
 
 /// Share of the validation samples that the search may look at; the verdict is made on the others.
-const SEARCH_SHARE: f64 = 1.0 / 3.0;
+pub(super) const SEARCH_SHARE: f64 = 1.0 / 3.0;
 
 /// Feeds that every pass is checked on.
 const CHECK_FEEDS: usize = 4;

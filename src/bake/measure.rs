@@ -18,7 +18,7 @@ use crate::profiler::{latency, paired};
 const LATENCY_SECONDS: f64 = 0.4;
 
 /// Samples that determinism and the fresh process are checked on.
-const PROBE_SAMPLES: usize = 4;
+pub(super) const PROBE_SAMPLES: usize = 4;
 
 /// The feeds that are timed, one per batch size, the gates' one first.
 pub(super) struct Workload {

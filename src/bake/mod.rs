@@ -1,12 +1,14 @@
 //! The pipeline: load, baseline, optimise, validate, profile, gate, export. It owns the order of things and the evidence; what each stage does lives in its room.
 
 mod choose;
+pub mod compare;
 pub mod error;
 mod figures;
 pub mod html;
 mod intake;
 mod judge;
 mod measure;
+pub mod memory;
 mod observe;
 pub mod passes;
 mod plan;
@@ -14,8 +16,10 @@ pub mod probe;
 pub mod progress;
 mod publish;
 pub mod report;
+pub mod source;
 pub mod summary;
 mod timing;
+pub mod verify;
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -74,6 +78,7 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
 
     stages.enter(Stage::Load);
     let machine = detect::detect();
+    memory::check(job, &machine)?;
     let mut staging = Staging::new(&job.output)?;
     let loaded = intake::load(job, options)?;
     let engine = &loaded.engine.engine;
@@ -177,6 +182,9 @@ fn export(staging: &mut Staging, chosen: &Chosen, recipe: &Recipe, mut report: R
     add("Recipe", "recipe.json", pretty(recipe)?.as_bytes())?;
     let page = html::page(&report);
     staging.write("report.html", page.as_bytes())?;
+    // The page cannot hold its own digest; the JSON, written after it, can.
+    let digest = (sha256_hex(page.as_bytes()), page.len() as u64);
+    report.artifacts.push(report::Artifact { format: "HTML".to_owned(), file: "report.html".to_owned(), sha256: digest.0, bytes: digest.1 });
     staging.write("report.json", pretty(&report)?.as_bytes())?;
     let peak = clock::peak_rss_bytes();
     Ok(figures::summary(job, &report, started.elapsed().as_secs_f64(), peak))

@@ -8,7 +8,7 @@ use comfy_table::{Table, presets};
 use super::args::BakeArgs;
 use super::jobs::{Planned, planned};
 use super::watch::Terminal;
-use super::{Failure, batch, print, text};
+use super::{Failure, batch, json, print, text};
 use crate::api::{Reason, ResolvedJob};
 use crate::bake::summary::Interval;
 use crate::bake::{self, Options, Summary};
@@ -149,6 +149,3 @@ fn result(summary: &Summary, job: &ResolvedJob) -> String {
     )
 }
 
-fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
-    serde_json::to_string(value).map_err(|e| Failure::new(Reason::Internal, e))
-}

@@ -292,6 +292,7 @@ pub fn report() -> Report {
             search: (0..134).collect(),
             verdict: (134..402).collect(),
             taps: vec!["/stem/Relu_output_0".to_owned(), HOSTILE.to_owned()],
+            files: Vec::new(),
         },
         passes: vec![
             applied("constant-folding", [96, 81], [871_400, 872_100], &[]),
