@@ -1,5 +1,6 @@
 //! The pipeline: load, baseline, optimise, validate, profile, gate, export. It owns the order of things and the evidence; what each stage does lives in its room.
 
+mod assess;
 mod choose;
 pub mod error;
 mod figures;
@@ -20,6 +21,7 @@ mod timing;
 use std::path::PathBuf;
 use std::time::Instant;
 
+pub use assess::assess;
 pub use error::BakeError;
 pub use progress::{Progress, Quiet, Stage, StageRecord};
 pub use report::Report;
