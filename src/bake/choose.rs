@@ -8,11 +8,12 @@ use super::judge::Bench;
 use super::measure::Measurer;
 use super::progress::Stage;
 use super::publish::Staging;
-use super::report::{BatchSpeedup, ModelFigures};
-use super::{BakeError, Stages};
+use super::report::{BatchSpeedup, EngineFusion, ModelFigures};
+use super::{BakeError, Options, Stages};
 use crate::api::bakejob::{Goal, Verdict};
 use crate::api::{Reason, ResolvedJob};
 use crate::model::Model;
+use crate::model::stats::node_stats;
 use crate::optimizer::search::{Candidate, Speed, merit};
 use crate::optimizer::{PassRecord, Step};
 use crate::profiler::paired;
@@ -25,9 +26,10 @@ const MOST_VERDICTS: usize = 4;
 pub(super) struct Chosen {
     pub(super) name: String,
     pub(super) bytes: Vec<u8>,
-    pub(super) model: Model,
     pub(super) steps: Vec<Step>,
     pub(super) records: Vec<PassRecord>,
+    /// What ONNX Runtime itself fuses when it loads the artifact.
+    pub(super) engine_fusion: Option<EngineFusion>,
     pub(super) figures: ModelFigures,
     pub(super) speedup: Vec<BatchSpeedup>,
     pub(super) quality: QualityReport,
@@ -82,7 +84,7 @@ pub(super) fn choose(
             candidate.refused = Some(reason);
             continue;
         }
-        let made = assemble(job, candidate, &file, quality, speedup, measurer, baseline)?;
+        let made = assemble(job, measurer.options, candidate, &file, quality, speedup, measurer, baseline)?;
         stages.enter(Stage::Gate);
         match quality::overall(&made.gates) {
             Verdict::Pass => return Ok(made),
@@ -99,7 +101,7 @@ pub(super) fn choose(
     if let Some(best) = inconclusive {
         return Ok(best);
     }
-    let input = the_input(job, loaded, bench, baseline, candidates)?;
+    let input = the_input(job, measurer.options, loaded, bench, baseline, candidates)?;
     // A candidate that fails only what the input fails too is still the better of the two.
     let excused = input.failing();
     let better = failed.into_iter().find(|c| !excused.is_empty() && c.failing().iter().all(|m| excused.contains(m)));
@@ -127,6 +129,7 @@ fn no_gain(goal: Goal, candidate: &Candidate, speedup: &[BatchSpeedup], input_by
 
 fn assemble(
     job: &ResolvedJob,
+    options: &Options,
     candidate: &Candidate,
     file: &Path,
     quality: QualityReport,
@@ -141,7 +144,7 @@ fn assemble(
     Ok(Chosen {
         name: candidate.name.clone(),
         bytes: model.to_bytes(),
-        model,
+        engine_fusion: engine_fusion(options, &model),
         steps: candidate.work.steps.clone(),
         records: candidate.records.clone(),
         figures,
@@ -153,8 +156,16 @@ fn assemble(
     })
 }
 
+/// Operators of the engine's own plan that the graph does not have; `None` where the engine does not show its plan.
+fn engine_fusion(options: &Options, model: &Model) -> Option<EngineFusion> {
+    let plan = options.engines.optimised_graph(model)?.ok()?;
+    let (before, after) = (node_stats(model.graph()), node_stats(plan.graph()));
+    let fused = after.by_type.iter().filter(|(op, _)| !before.by_type.contains_key(*op)).map(|(op, n)| (op.clone(), *n)).collect();
+    Some(EngineFusion { nodes: [before.computing, after.computing], fused })
+}
+
 /// The input as its own artifact: nothing that passes is better.
-fn the_input(job: &ResolvedJob, loaded: &Loaded, bench: &Bench<'_>, baseline: &ModelFigures, candidates: &[Candidate]) -> Result<Chosen, BakeError> {
+fn the_input(job: &ResolvedJob, options: &Options, loaded: &Loaded, bench: &Bench<'_>, baseline: &ModelFigures, candidates: &[Candidate]) -> Result<Chosen, BakeError> {
     let quality = quality_of(job, loaded, bench, &loaded.model)?;
     let gates = quality::decide(&job.gates, &figures::gate_figures(&quality, baseline, baseline, None));
     let why = candidates.iter().find_map(|c| c.refused.as_ref().map(|r| format!("{}: {r}", c.name))).unwrap_or_default();
@@ -166,7 +177,7 @@ fn the_input(job: &ResolvedJob, loaded: &Loaded, bench: &Bench<'_>, baseline: &M
     Ok(Chosen {
         name: INPUT.to_owned(),
         bytes,
-        model: loaded.model.clone(),
+        engine_fusion: engine_fusion(options, &loaded.model),
         steps: Vec::new(),
         records: Vec::new(),
         figures: baseline.clone(),

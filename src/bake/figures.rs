@@ -200,7 +200,7 @@ pub(super) fn report(
         speedup: chosen.speedup.clone(),
         quality: Some(chosen.quality.clone()),
         gates: chosen.gates.clone(),
-        engine_fusion: None,
+        engine_fusion: chosen.engine_fusion.clone(),
         artifacts: Vec::new(),
     }
 }

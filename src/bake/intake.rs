@@ -22,7 +22,6 @@ pub(super) struct Loaded {
     /// Sentences about the data and the engine.
     pub(super) remarks: Vec<String>,
     pub(super) file_bytes: u64,
-    pub(super) file_sha256: String,
     pub(super) engine: Selected,
     pub(super) calibration: Dataset,
     pub(super) validation: Dataset,
@@ -32,9 +31,9 @@ pub(super) struct Loaded {
 }
 
 impl Loaded {
-    /// The samples that decisions rest on.
-    pub(super) fn search(&self) -> Dataset {
-        self.validation.select(&self.split.search)
+    /// The samples that decisions rest on, at most `most` of them.
+    pub(super) fn search(&self, most: usize) -> Dataset {
+        self.validation.select(&self.split.search[..most.min(self.split.search.len())])
     }
 
     /// The samples that the gates see, and nothing before them.
@@ -91,7 +90,7 @@ pub(super) fn load(job: &ResolvedJob, options: &Options) -> Result<Loaded, BakeE
     let facts = facts::observe(&engine.engine, &model, &calibration.feeds)?;
     let taps = blocks::choose(&model, &facts);
     let file_bytes = file.len() as u64;
-    Ok(Loaded { model, notes, remarks, file_bytes, file_sha256, engine, calibration, validation, split, facts, taps })
+    Ok(Loaded { model, notes, remarks, file_bytes, engine, calibration, validation, split, facts, taps })
 }
 
 fn limited(all: &Dataset, samples: Option<usize>) -> Dataset {

@@ -60,6 +60,9 @@ const SEARCH_SLACK: f64 = 0.7;
 /// The most sites whose own effect on quality is measured before they are left out by expected harm alone.
 const MEASURED_SITES: usize = 12;
 
+/// The most samples that a candidate is scored on during the search; the verdict takes all of its own.
+const MOST_SEARCH_SAMPLES: usize = 256;
+
 /// Name of the artifact's file.
 const MODEL_FILE: &str = "model.onnx";
 
@@ -143,8 +146,7 @@ fn optimise(
         let wanted = passes::lossless(job);
         lossless.extend(driver.run_lossless(&mut work, &wanted));
     }
-    let search = loaded.search();
-    let bench = Bench::new(engine.clone(), timer.threads(), &loaded.model, search, &loaded.taps)?;
+    let bench = Bench::new(engine.clone(), timer.threads(), &loaded.model, loaded.search(MOST_SEARCH_SAMPLES), &loaded.taps)?;
     let limits = Limits { goal: job.goal, input_bytes: loaded.model.to_bytes().len(), slack: SEARCH_SLACK, measured_sites: MEASURED_SITES };
     let variants = if job.level == Level::Conservative || job.recipe.is_some() { Vec::new() } else { plan::variants(job, &work, advice) };
     let mut judge = SearchJudge {

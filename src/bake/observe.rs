@@ -4,8 +4,9 @@ use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine};
 use crate::model::{Model, Tensor};
 use crate::quality::Rows;
 
-/// Memory for the features of all taps of one model; with more, positions of each tap are sampled evenly, the same for every model.
-const FEATURE_BUDGET_BYTES: usize = 256 << 20;
+/// Features of one tap and sample. Of a larger tap, positions are sampled evenly, the same for every model: CKA compares similarities between samples, which
+/// so many positions give as well as all, in bounded time and memory.
+const MOST_FEATURES: usize = 2_048;
 
 /// Outputs of a model, `[output][sample]`.
 pub(super) type Outputs = Vec<Vec<Tensor>>;
@@ -27,16 +28,15 @@ pub(super) fn features(engine: &SharedEngine, model: &Model, taps: &[String], fe
     if taps.is_empty() {
         return Ok(Vec::new());
     }
-    let room = (FEATURE_BUDGET_BYTES / size_of::<f32>() / taps.len() / feeds.len().max(1)).max(1);
     let mut tapped: Vec<Vec<Tensor>> = taps.iter().map(|_| Vec::with_capacity(feeds.len())).collect();
     let mut session = engine.load(model, &LoadOptions { threads, taps: taps.to_vec(), ..LoadOptions::default() })?;
     let outputs = model.graph().output.len();
     for feed in feeds {
         for (tap, tensor) in tapped.iter_mut().zip(session.run(feed)?.drain(outputs..)) {
-            tap.push(if tensor.len() > room { sampled(&tensor, room) } else { tensor });
+            tap.push(if tensor.len() > MOST_FEATURES { sampled(&tensor, MOST_FEATURES) } else { tensor });
         }
     }
-    Ok(tapped.iter().map(|samples| Rows::from_tensors(samples, room)).collect())
+    Ok(tapped.iter().map(|samples| Rows::from_tensors(samples, MOST_FEATURES)).collect())
 }
 
 /// `room` of the elements, evenly spaced.

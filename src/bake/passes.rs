@@ -4,6 +4,7 @@ use crate::accelerator;
 use crate::api::ResolvedJob;
 use crate::api::job::PinnedFile;
 use crate::engine::Engines;
+use crate::model::opset::OpsetUpgrade;
 use crate::model::{Model, Pass};
 use crate::optimizer::recipe::{Recipe, Step, sha256_hex};
 use crate::optimizer::{PassRecord, Work, int8};
@@ -15,17 +16,23 @@ const INT8: &[&str] = &[int8::DynamicInt8::NAME, int8::EmbeddingInt8::NAME, int8
 
 /// Names that `spec.optimization.passes` may hold.
 pub fn names() -> Vec<&'static str> {
-    accelerator::PASS_NAMES.iter().chain(INT8).copied().collect()
+    std::iter::once(&"opset-upgrade").chain(accelerator::PASS_NAMES).chain(INT8).copied().collect()
 }
 
 /// The lossless passes of a job, in order.
 pub(super) fn lossless(job: &ResolvedJob) -> Vec<Box<dyn Pass>> {
     let wanted = |pass: &dyn Pass| job.passes.as_ref().is_none_or(|names| names.iter().any(|n| n == pass.name()));
-    accelerator::conservative_passes().into_iter().filter(|pass| wanted(pass.as_ref())).collect()
+    // First of all the opset that the others need; checked and rolled back like any of them.
+    let upgrade: Box<dyn Pass> = Box::new(OpsetUpgrade::default());
+    std::iter::once(upgrade).chain(accelerator::conservative_passes()).filter(|pass| wanted(pass.as_ref())).collect()
 }
 
 /// The pass of a recipe's step.
 pub fn of_step(step: &Step) -> Option<Box<dyn Pass>> {
+    if step.pass == OpsetUpgrade::default().name() {
+        let target = step.parameters.get("target")?.as_i64()?;
+        return Some(Box::new(OpsetUpgrade { target }));
+    }
     accelerator::by_name(&step.pass).or_else(|| int8::from_parameters(&step.pass, &step.parameters))
 }
 

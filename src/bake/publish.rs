@@ -7,7 +7,7 @@ use super::BakeError;
 
 /// An output folder in preparation. Dropped before [`Staging::publish`], it leaves nothing behind.
 #[derive(Debug)]
-pub struct Staging {
+pub(super) struct Staging {
     folder: tempfile::TempDir,
     target: PathBuf,
     made_target: bool,
@@ -17,7 +17,7 @@ pub struct Staging {
 
 impl Staging {
     /// Prepares to write into `target`, which is made when missing. Fails early, before any work, when it cannot be written.
-    pub fn new(target: &Path) -> Result<Self, BakeError> {
+    pub(super) fn new(target: &Path) -> Result<Self, BakeError> {
         let failed = |source| BakeError::Output { path: target.to_owned(), source };
         let made_target = !target.exists();
         std::fs::create_dir_all(target).map_err(failed)?;
@@ -26,12 +26,12 @@ impl Staging {
     }
 
     /// Where a file lies until it is published.
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
     /// Adds a file with these bytes. `name` may hold folders.
-    pub fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), BakeError> {
+    pub(super) fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), BakeError> {
         let path = self.path(name);
         let write = || {
             if let Some(parent) = path.parent() {
@@ -47,7 +47,7 @@ impl Staging {
     }
 
     /// Renames every file into place, in the order they were written.
-    pub fn publish(mut self) -> Result<(), BakeError> {
+    pub(super) fn publish(mut self) -> Result<(), BakeError> {
         for name in &self.files {
             let to = self.target.join(name);
             let rename = || {

@@ -4,10 +4,12 @@
 //! steps that replay it. Time is measured here and nowhere else in this room, through [`Judge`].
 
 use schemars::JsonSchema;
+use std::collections::HashSet;
+
 use serde::{Deserialize, Serialize};
 
 use super::driver::{Outcome, PassRecord, Work, encoded_len};
-use super::recipe::Step;
+use super::recipe::{Step, sha256_hex};
 use crate::api::bakejob::Goal;
 use crate::engine::EngineError;
 use crate::model::{Effect, Model, Pass};
@@ -133,6 +135,8 @@ pub fn search(base: &Work, variants: &[Variant], limits: &Limits, judge: &mut dy
         judge.trying(&variant.name);
         candidates.extend(explore(base, variant, limits, judge));
     }
+    let mut seen = HashSet::new();
+    candidates.retain(|c| c.refused.is_some() || seen.insert(sha256_hex(&c.work.model.to_bytes())));
     for candidate in &mut candidates {
         candidate.refused = candidate.refused.take().or_else(|| refusal(candidate, limits));
     }
@@ -189,8 +193,7 @@ fn time(candidate: &mut Candidate, judge: &mut dyn Judge) {
 
 /// Small sites may cost more in quantising their input than they save: the variant once more with the larger half and the largest quarter alone.
 fn without_small_sites(base: &Work, variant: &Variant, mask: &[bool], judge: &mut dyn Judge) -> Vec<Candidate> {
-    let mut sizes: Vec<usize> =
-        variant.sites.iter().zip(mask).filter(|(_, on)| **on).map(|(s, _)| s.elements).collect();
+    let mut sizes: Vec<usize> = variant.sites[..variant.tunable].iter().zip(mask).filter(|(_, on)| **on).map(|(s, _)| s.elements).collect();
     sizes.sort_unstable();
     let mut thresholds: Vec<usize> =
         [sizes.len() / 2, sizes.len() * 3 / 4].into_iter().filter_map(|i| sizes.get(i).copied()).collect();

@@ -1,13 +1,15 @@
 //! Paired, interleaved A/B: the machine's drift hits both sides alike, so their ratio holds where single times do not.
 
 use schemars::JsonSchema;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 use serde::{Deserialize, Serialize};
 
 use super::clock;
 use super::latency::{percentile, quantile_interval};
 
-/// Each side of a round lasts at least this long.
-const SHORTEST_SIDE_S: f64 = 1e-3;
+/// Each of the four parts of a round lasts at least this long.
+const SHORTEST_SIDE_S: f64 = 0.5e-3;
 
 /// When to stop.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,7 +48,8 @@ pub struct Paired {
     pub seconds: [f64; 2],
 }
 
-/// Times `a` against `b` in rounds of one after the other, the order turned every round.
+/// Times `a` against `b` in rounds of A B B A or B A A B. The order is drawn (from a fixed seed): a fixed one falls into step with the scheduler's slices on a
+/// busy machine, and a function timed against itself then comes out faster or slower.
 ///
 /// # Errors
 /// The first error of either side.
@@ -67,15 +70,18 @@ pub fn compare<E>(plan: Plan, a: &mut dyn FnMut() -> Result<(), E>, b: &mut dyn 
     };
     let (runs_a, runs_b) = (runs_for(a)?, runs_for(b)?);
     let (mut times_a, mut times_b, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    let mut drawn = ChaCha8Rng::seed_from_u64(0);
     let began = clock::wall_seconds();
     while ratios.len() < plan.max_rounds {
         let (time_a, time_b);
-        if ratios.len() % 2 == 0 {
-            time_a = time(a, runs_a)?;
-            time_b = time(b, runs_b)?;
+        if drawn.random_bool(0.5) {
+            let first = time(a, runs_a)?;
+            time_b = f64::midpoint(time(b, runs_b)?, time(b, runs_b)?);
+            time_a = f64::midpoint(first, time(a, runs_a)?);
         } else {
-            time_b = time(b, runs_b)?;
-            time_a = time(a, runs_a)?;
+            let first = time(b, runs_b)?;
+            time_a = f64::midpoint(time(a, runs_a)?, time(a, runs_a)?);
+            time_b = f64::midpoint(first, time(b, runs_b)?);
         }
         times_a.push(time_a);
         times_b.push(time_b);

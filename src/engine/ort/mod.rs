@@ -70,7 +70,7 @@ impl OrtEngine {
     }
 
     fn builder(&self, options: &LoadOptions) -> ::ort::Result<SessionBuilder> {
-        // The memory arena stays on, ONNX Runtime's default: off, peak memory moved by -3 % to +4 % and CPU time by 0 to +6 % over six models, so there is nothing to
+        // The memory arena stays on, ONNX Runtime's default: off, peak memory moved by -3 % to +4 % and CPU time by -1 to +6 % over five models, so there is nothing to
         // win by measuring another configuration than a deployment runs.
         // `All`, not `Level3`: libraries before 1.23 know no level between 2 and all.
         let level = if options.optimise { GraphOptimizationLevel::All } else { GraphOptimizationLevel::Disable };
