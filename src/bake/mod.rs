@@ -1,5 +1,6 @@
 //! The pipeline: load, baseline, optimise, validate, profile, gate, export. It owns the order of things and the evidence; what each stage does lives in its room.
 
+mod assess;
 mod choose;
 pub mod compare;
 pub mod error;
@@ -24,6 +25,7 @@ pub mod verify;
 use std::path::PathBuf;
 use std::time::Instant;
 
+pub use assess::assess;
 pub use error::BakeError;
 pub use progress::{Progress, Quiet, Stage, StageRecord};
 pub use report::Report;
