@@ -22,9 +22,15 @@ struct Comparison {
 
 pub(super) fn run(args: &CompareArgs) -> Result<u8, Failure> {
     let (a, b) = (Model::load(&args.a)?, Model::load(&args.b)?);
-    let stats = |model: &Model| infer(model, &InferOptions::default()).map(|inference| Stats::of(model, &inference)).map_err(Failure::usage);
+    let stats = |model: &Model| {
+        infer(model, &InferOptions::default()).map(|inference| Stats::of(model, &inference)).map_err(Failure::usage)
+    };
     let graph = ModelDiff::of((&a, &stats(&a)?), (&b, &stats(&b)?));
-    let outputs = args.data.as_ref().map(|data| compare::outputs(&a, &b, data, &Engines::discover(args.ort_lib.as_deref()))).transpose()?;
+    let outputs = args
+        .data
+        .as_ref()
+        .map(|data| compare::outputs(&a, &b, data, &Engines::discover(args.ort_lib.as_deref())))
+        .transpose()?;
     if args.json {
         return print(&json(&Comparison { graph, outputs })?);
     }
@@ -38,7 +44,14 @@ pub(super) fn run(args: &CompareArgs) -> Result<u8, Failure> {
 
 fn table(compared: &OutputComparison) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["output", "max |a-b|", "relative RMS", "cosine", "argmax equal", "n"]);
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header([
+        "output",
+        "max |a-b|",
+        "relative RMS",
+        "cosine",
+        "argmax equal",
+        "n",
+    ]);
     let small = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.3e}"));
     let share = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.6}"));
     for output in &compared.outputs {
