@@ -56,15 +56,14 @@ pub(super) fn load(job: &ResolvedJob, options: &Options) -> Result<Loaded, BakeE
     let (model, notes) = Model::intake(path, &IntakeOptions::default())?;
     let file = std::fs::read(path).map_err(|source| crate::model::ModelError::Read { path: path.clone(), source })?;
     let file_sha256 = sha256_hex(&file);
-    if let Some(expected) = job.source.digest.as_deref().map(|d| d.trim_start_matches("sha256:")) {
-        if expected != file_sha256 {
+    if let Some(expected) = job.source.digest.as_deref().map(|d| d.trim_start_matches("sha256:"))
+        && expected != file_sha256 {
             let detail = format!(
                 "{} has sha256 {file_sha256}, the job pins {expected}. Fetch the model again or correct the digest.",
                 path.display()
             );
             return Err(BakeError::Job { field: "spec.source.digest".to_owned(), detail });
         }
-    }
     let mut remarks = Vec::new();
     let mut read = |path: &std::path::Path| {
         Dataset::load(path, &model, dataset::Limits::default()).map(|loaded| {
@@ -76,12 +75,9 @@ pub(super) fn load(job: &ResolvedJob, options: &Options) -> Result<Loaded, BakeE
     let calibration = job.calibration.as_ref().map(|c| read(&c.path)).transpose()?;
     let training = job.training.as_ref().map(|path| read(path)).transpose()?;
     let mut split = validation.split_search(SEARCH_SHARE);
-    let (calibration, own) = match (calibration, &job.calibration) {
-        (Some(all), Some(spec)) => (limited(&all, spec.samples), true),
-        _ => {
-            remarks.push("No calibration data is named: the search's third of the validation data serves.".to_owned());
-            (validation.select(&split.search), false)
-        }
+    let (calibration, own) = if let (Some(all), Some(spec)) = (calibration, &job.calibration) { (limited(&all, spec.samples), true) } else {
+        remarks.push("No calibration data is named: the search's third of the validation data serves.".to_owned());
+        (validation.select(&split.search), false)
     };
     if calibration.is_empty() || split.verdict.is_empty() {
         let detail = format!(

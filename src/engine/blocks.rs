@@ -15,7 +15,7 @@ pub const MAX_TAPS: usize = 8;
 pub fn choose(model: &Model, facts: &Facts) -> Vec<String> {
     let graph = model.graph();
     let float = |name: &str| facts.dtype(name).is_some_and(crate::model::DType::is_float);
-    let outputs: HashSet<&str> = graph.output.iter().map(|o| o.name()).collect();
+    let outputs: HashSet<&str> = graph.output.iter().map(super::super::model::onnx::ValueInfoProto::name).collect();
     let last_read = last_reads(model);
     let computed: HashSet<&str> = graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)).collect();
 
@@ -35,11 +35,10 @@ pub fn choose(model: &Model, facts: &Facts) -> Vec<String> {
             live.insert(output);
         }
         live.retain(|t| last_read.get(*t).is_some_and(|&last| last > position));
-        if let (1, Some(&only)) = (live.len(), live.first()) {
-            if cuts.last() != Some(&only) && !outputs.contains(only) {
+        if let (1, Some(&only)) = (live.len(), live.first())
+            && cuts.last() != Some(&only) && !outputs.contains(only) {
                 cuts.push(only);
             }
-        }
     }
     let last = last_layer_input.filter(|t| !outputs.contains(t));
     cuts.retain(|t| Some(*t) != last);

@@ -81,18 +81,18 @@ impl Model {
     /// Version of the opset of `domain` (`""` is ONNX's own), or `None` when the model does not import it.
     pub fn opset(&self, domain: &str) -> Option<i64> {
         let same = |d: &str| d == domain || (domain.is_empty() && d == "ai.onnx");
-        self.proto.opset_import.iter().find(|o| same(o.domain())).map(|o| o.version())
+        self.proto.opset_import.iter().find(|o| same(o.domain())).map(onnx::OperatorSetIdProto::version)
     }
 
     /// Names of the inputs that a caller must feed: graph inputs that no initializer gives a default.
     pub fn input_names(&self) -> Vec<&str> {
         let graph = self.graph();
-        let given: std::collections::HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
-        graph.input.iter().map(|i| i.name()).filter(|n| !given.contains(n)).collect()
+        let given: std::collections::HashSet<&str> = graph.initializer.iter().map(onnx::TensorProto::name).collect();
+        graph.input.iter().map(onnx::ValueInfoProto::name).filter(|n| !given.contains(n)).collect()
     }
 
     /// Names of the outputs, in the graph's order.
     pub fn output_names(&self) -> Vec<&str> {
-        self.graph().output.iter().map(|o| o.name()).collect()
+        self.graph().output.iter().map(onnx::ValueInfoProto::name).collect()
     }
 }

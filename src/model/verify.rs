@@ -70,7 +70,7 @@ impl Model {
     fn check_opsets(&self) -> Result<(), ModelError> {
         let refuse = |version, detail: String| ModelError::Opset { domain: "ai.onnx".to_owned(), version, detail };
         let mut own =
-            self.proto().opset_import.iter().filter(|o| matches!(o.domain(), "" | "ai.onnx")).map(|o| o.version());
+            self.proto().opset_import.iter().filter(|o| matches!(o.domain(), "" | "ai.onnx")).map(super::onnx::OperatorSetIdProto::version);
         let Some(version) = own.next() else {
             return match first_own_node(self.graph()) {
                 Some(node) => Err(broken(
@@ -141,7 +141,7 @@ fn check_graph<'g>(graph: &'g GraphProto, outer: Option<&Scope<'g, '_>>, depth: 
     names.extend(&inputs);
     let mut scope = Scope { names, outer };
     for node in &graph.node {
-        for input in node.input.iter().filter(|i| !i.is_empty() && !scope.knows(i)) {
+        if let Some(input) = node.input.iter().filter(|i| !i.is_empty() && !scope.knows(i)).next() {
             return Err(match producer.get(input.as_str()) {
                 None => broken(at_node(node), format!("it reads '{input}', which nothing produces")),
                 Some(later) => match order(graph) {

@@ -167,11 +167,10 @@ fn lossless(base: &Work, judge: &mut dyn Judge) -> Candidate {
 fn explore(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge) -> Vec<Candidate> {
     let mut mask = vec![true; variant.sites.len()];
     let mut candidate = attempt(base, variant, &mask, judge);
-    if candidate.refused.is_none() && candidate.slack() < limits.slack {
-        if let Some((repaired, kept)) = repair(base, variant, limits, judge) {
+    if candidate.refused.is_none() && candidate.slack() < limits.slack
+        && let Some((repaired, kept)) = repair(base, variant, limits, judge) {
             (candidate, mask) = (repaired, kept);
         }
-    }
     if candidate.refused.is_some() || candidate.slack() < limits.slack {
         return vec![candidate];
     }

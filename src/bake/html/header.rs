@@ -124,7 +124,7 @@ fn consistency(report: &Report) -> Node {
 
 fn quality_card(name: &str, figure: &Figure, basis: &str) -> Node {
     let n = plural(figure.n, "held-out sample");
-    let concern = figure.concern.as_ref().map(|c| c.detail());
+    let concern = figure.concern.as_ref().map(crate::quality::figure::Concern::detail);
     let basis = match concern {
         Some(concern) if figure.estimate.is_some() => format!("n = {n}; {basis}. {concern}"),
         _ => format!("n = {n}; {basis}"),

@@ -143,7 +143,7 @@ pub(super) fn x_axis(scale: &Scale, [top, y]: [f64; 2], name: &str, show: impl F
             free = x + half + 6.0;
         }
     }
-    axis.push(label("name", [(left + right) / 2.0, y + 32.0], Anchor::Middle, name))
+    axis.push(label("name", [f64::midpoint(left, right), y + 32.0], Anchor::Middle, name))
 }
 
 /// A vertical axis left of `x`, with grid lines to `right`. Its name stands above it, where it needs no turning.

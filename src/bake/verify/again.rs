@@ -336,17 +336,14 @@ impl Again<'_> {
         if let (Some(claimed), Some(peak)) = (figures.fresh_process.peak_rss_bytes, seen.peak_rss_bytes) {
             let (claimed_text, peak_text) =
                 (format!("{:.1} MB", claimed as f64 / 1e6), format!("{:.1} MB", peak as f64 / 1e6));
-            match elsewhere {
-                Some(why) => found.unchecked("peak memory", claimed_text, why),
-                None => {
-                    let fits = peak as f64 <= claimed as f64 * (1.0 + MEMORY_ROOM);
-                    let holds = if fits {
-                        Holds::Yes
-                    } else {
-                        Holds::No(format!("it needs over {:.0} % more than claimed", MEMORY_ROOM * 100.0))
-                    };
-                    found.add("peak memory", claimed_text, peak_text, holds);
-                }
+            if let Some(why) = elsewhere { found.unchecked("peak memory", claimed_text, why) } else {
+                let fits = peak as f64 <= claimed as f64 * (1.0 + MEMORY_ROOM);
+                let holds = if fits {
+                    Holds::Yes
+                } else {
+                    Holds::No(format!("it needs over {:.0} % more than claimed", MEMORY_ROOM * 100.0))
+                };
+                found.add("peak memory", claimed_text, peak_text, holds);
             }
         }
         Ok(())

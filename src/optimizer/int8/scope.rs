@@ -67,7 +67,7 @@ impl<'m> Scopes<'m> {
     fn enter(&mut self, graph: &'m GraphProto, parent: Option<usize>) {
         let number = self.scopes.len();
         let mut defined: HashSet<&str> =
-            graph.initializer.iter().map(|t| t.name()).chain(graph.input.iter().map(|i| i.name())).collect();
+            graph.initializer.iter().map(crate::model::onnx::TensorProto::name).chain(graph.input.iter().map(crate::model::onnx::ValueInfoProto::name)).collect();
         defined.extend(graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)));
         self.scopes.push(Scope { graph, parent, defined });
         graph.node.iter().flat_map(subgraphs).for_each(|inner| self.enter(inner, Some(number)));
@@ -177,5 +177,5 @@ pub(super) fn overridable(model: &Model) -> HashSet<&str> {
     if model.proto().ir_version() < 4 {
         return HashSet::new();
     }
-    model.graph().input.iter().map(|i| i.name()).collect()
+    model.graph().input.iter().map(crate::model::onnx::ValueInfoProto::name).collect()
 }
