@@ -84,7 +84,7 @@ pub(super) fn choose(
             candidate.refused = Some(reason);
             continue;
         }
-        let made = assemble(job, measurer.options, candidate, &file, quality, speedup, measurer, baseline)?;
+        let made = assemble(job, candidate, &file, quality, speedup, measurer, baseline)?;
         stages.enter(Stage::Gate);
         match quality::overall(&made.gates) {
             Verdict::Pass => return Ok(made),
@@ -135,7 +135,6 @@ fn no_gain(goal: Goal, candidate: &Candidate, speedup: &[BatchSpeedup], input_by
 
 fn assemble(
     job: &ResolvedJob,
-    options: &Options,
     candidate: &Candidate,
     file: &Path,
     quality: QualityReport,
@@ -150,7 +149,7 @@ fn assemble(
     Ok(Chosen {
         name: candidate.name.clone(),
         bytes: model.to_bytes(),
-        engine_fusion: engine_fusion(options, &model),
+        engine_fusion: engine_fusion(measurer.options, &model),
         steps: candidate.work.steps.clone(),
         records: candidate.records.clone(),
         figures,

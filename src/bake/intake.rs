@@ -6,8 +6,8 @@ use super::{BakeError, Options};
 use crate::api::ResolvedJob;
 use crate::engine::dataset::{self, SearchSplit};
 use crate::engine::{Dataset, Feed, Selected, blocks, facts};
+use crate::model::digest::sha256_hex;
 use crate::model::{Facts, IntakeNotes, IntakeOptions, Model};
-use crate::optimizer::sha256_hex;
 
 /// Share of the validation samples that the search may look at; the verdict is made on the others.
 pub(super) const SEARCH_SHARE: f64 = 1.0 / 3.0;
@@ -57,13 +57,14 @@ pub(super) fn load(job: &ResolvedJob, options: &Options) -> Result<Loaded, BakeE
     let file = std::fs::read(path).map_err(|source| crate::model::ModelError::Read { path: path.clone(), source })?;
     let file_sha256 = sha256_hex(&file);
     if let Some(expected) = job.source.digest.as_deref().map(|d| d.trim_start_matches("sha256:"))
-        && expected != file_sha256 {
-            let detail = format!(
-                "{} has sha256 {file_sha256}, the job pins {expected}. Fetch the model again or correct the digest.",
-                path.display()
-            );
-            return Err(BakeError::Job { field: "spec.source.digest".to_owned(), detail });
-        }
+        && expected != file_sha256
+    {
+        let detail = format!(
+            "{} has sha256 {file_sha256}, the job pins {expected}. Fetch the model again or correct the digest.",
+            path.display()
+        );
+        return Err(BakeError::Job { field: "spec.source.digest".to_owned(), detail });
+    }
     let mut remarks = Vec::new();
     let mut read = |path: &std::path::Path| {
         Dataset::load(path, &model, dataset::Limits::default()).map(|loaded| {
@@ -75,7 +76,9 @@ pub(super) fn load(job: &ResolvedJob, options: &Options) -> Result<Loaded, BakeE
     let calibration = job.calibration.as_ref().map(|c| read(&c.path)).transpose()?;
     let training = job.training.as_ref().map(|path| read(path)).transpose()?;
     let mut split = validation.split_search(SEARCH_SHARE);
-    let (calibration, own) = if let (Some(all), Some(spec)) = (calibration, &job.calibration) { (limited(&all, spec.samples), true) } else {
+    let (calibration, own) = if let (Some(all), Some(spec)) = (calibration, &job.calibration) {
+        (limited(&all, spec.samples), true)
+    } else {
         remarks.push("No calibration data is named: the search's third of the validation data serves.".to_owned());
         (validation.select(&split.search), false)
     };

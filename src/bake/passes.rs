@@ -4,9 +4,10 @@ use crate::accelerator;
 use crate::api::ResolvedJob;
 use crate::api::job::PinnedFile;
 use crate::engine::Engines;
+use crate::model::digest::sha256_hex;
 use crate::model::opset::OpsetUpgrade;
 use crate::model::{Model, Pass};
-use crate::optimizer::recipe::{Recipe, Step, sha256_hex};
+use crate::optimizer::recipe::{Recipe, Step};
 use crate::optimizer::{PassRecord, Work, int8};
 
 use super::BakeError;

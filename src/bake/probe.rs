@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 use super::BakeError;
 use crate::api::bakejob::Runtime;
 use crate::engine::{Dataset, Engines, LoadOptions, dataset};
+use crate::model::digest::{hex, sha256_hex};
 use crate::model::{Model, Tensor};
-use crate::optimizer::sha256_hex;
 use crate::profiler::clock;
 
 /// What a fresh process is asked to do.
@@ -103,5 +103,5 @@ pub fn outputs_digest<'a>(outputs: impl Iterator<Item = &'a Tensor>) -> String {
         hash.update(format!("{}{:?}", tensor.dtype(), tensor.shape()));
         hash.update(tensor.bytes());
     }
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    hex(&hash.finalize())
 }

@@ -21,6 +21,7 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant)] // parsed once per process
 pub(crate) enum Command {
     /// Bake models: BakeJob files, or one model and its data.
     Bake(BakeArgs),
@@ -47,6 +48,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // each is a switch that a person types
 pub(crate) struct BakeArgs {
     /// BakeJob files (.yaml), or one model (.onnx) with --data.
     #[arg(value_name = "FILE", required_unless_present = "file")]

@@ -1,5 +1,7 @@
 //! `bakehouse compare`: two models, their graphs and weights and, with data, their outputs.
 
+use std::fmt::Write as _;
+
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
@@ -67,10 +69,10 @@ fn table(compared: &OutputComparison) -> String {
     }
     let mut text = format!("Outputs on {}\n{table}\n", compared.engine);
     for output in compared.outputs.iter().filter(|o| o.other_shape > 0) {
-        text.push_str(&format!("{} has another shape on {} samples.\n", output.output, output.other_shape));
+        let _ = writeln!(text, "{} has another shape on {} samples.", output.output, output.other_shape);
     }
     if !compared.unmatched.is_empty() {
-        text.push_str(&format!("Only one of the models has: {}.\n", compared.unmatched.join(", ")));
+        let _ = writeln!(text, "Only one of the models has: {}.", compared.unmatched.join(", "));
     }
     text
 }

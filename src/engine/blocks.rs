@@ -36,9 +36,11 @@ pub fn choose(model: &Model, facts: &Facts) -> Vec<String> {
         }
         live.retain(|t| last_read.get(*t).is_some_and(|&last| last > position));
         if let (1, Some(&only)) = (live.len(), live.first())
-            && cuts.last() != Some(&only) && !outputs.contains(only) {
-                cuts.push(only);
-            }
+            && cuts.last() != Some(&only)
+            && !outputs.contains(only)
+        {
+            cuts.push(only);
+        }
     }
     let last = last_layer_input.filter(|t| !outputs.contains(t));
     cuts.retain(|t| Some(*t) != last);

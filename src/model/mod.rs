@@ -2,6 +2,7 @@
 
 pub mod build;
 pub mod diff;
+pub mod digest;
 pub mod edit;
 pub mod error;
 pub mod external;
@@ -68,6 +69,9 @@ impl Model {
     }
 
     /// The main graph.
+    ///
+    /// # Panics
+    /// Never: every way to make a `Model` gives it a graph.
     pub fn graph(&self) -> &GraphProto {
         self.proto.graph.as_ref().expect("a Model always holds a graph")
     }

@@ -69,8 +69,12 @@ impl Model {
 
     fn check_opsets(&self) -> Result<(), ModelError> {
         let refuse = |version, detail: String| ModelError::Opset { domain: "ai.onnx".to_owned(), version, detail };
-        let mut own =
-            self.proto().opset_import.iter().filter(|o| matches!(o.domain(), "" | "ai.onnx")).map(super::onnx::OperatorSetIdProto::version);
+        let mut own = self
+            .proto()
+            .opset_import
+            .iter()
+            .filter(|o| matches!(o.domain(), "" | "ai.onnx"))
+            .map(super::onnx::OperatorSetIdProto::version);
         let Some(version) = own.next() else {
             return match first_own_node(self.graph()) {
                 Some(node) => Err(broken(
@@ -141,7 +145,7 @@ fn check_graph<'g>(graph: &'g GraphProto, outer: Option<&Scope<'g, '_>>, depth: 
     names.extend(&inputs);
     let mut scope = Scope { names, outer };
     for node in &graph.node {
-        if let Some(input) = node.input.iter().filter(|i| !i.is_empty() && !scope.knows(i)).next() {
+        if let Some(input) = node.input.iter().find(|i| !i.is_empty() && !scope.knows(i)) {
             return Err(match producer.get(input.as_str()) {
                 None => broken(at_node(node), format!("it reads '{input}', which nothing produces")),
                 Some(later) => match order(graph) {
@@ -307,7 +311,9 @@ fn order(graph: &GraphProto) -> Result<Vec<usize>, ModelError> {
             reads_of(node).iter().filter_map(|name| producer.get(name.as_str()).copied()).collect();
         sources.sort_unstable();
         sources.dedup();
-        sources.iter().for_each(|&s| unblocks[s].push(position));
+        for &source in &sources {
+            unblocks[source].push(position);
+        }
         waits_for.push(sources);
     }
     let mut missing: Vec<usize> = waits_for.iter().map(Vec::len).collect();

@@ -1,8 +1,8 @@
 //! The recipe a bake ends in: every pass with every decision resolved. Replaying it involves no clock, no engine and no data.
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+use crate::model::digest::sha256_hex;
 use crate::model::{Effect, Facts, Model, ModelError, Pass, PassError};
 
 /// Schema of [`Recipe`].
@@ -67,11 +67,6 @@ pub enum ReplayError {
     Pass(#[from] PassError),
     #[error(transparent)]
     Model(#[from] ModelError),
-}
-
-/// SHA-256 of bytes, in hexadecimal.
-pub fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 impl Recipe {

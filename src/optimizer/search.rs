@@ -9,9 +9,10 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::driver::{Outcome, PassRecord, Work, encoded_len};
-use super::recipe::{Step, sha256_hex};
+use super::recipe::Step;
 use crate::api::bakejob::Goal;
 use crate::engine::EngineError;
+use crate::model::digest::sha256_hex;
 use crate::model::{Effect, Model, Pass};
 
 /// One quality metric of a candidate on the search split: a point estimate and what the gate asks for.
@@ -167,10 +168,12 @@ fn lossless(base: &Work, judge: &mut dyn Judge) -> Candidate {
 fn explore(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge) -> Vec<Candidate> {
     let mut mask = vec![true; variant.sites.len()];
     let mut candidate = attempt(base, variant, &mask, judge);
-    if candidate.refused.is_none() && candidate.slack() < limits.slack
-        && let Some((repaired, kept)) = repair(base, variant, limits, judge) {
-            (candidate, mask) = (repaired, kept);
-        }
+    if candidate.refused.is_none()
+        && candidate.slack() < limits.slack
+        && let Some((repaired, kept)) = repair(base, variant, limits, judge)
+    {
+        (candidate, mask) = (repaired, kept);
+    }
     if candidate.refused.is_some() || candidate.slack() < limits.slack {
         return vec![candidate];
     }

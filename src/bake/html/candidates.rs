@@ -123,10 +123,10 @@ fn scatter(report: &Report) -> Node {
     }
     let mut caption = "Lower left is smaller and faster; whiskers are 95 % intervals. Filled: eligible. Hollow: refused. Ringed: chosen. Cross: the input.".to_owned();
     if untimed > 0 {
-        caption.push_str(&format!(
-            " {} not timed and only in the table.",
-            if untimed == 1 { "One was".to_owned() } else { format!("{untimed} were") }
-        ));
+        caption.push(' ');
+        let how_many = if untimed == 1 { "One was".to_owned() } else { format!("{untimed} were") };
+        caption.push_str(&how_many);
+        caption.push_str(" not timed and only in the table.");
     }
     el("figure").push(plot).push(legend()).push(text("figcaption", &caption))
 }

@@ -72,7 +72,7 @@ fn row(gate: &GateResult) -> [super::table::Cell; 8] {
         gate.message.clone()
     };
     if let Some(needed) = gate.samples_needed {
-        why.push_str(&format!(" About {} samples would decide.", count(needed)));
+        why = format!("{why} About {} samples would decide.", count(needed));
     }
     [
         gate.metric.to_string().into(),

@@ -25,7 +25,7 @@ pub(super) fn significant(value: f64) -> String {
 /// A duration given in seconds.
 pub(super) fn seconds(value: f64) -> String {
     let (scaled, unit) = match value.abs() {
-        v if v == 0.0 => (value, "s"),
+        0.0 => (value, "s"),
         v if v < 0.999_5e-6 => (value * 1e9, "ns"),
         v if v < 0.999_5e-3 => (value * 1e6, "µs"),
         v if v < 0.999_5 => (value * 1e3, "ms"),

@@ -16,10 +16,10 @@ use crate::bake::timing::Timer;
 use crate::bake::{BakeError, MODEL_FILE, Options, probe};
 use crate::engine::{Dataset, SharedEngine, batch, dataset};
 use crate::hardware::detect::detect;
+use crate::model::digest::{hex, sha256_hex};
 use crate::model::infer::{InferOptions, infer};
 use crate::model::stats::Stats;
 use crate::model::{Model, Tensor};
-use crate::optimizer::sha256_hex;
 use crate::profiler::{Paired, paired};
 use crate::quality::cheat::{self, Audit, Cheat, Claims, Measured};
 use crate::quality::stats::Interval;
@@ -160,8 +160,7 @@ impl Again<'_> {
 
     /// The samples of the verdict, and those that other steps saw.
     fn splits(&self, sources: &Sources, claims: &mut Claims, measured: &mut Measured, found: &mut Verification) {
-        let hashes: Vec<String> =
-            self.data.hashes().iter().map(|h| h.iter().map(|b| format!("{b:02x}")).collect()).collect();
+        let hashes: Vec<String> = self.data.hashes().iter().map(|h| hex(h)).collect();
         // Samples that the data itself holds twice are two samples; one that is listed twice is one.
         let mut seen = BTreeMap::new();
         let unique: Vec<String> = hashes
@@ -178,8 +177,7 @@ impl Again<'_> {
         for (role, path) in &sources.others {
             match Dataset::load(path, self.input, dataset::Limits::default()) {
                 Ok(other) => {
-                    let hashes: BTreeSet<String> =
-                        other.dataset.hashes().iter().map(|h| h.iter().map(|b| format!("{b:02x}")).collect()).collect();
+                    let hashes: BTreeSet<String> = other.dataset.hashes().iter().map(|h| hex(h)).collect();
                     measured.other_splits.insert(format!("{role:?}").to_lowercase(), hashes);
                 }
                 Err(error) => found.unchecked(format!("{role:?} samples"), "unknown to the verdict", error.to_string()),
@@ -336,7 +334,9 @@ impl Again<'_> {
         if let (Some(claimed), Some(peak)) = (figures.fresh_process.peak_rss_bytes, seen.peak_rss_bytes) {
             let (claimed_text, peak_text) =
                 (format!("{:.1} MB", claimed as f64 / 1e6), format!("{:.1} MB", peak as f64 / 1e6));
-            if let Some(why) = elsewhere { found.unchecked("peak memory", claimed_text, why) } else {
+            if let Some(why) = elsewhere {
+                found.unchecked("peak memory", claimed_text, why)
+            } else {
                 let fits = peak as f64 <= claimed as f64 * (1.0 + MEMORY_ROOM);
                 let holds = if fits {
                     Holds::Yes

@@ -6,8 +6,9 @@ use super::{Holds, Verification};
 use crate::bake::report::Report;
 use crate::bake::source::Role;
 use crate::bake::{MODEL_FILE, passes};
+use crate::model::digest::sha256_hex;
 use crate::model::{IntakeOptions, Model};
-use crate::optimizer::{Recipe, sha256_hex};
+use crate::optimizer::Recipe;
 
 /// Name of the recipe's file.
 const RECIPE_FILE: &str = "recipe.json";
