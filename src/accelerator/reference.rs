@@ -75,7 +75,10 @@ fn extra(node: &NodeProto, inputs: &[Option<Tensor>]) -> Option<Tensor> {
         "Gelu" => map(x, |v| 0.5 * v * (1.0 + erf(v / 2_f64.sqrt()))),
         "Clip" => {
             let bound = |i: usize, name: &str, default: f64| {
-                get(i).map_or_else(|| edit::attribute(node, name).map_or(default, |a| f64::from(a.f.unwrap())), |t| t.to_f64()[0])
+                get(i).map_or_else(
+                    || edit::attribute(node, name).map_or(default, |a| f64::from(a.f.unwrap())),
+                    |t| t.to_f64()[0],
+                )
             };
             let (low, high) = (bound(1, "min", f64::NEG_INFINITY), bound(2, "max", f64::INFINITY));
             map(x, |v| v.max(low).min(high))
@@ -92,7 +95,9 @@ fn extra(node: &NodeProto, inputs: &[Option<Tensor>]) -> Option<Tensor> {
                 let n = row.len() as f64;
                 let mean = row.iter().sum::<f64>() / n;
                 let var = row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n;
-                let one = |(i, v): (usize, &f64)| (v - mean) / (var + epsilon).sqrt() * scale[i] + bias.as_ref().map_or(0.0, |b| b[i]);
+                let one = |(i, v): (usize, &f64)| {
+                    (v - mean) / (var + epsilon).sqrt() * scale[i] + bias.as_ref().map_or(0.0, |b| b[i])
+                };
                 row.iter().enumerate().map(one).collect()
             })
         }

@@ -99,9 +99,30 @@ fn batch_normalisation_goes_into_the_operator_before_it() {
     type Case<'a> = (&'a str, &'a [usize], Vec<(&'a str, Tensor)>, Vec<AttributeProto>, &'a [usize], &'a [&'a str]);
     let cases: Vec<Case> = vec![
         ("Conv", &[4, 7], vec![("w", random(5, &[6, 2, 3]))], vec![edit::int("group", 2)], &[6], &["Conv"]),
-        ("Conv", &[4, 7], vec![("w", random(5, &[6, 4, 3])), ("c", random(6, &[6]))], vec![edit::ints("pads", &[1, 1])], &[6], &["Conv"]),
-        ("ConvTranspose", &[4, 7], vec![("w", random(5, &[4, 3, 3]))], vec![edit::int("group", 2)], &[6], &["ConvTranspose"]),
-        ("Gemm", &[5], vec![("w", random(5, &[6, 5])), ("c", random(6, &[6]))], vec![edit::int("transB", 1), edit::float("beta", 0.5)], &[6], &["Gemm"]),
+        (
+            "Conv",
+            &[4, 7],
+            vec![("w", random(5, &[6, 4, 3])), ("c", random(6, &[6]))],
+            vec![edit::ints("pads", &[1, 1])],
+            &[6],
+            &["Conv"],
+        ),
+        (
+            "ConvTranspose",
+            &[4, 7],
+            vec![("w", random(5, &[4, 3, 3]))],
+            vec![edit::int("group", 2)],
+            &[6],
+            &["ConvTranspose"],
+        ),
+        (
+            "Gemm",
+            &[5],
+            vec![("w", random(5, &[6, 5])), ("c", random(6, &[6]))],
+            vec![edit::int("transB", 1), edit::float("beta", 0.5)],
+            &[6],
+            &["Gemm"],
+        ),
         ("MatMul", &[5], vec![("w", random(5, &[5, 6]))], vec![], &[6], &["Gemm"]),
     ];
     for (op, inner, constants, attributes, channels, expected) in cases {
@@ -111,7 +132,9 @@ fn batch_normalisation_goes_into_the_operator_before_it() {
             builder = builder.initializer(name, tensor);
             inputs.push(name);
         }
-        let model = batch_norm(builder.node(op, &inputs, "h", attributes), "h", "y", channels[0]).output("y", DType::F32, &[]).build();
+        let model = batch_norm(builder.node(op, &inputs, "h", attributes), "h", "y", channels[0])
+            .output("y", DType::F32, &[])
+            .build();
         let (baked, fused) = bake(&model, inner, &all());
         assert_eq!(ops(&baked), expected, "{op}");
         assert!(fused[0].starts_with(&format!("{op}+BatchNormalization: {op}_0")), "{fused:?}");
@@ -251,7 +274,8 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         prop::sample::select(vec!["Relu", "Neg", "Abs", "Identity", "Dropout"]).prop_map(Step::Unary),
-        (prop::sample::select(vec!["Add", "Mul", "Sub", "Div"]), any::<bool>()).prop_map(|(op, neutral)| Step::Constant(op, neutral)),
+        (prop::sample::select(vec!["Add", "Mul", "Sub", "Div"]), any::<bool>())
+            .prop_map(|(op, neutral)| Step::Constant(op, neutral)),
         (prop::sample::select(vec!["Add", "Mul", "Max"]), 0_usize..8).prop_map(|(op, other)| Step::Join(op, other)),
         (0_u8..2).prop_map(Step::Transpose),
         Just(Step::Reshape),
@@ -280,7 +304,9 @@ fn graph(steps: &[Step]) -> Model {
         let name = format!("t{i}");
         let inner = format!("i{i}");
         builder = match step {
-            Step::Unary("Dropout") => builder.node("Dropout", &[&last], &name, vec![]).node("Identity", &[&name], &inner, vec![]),
+            Step::Unary("Dropout") => {
+                builder.node("Dropout", &[&last], &name, vec![]).node("Identity", &[&name], &inner, vec![])
+            }
             Step::Unary(op) => builder.node(op, &[&last], &name, vec![]),
             Step::Constant(op, true) => {
                 builder.node(op, &[&last, if matches!(*op, "Add" | "Sub") { "zero" } else { "one" }], &name, vec![])
@@ -291,7 +317,12 @@ fn graph(steps: &[Step]) -> Model {
             Step::Transpose(_) => builder
                 .node("Transpose", &[&last], &inner, vec![edit::ints("perm", &[1, 2, 0])])
                 .node("Transpose", &[&inner], &name, vec![edit::ints("perm", &[2, 0, 1])]),
-            Step::Reshape => builder.node("Reshape", &[&last, "flat"], &inner, vec![]).node("Reshape", &[&inner, "square"], &name, vec![]),
+            Step::Reshape => builder.node("Reshape", &[&last, "flat"], &inner, vec![]).node(
+                "Reshape",
+                &[&inner, "square"],
+                &name,
+                vec![],
+            ),
             Step::Slice => builder.node("Slice", &[&last, "begin", "end", "axes"], &name, vec![]),
             Step::Concat(other, axis) => {
                 let axis_list = format!("axis{i}");
@@ -300,7 +331,12 @@ fn graph(steps: &[Step]) -> Model {
                     .initializer(&axis_list, ints(&[*axis]))
                     .node("Concat", &[&last, &tensors[other % tensors.len()]], &inner, vec![edit::int("axis", *axis)])
                     .node("Shape", &["x"], &format!("s{i}"), vec![edit::int("end", 1)])
-                    .node("Slice", &[&inner, "first", if *axis == 0 { &format!("s{i}") } else { stop }, &axis_list], &name, vec![])
+                    .node(
+                        "Slice",
+                        &[&inner, "first", if *axis == 0 { &format!("s{i}") } else { stop }, &axis_list],
+                        &name,
+                        vec![],
+                    )
             }
         };
         tensors.push(name);

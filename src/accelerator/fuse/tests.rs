@@ -24,7 +24,9 @@ fn ops(model: &Model) -> Vec<&str> {
 
 fn start(opset: i64) -> Builder {
     let mut builder = Builder::new(opset).input("x", DType::F32, &["N", "3", "4"]);
-    for (name, value) in [("half", 0.5), ("one", 1.0), ("two", 2.0), ("three", 3.0), ("six", 6.0), ("zero", 0.0), ("eps", 1e-5)] {
+    for (name, value) in
+        [("half", 0.5), ("one", 1.0), ("two", 2.0), ("three", 3.0), ("six", 6.0), ("zero", 0.0), ("eps", 1e-5)]
+    {
         builder = builder.initializer(name, Tensor::scalar(value as f32));
     }
     builder.initializer("root", Tensor::scalar(std::f32::consts::SQRT_2))
@@ -80,10 +82,12 @@ fn a_normalisation_whose_inner_values_are_read_elsewhere_keeps_them() {
 #[test]
 fn a_gelu_of_either_form_is_put_together_from_opset_20_on() {
     let erf = |order: u8| {
-        let builder = start(20)
-            .node("Div", &["x", "root"], "a", vec![])
-            .node("Erf", &["a"], "b", vec![])
-            .node("Add", &["b", "one"], "c", vec![]);
+        let builder = start(20).node("Div", &["x", "root"], "a", vec![]).node("Erf", &["a"], "b", vec![]).node(
+            "Add",
+            &["b", "one"],
+            "c",
+            vec![],
+        );
         let builder = match order {
             0 => builder.node("Mul", &["x", "c"], "d", vec![]).node("Mul", &["d", "half"], "y", vec![]),
             1 => builder.node("Mul", &["c", "half"], "d", vec![]).node("Mul", &["x", "d"], "y", vec![]),
@@ -114,7 +118,8 @@ fn a_gelu_of_either_form_is_put_together_from_opset_20_on() {
 #[test]
 fn a_hard_swish_is_put_together_as_far_as_the_opset_allows() {
     let model = |opset: i64, gate_first: bool| {
-        let builder = start(opset).node("Add", &["x", "three"], "a", vec![]).node("Clip", &["a", "zero", "six"], "b", vec![]);
+        let builder =
+            start(opset).node("Add", &["x", "three"], "a", vec![]).node("Clip", &["a", "zero", "six"], "b", vec![]);
         let builder = if gate_first {
             builder.node("Div", &["b", "six"], "c", vec![]).node("Mul", &["c", "x"], "y", vec![])
         } else {
