@@ -203,7 +203,7 @@ impl Linear {
         } else {
             per_group * group
         };
-        if affine.scale.len() != inputs || !self.channels.is_multiple_of(group) {
+        if affine.scale.len() != inputs || self.channels % group != 0 {
             return false;
         }
         let Some(mut bias) = self.bias(net) else { return false };

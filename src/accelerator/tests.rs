@@ -326,17 +326,13 @@ fn graph(steps: &[Step]) -> Model {
             Step::Slice => builder.node("Slice", &[&last, "begin", "end", "axes"], &name, vec![]),
             Step::Concat(other, axis) => {
                 let axis_list = format!("axis{i}");
-                let stop = if *axis == 0 { "end" } else { "upto" };
+                let batch = format!("s{i}");
+                let stop = if *axis == 0 { batch.as_str() } else { "upto" };
                 builder
                     .initializer(&axis_list, ints(&[*axis]))
                     .node("Concat", &[&last, &tensors[other % tensors.len()]], &inner, vec![edit::int("axis", *axis)])
-                    .node("Shape", &["x"], &format!("s{i}"), vec![edit::int("end", 1)])
-                    .node(
-                        "Slice",
-                        &[&inner, "first", if *axis == 0 { &format!("s{i}") } else { stop }, &axis_list],
-                        &name,
-                        vec![],
-                    )
+                    .node("Shape", &["x"], &batch, vec![edit::int("end", 1)])
+                    .node("Slice", &[&inner, "first", stop, &axis_list], &name, vec![])
             }
         };
         tensors.push(name);
