@@ -133,7 +133,7 @@ fn models() -> Vec<Case> {
         model("external data by an absolute path", external("/etc/hostname"), &["leaves the model's folder"]),
         model("a weight that is not a number", weight([f32::NAN, 1.0, 1.0, 1.0]), &["holds 1 NaN"]),
         model("a weight that is infinite", weight([f32::INFINITY, 1.0, 1.0, 1.0]), &["infinite values"]),
-        model("an opset from before 2016", edited(|m| m.proto_mut().opset_import[0].version = Some(5)), &["opset 5"]),
+        model("an opset older than 7", edited(|m| m.proto_mut().opset_import[0].version = Some(5)), &["opset 5"]),
         spec("a model that is not there", "/source/uri", json!("gone.onnx"), 10, &["cannot read", "gone.onnx"]),
     ]
 }
@@ -155,7 +155,7 @@ fn datasets() -> Vec<Case> {
         data("labels of another number", npz(&[("x", "<f4", "(60, 2)", floats(120, 0.3)), ("labels", "<i8", "(59,)", vec![0; 472])]), &["labels"]),
         data("a file that is no archive", b"x,y\n1,2\n".to_vec(), &["validation.npz"]),
         data("a damaged archive", samples(60, 0.3)[..200].to_vec(), &["not a readable .npz"]),
-        data("two samples", samples(2, 0.3), &["sample"]),
+        data("one sample", samples(1, 0.3), &["sample"]),
         calibration("calibration data that is the validation data", samples(60, 0.3), &["spec.data.validation and spec.data.calibration share 60 samples"]),
         calibration("calibration data of another shape", npz(&[("x", "<f4", "(60, 3)", floats(180, 0.3))]), &["calibration.npz"]),
         spec("validation data that is not there", "/data/validation/uri", json!("gone.npz"), 12, &["gone.npz"]),
