@@ -105,7 +105,12 @@ pub(super) fn load(job: &ResolvedJob, options: &Options) -> Result<Loaded, BakeE
     let engine = options.engines.select(&model, &probe, job.runtime)?;
     remarks.extend(engine.notes.iter().cloned());
     let facts = facts::observe(&engine.engine, &model, &calibration.feeds)?;
-    let taps = blocks::choose(&model, &facts);
+    let mut taps = blocks::choose(&model, &facts);
+    if options.low_memory && taps.len() > 1 {
+        // Features are the largest thing that is held beside models and data.
+        taps = taps.into_iter().step_by(2).collect();
+        remarks.push("Every second internal tensor is compared, to take less memory.".to_owned());
+    }
     let file_bytes = file.len() as u64;
     Ok(Loaded { model, notes, remarks, file_bytes, engine, calibration, validation, split, facts, taps })
 }

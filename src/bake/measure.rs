@@ -75,6 +75,7 @@ pub(super) struct Measurer<'a> {
     pub(super) runtime: Runtime,
     pub(super) timer: &'a Timer,
     pub(super) workload: &'a Workload,
+    /// Samples in the order of the validation file, whose first ones a fresh process runs too.
     pub(super) samples: &'a [Feed],
     pub(super) facts: &'a Facts,
 }

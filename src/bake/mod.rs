@@ -97,7 +97,7 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
         runtime: loaded.engine.runtime,
         timer: &timer,
         workload: &workload,
-        samples: &loaded.calibration.feeds,
+        samples: &loaded.validation.feeds,
         facts: &loaded.facts,
     };
     let baseline = measurer.figures(&loaded.model, &job.source.path)?;

@@ -51,7 +51,7 @@ fn close_or_absent(a: Option<f64>, b: Option<f64>) -> bool {
 fn summaries(report: &Report, found: &mut Verification) {
     let mut wrong = Vec::new();
     for (who, figures) in [("baseline", Some(&report.baseline)), ("artifact", report.baked.as_ref())] {
-        for latency in figures.iter().flat_map(|f| &f.latency) {
+        for latency in figures.into_iter().flat_map(|f| &f.latency) {
             let claimed = &latency.summary;
             let follows = latency.samples.summary().is_some_and(|s| {
                 close(s.p50, claimed.p50)
