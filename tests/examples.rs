@@ -222,8 +222,7 @@ fn with_random_weights(model: &Model, seed: u64) -> Model {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let mut uniform = move || (f64::from(rng.next_u32()) + 0.5) / (f64::from(u32::MAX) + 1.0);
     // Box and Muller (1958).
-    let mut normal =
-        move || 0.05 * ((-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()) as f32;
+    let mut normal = move || 0.05 * ((-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos()) as f32;
     let graph = other.graph_mut();
     let variances: Vec<String> =
         graph.node.iter().filter(|n| n.op_type() == "BatchNormalization").map(|n| n.input[4].clone()).collect();

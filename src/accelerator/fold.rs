@@ -24,7 +24,8 @@ impl Pass for FoldConstants {
 
     fn apply(&self, model: &mut Model, facts: &mut Facts) -> Result<Effect, PassError> {
         let rewrites = net::edit(model, facts, |net| {
-            let mut folding = Folding { budget: FREE_GROWTH.max(weight_bytes(net) / 50), shapes: Shapes::of_inputs(net) };
+            let mut folding =
+                Folding { budget: FREE_GROWTH.max(weight_bytes(net) / 50), shapes: Shapes::of_inputs(net) };
             let mut rewrites = 0;
             for id in net.ids() {
                 rewrites += usize::from(folding.visit(net, id));
@@ -96,10 +97,13 @@ impl Folding {
             let Some(info) = net.constant_info(name) else { return false };
             infos.push((name, info));
         }
-        let bytes = |(_, (dtype, shape)): &(&String, (DType, Vec<usize>))| shape.iter().product::<usize>() * dtype.size();
+        let bytes =
+            |(_, (dtype, shape)): &(&String, (DType, Vec<usize>))| shape.iter().product::<usize>() * dtype.size();
         // What goes away with this node: constants that only it reads.
         let freed: usize = infos.iter().filter(|(name, _)| net.only_reader(name) == Some(id)).map(bytes).sum();
-        if edit::is_op(node, "Cast") && infos.iter().any(|i| widened(node, i.1.0) && bytes(i) / i.1.0.size() > MOST_WIDENED) {
+        if edit::is_op(node, "Cast")
+            && infos.iter().any(|i| widened(node, i.1.0) && bytes(i) / i.1.0.size() > MOST_WIDENED)
+        {
             return false;
         }
         let limit = freed.max(MOST_BYTES);

@@ -406,7 +406,9 @@ impl<'a> Net<'a> {
         let read = |name: &str| readers.get(name).is_some_and(|r| !r.is_empty()) || outputs.contains(name);
         let before = graph.initializer.len() + graph.sparse_initializer.len();
         graph.initializer.retain(|t| read(t.name()) || inputs.contains(t.name()));
-        graph.sparse_initializer.retain(|t| t.values.as_ref().is_none_or(|v| read(v.name()) || inputs.contains(v.name())));
+        graph
+            .sparse_initializer
+            .retain(|t| t.values.as_ref().is_none_or(|v| read(v.name()) || inputs.contains(v.name())));
         let removed = before - graph.initializer.len() - graph.sparse_initializer.len();
         self.initializers = graph.initializer.iter().enumerate().map(|(i, t)| (t.name().to_owned(), i)).collect();
         let initializers = &self.initializers;

@@ -51,7 +51,8 @@ impl Shapes {
             if net.initializer(name).is_some() {
                 continue;
             }
-            let Some(type_proto::Value::TensorType(tensor)) = declared.r#type.as_ref().and_then(|t| t.value.as_ref()) else {
+            let Some(type_proto::Value::TensorType(tensor)) = declared.r#type.as_ref().and_then(|t| t.value.as_ref())
+            else {
                 continue;
             };
             let observed = net.facts().get(name);
@@ -190,7 +191,9 @@ impl Shapes {
                 let bound = |position: usize, name: &str, default: i64| -> Option<i64> {
                     match input(node, position) {
                         Some(tensor) => net.ints(tensor)?.first().copied(),
-                        None => Some(edit::ints_attribute(node, name).and_then(|v| v.first().copied()).unwrap_or(default)),
+                        None => {
+                            Some(edit::ints_attribute(node, name).and_then(|v| v.first().copied()).unwrap_or(default))
+                        }
                     }
                 };
                 let (start, end, step) = (bound(1, "starts", 0)?, bound(2, "ends", i64::MAX)?, bound(4, "steps", 1)?);
@@ -247,7 +250,10 @@ impl Shapes {
             ("Sub", Fixed(a), Fixed(b)) => Fixed(a.checked_sub(b)?),
             ("Mul", Fixed(a), Fixed(b)) => Fixed(a.checked_mul(b)?),
             ("Div", Fixed(a), Fixed(b)) => Fixed(a.checked_div(b)?),
-            ("Mul" | "Div", a, Fixed(1)) | ("Mul", Fixed(1), a) | ("Add" | "Sub", a, Fixed(0)) | ("Add", Fixed(0), a) => a,
+            ("Mul" | "Div", a, Fixed(1))
+            | ("Mul", Fixed(1), a)
+            | ("Add" | "Sub", a, Fixed(0))
+            | ("Add", Fixed(0), a) => a,
             _ => self.symbol(),
         })
     }
@@ -272,15 +278,56 @@ impl Shapes {
         let first = input(node, 0).unwrap_or_default();
         let x = self.get(net, first);
         let one = match node.op_type() {
-            "Relu" | "LeakyRelu" | "Elu" | "Selu" | "Celu" | "Sigmoid" | "HardSigmoid" | "HardSwish" | "Tanh" | "Erf" | "Gelu"
-            | "Exp" | "Log" | "Sqrt" | "Reciprocal" | "Neg" | "Abs" | "Floor" | "Ceil" | "Round" | "Sign" | "Softplus"
-            | "Softsign" | "Mish" | "Sin" | "Cos" | "Clip" | "Cast" | "Identity" | "Softmax" | "LogSoftmax" | "Hardmax"
-            | "LpNormalization" | "Not" | "IsNaN" | "IsInf" | "CumSum" | "QuantizeLinear" | "DequantizeLinear" | "Trilu"
-            | "InstanceNormalization" | "GroupNormalization" | "LRN" | "ScatterND" | "ScatterElements" | "ThresholdedRelu" => x?,
+            "Relu"
+            | "LeakyRelu"
+            | "Elu"
+            | "Selu"
+            | "Celu"
+            | "Sigmoid"
+            | "HardSigmoid"
+            | "HardSwish"
+            | "Tanh"
+            | "Erf"
+            | "Gelu"
+            | "Exp"
+            | "Log"
+            | "Sqrt"
+            | "Reciprocal"
+            | "Neg"
+            | "Abs"
+            | "Floor"
+            | "Ceil"
+            | "Round"
+            | "Sign"
+            | "Softplus"
+            | "Softsign"
+            | "Mish"
+            | "Sin"
+            | "Cos"
+            | "Clip"
+            | "Cast"
+            | "Identity"
+            | "Softmax"
+            | "LogSoftmax"
+            | "Hardmax"
+            | "LpNormalization"
+            | "Not"
+            | "IsNaN"
+            | "IsInf"
+            | "CumSum"
+            | "QuantizeLinear"
+            | "DequantizeLinear"
+            | "Trilu"
+            | "InstanceNormalization"
+            | "GroupNormalization"
+            | "LRN"
+            | "ScatterND"
+            | "ScatterElements"
+            | "ThresholdedRelu" => x?,
             "Dropout" => return x.map(|x| vec![x; node.output.len()]),
             "BatchNormalization" | "LayerNormalization" => return x.map(|x| vec![x]),
-            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "Min" | "Max" | "Sum" | "Mean" | "Equal" | "Less" | "Greater"
-            | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or" | "Xor" | "PRelu" | "Where" => {
+            "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Mod" | "Min" | "Max" | "Sum" | "Mean" | "Equal" | "Less"
+            | "Greater" | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or" | "Xor" | "PRelu" | "Where" => {
                 let mut total = x?;
                 for other in node.input.get(1..).unwrap_or_default() {
                     let other = self.get(net, other)?;
@@ -312,7 +359,9 @@ impl Shapes {
                 let rank = x.len() + axes.len();
                 let axes = axes.iter().map(|&a| axis(a, rank)).collect::<Option<Vec<_>>>()?;
                 let mut rest = x.into_iter();
-                (0..rank).map(|i| if axes.contains(&i) { Some(Fixed(1)) } else { rest.next() }).collect::<Option<_>>()?
+                (0..rank)
+                    .map(|i| if axes.contains(&i) { Some(Fixed(1)) } else { rest.next() })
+                    .collect::<Option<_>>()?
             }
             "Concat" => {
                 let mut total = x?;
@@ -349,8 +398,11 @@ impl Shapes {
             "ConstantOfShape" => self.values(net, first)?.items,
             "Pad" => {
                 let x = x?;
-                let pads = self.list(net, node, 1, "pads").filter(|p| p.len() == 2 * x.len() && input(node, 3).is_none())?;
-                (0..x.len()).map(|i| self.arithmetic("Add", x[i], Fixed(pads[i] + pads[i + x.len()]))).collect::<Option<_>>()?
+                let pads =
+                    self.list(net, node, 1, "pads").filter(|p| p.len() == 2 * x.len() && input(node, 3).is_none())?;
+                (0..x.len())
+                    .map(|i| self.arithmetic("Add", x[i], Fixed(pads[i] + pads[i + x.len()])))
+                    .collect::<Option<_>>()?
             }
             "Split" => return self.split(net, node, &x?),
             "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
@@ -388,7 +440,8 @@ impl Shapes {
             }
             "MaxPool" | "AveragePool" => {
                 let x = x?;
-                let kernel: Vec<Extent> = edit::ints_attribute(node, "kernel_shape")?.iter().map(|&k| Fixed(k)).collect();
+                let kernel: Vec<Extent> =
+                    edit::ints_attribute(node, "kernel_shape")?.iter().map(|&k| Fixed(k)).collect();
                 let spatial = self.window(node, x.get(2..)?, &kernel);
                 [x.get(..2)?, &spatial].concat()
             }
@@ -448,7 +501,9 @@ impl Shapes {
             }
             let fixed = |dims: &[Extent], skip: Option<usize>| {
                 let numbers = dims.iter().enumerate().filter(|(i, _)| Some(*i) != skip);
-                numbers.filter_map(|(_, d)| if let Fixed(n) = d { Some(*n) } else { None }).try_fold(1_i64, i64::checked_mul)
+                numbers
+                    .filter_map(|(_, d)| if let Fixed(n) = d { Some(*n) } else { None })
+                    .try_fold(1_i64, i64::checked_mul)
             };
             if cancels && let (Some(have), Some(used)) = (fixed(x, None), fixed(&dims, Some(open))) {
                 match left.as_slice() {

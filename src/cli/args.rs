@@ -7,8 +7,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Bakes trained ONNX models before deployment: smaller, faster, proven to keep their quality.
 #[derive(Debug, Parser)]
 #[command(name = "bakehouse", version, arg_required_else_help = true, propagate_version = true)]
-#[command(after_help = "Exit codes: 0 baked, gates passed · 2 usage or invalid BakeJob · 3 a gate failed · 4 a gate is inconclusive · 10 invalid model · \
-11 unsupported operator · 12 invalid data · 13 access denied · 14 output unwritable · 22 memory limit too small · 70 internal")]
+#[command(
+    after_help = "Exit codes: 0 baked, gates passed · 2 usage or invalid BakeJob · 3 a gate failed · 4 a gate is inconclusive · 10 invalid model · \
+11 unsupported operator · 12 invalid data · 13 access denied · 14 output unwritable · 22 memory limit too small · 70 internal"
+)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]

@@ -86,7 +86,8 @@ fn is_final_state(model: &Model, index: &Index, tensor: &str) -> bool {
     if ["LSTM", "GRU", "RNN"].iter().any(|op| is_op(node, op)) {
         return node.output.iter().position(|o| o == tensor).is_some_and(|place| place > 0);
     }
-    let reshapes = ["Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity", "Flatten"].iter().any(|op| is_op(node, op));
+    let reshapes =
+        ["Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity", "Flatten"].iter().any(|op| is_op(node, op));
     reshapes && node.input.first().is_some_and(|input| is_final_state(model, index, input))
 }
 

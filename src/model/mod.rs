@@ -1,17 +1,17 @@
 //! The ONNX graph: protobuf types, loading and saving, editing, checking and statistics. Knows nothing of engines.
 
 pub mod build;
+pub mod diff;
 pub mod edit;
 pub mod error;
 pub mod external;
-pub mod diff;
 pub mod facts;
+pub mod infer;
 pub mod inline;
+pub mod inspect;
 pub mod intake;
 pub mod load;
 mod mapped;
-pub mod infer;
-pub mod inspect;
 #[rustfmt::skip]
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod onnx;

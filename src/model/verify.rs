@@ -274,8 +274,8 @@ fn check_tensor(tensor: &TensorProto) -> Result<(), ModelError> {
 /// The node, by position, that computes each tensor of a graph. Two nodes may not compute one, nor a node what is given.
 fn producers(graph: &GraphProto) -> Result<HashMap<&str, usize>, ModelError> {
     let sparse = graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref());
-    let constants: HashSet<&str> = graph.initializer.iter().chain(sparse).map(|t| t.name()).collect();
-    let inputs: HashSet<&str> = graph.input.iter().map(|i| i.name()).collect();
+    let constants: HashSet<&str> = graph.initializer.iter().chain(sparse).map(TensorProto::name).collect();
+    let inputs: HashSet<&str> = graph.input.iter().map(ValueInfoProto::name).collect();
     let mut producer = HashMap::with_capacity(graph.node.len());
     for (position, node) in graph.node.iter().enumerate() {
         for output in node.output.iter().map(String::as_str).filter(|o| !o.is_empty()) {

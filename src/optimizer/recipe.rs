@@ -91,6 +91,8 @@ impl Recipe {
             if let Effect::Skipped { reason } = pass.apply(&mut model, &mut facts)? {
                 return Err(ReplayError::NoEffect { pass: step.pass.clone(), reason });
             }
+            // As the driver does after each pass.
+            model.sort()?;
         }
         let given = sha256_hex(&model.to_bytes());
         if given == self.output_sha256 {

@@ -163,7 +163,15 @@ pub(super) fn unary(call: &Call) -> Option<Tensor> {
                 "Floor" => map::<$t>(x, <$t>::floor),
                 "Ceil" => map::<$t>(x, <$t>::ceil),
                 "Relu" => map::<$t>(x, |v| if v < 0.0 { 0.0 } else { v }),
-                "Sign" => map::<$t>(x, |v| if v > 0.0 { 1.0 } else if v < 0.0 { -1.0 } else { v }),
+                "Sign" => map::<$t>(x, |v| {
+                    if v > 0.0 {
+                        1.0
+                    } else if v < 0.0 {
+                        -1.0
+                    } else {
+                        v
+                    }
+                }),
                 _ => None,
             }
         };
@@ -276,7 +284,8 @@ pub(super) fn select(call: &Call) -> Option<Tensor> {
     let chosen = broadcast_walk(condition.shape(), &shape);
     let (i, j) = (broadcast_walk(a.shape(), &shape), broadcast_walk(b.shape(), &shape));
     // One tensor of both, so that choosing is picking.
-    let both = Tensor::from_bytes(a.dtype(), vec![a.len() + b.len()], [&a.bytes()[..], &b.bytes()[..]].concat().into()).ok()?;
+    let both = Tensor::from_bytes(a.dtype(), vec![a.len() + b.len()], [&a.bytes()[..], &b.bytes()[..]].concat().into())
+        .ok()?;
     let positions: Vec<usize> = chosen
         .into_iter()
         .zip(i.into_iter().zip(j))

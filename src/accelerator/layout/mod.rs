@@ -183,7 +183,9 @@ impl Region {
             self.reconnect(net, &name, &names[&name]);
         }
         for &id in &self.removed {
-            let Some((output, source)) = net.get(id).and_then(|n| Some((n.output.first()?.clone(), input(n, 0)?.to_owned()))) else {
+            let Some((output, source)) =
+                net.get(id).and_then(|n| Some((n.output.first()?.clone(), input(n, 0)?.to_owned())))
+            else {
                 continue;
             };
             for reader in net.readers(&output).to_vec() {
