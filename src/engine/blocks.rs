@@ -53,13 +53,15 @@ pub fn choose(model: &Model, facts: &Facts) -> Vec<String> {
 /// taps that fall onto the same tensor.
 pub fn successors(from: &Model, taps: &[String], to: &Model) -> Vec<(String, String)> {
     let index = Index::new(from.graph());
-    let left: HashSet<&str> = to.graph().node.iter().flat_map(|n| n.output.iter().map(String::as_str)).collect();
+    // An optional output that is left out has the empty name: no tensor.
+    let first_named = |node: usize| from.graph().node[node].output.iter().find(|o| !o.is_empty()).cloned();
+    let left: HashSet<&str> = to.graph().node.iter().flat_map(|n| n.output.iter().map(String::as_str)).filter(|o| !o.is_empty()).collect();
     let mut pairs: Vec<(String, String)> = Vec::new();
     for tap in taps {
         let mut at = tap.clone();
         while !left.contains(at.as_str()) {
-            let Some(next) = index.only_reader(&at).and_then(|n| from.graph().node[n].output.first()) else { break };
-            at.clone_from(next);
+            let Some(next) = index.only_reader(&at).and_then(first_named) else { break };
+            at = next;
         }
         if left.contains(at.as_str()) && !pairs.iter().any(|(_, b)| *b == at) {
             // Both sides are read at the successor: comparing a tensor with one behind a non-linearity would blame the fusion.
@@ -154,5 +156,15 @@ mod tests {
             chain(&[("Conv", &["x", "w"], "a"), ("BatchNormalization", &["a", "s"], "b"), ("Gemm", &["b", "w"], "y")]);
         let (to, _) = chain(&[("Conv", &["x", "w"], "b"), ("Gemm", &["b", "w"], "y")]);
         assert_eq!(successors(&from, &["a".into(), "b".into()], &to), [("b".to_owned(), "b".to_owned())]);
+    }
+
+    #[test]
+    fn an_output_that_is_left_out_is_no_tensor_to_look_at() {
+        let gru = |input: &str| node("GRU", "g", &[input, "w", "r"], &["", "h"], vec![]);
+        let (mut from, _) = chain(&[("Transpose", &["x"], "t")]);
+        from.graph_mut().node.push(gru("t"));
+        let (mut to, _) = chain(&[]);
+        to.graph_mut().node.push(gru("x"));
+        assert_eq!(successors(&from, &["t".into()], &to), [("h".to_owned(), "h".to_owned())]);
     }
 }
