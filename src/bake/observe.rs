@@ -6,7 +6,7 @@ use crate::quality::Rows;
 
 /// Features of one tap and sample. Of a larger tap, positions are sampled evenly, the same for every model: CKA compares similarities between samples, which
 /// so many positions give as well as all, in bounded time and memory.
-const MOST_FEATURES: usize = 2_048;
+const MOST_FEATURES: usize = 1_024;
 
 /// Outputs of a model, `[output][sample]`.
 pub(super) type Outputs = Vec<Vec<Tensor>>;

@@ -55,7 +55,8 @@ pub fn successors(from: &Model, taps: &[String], to: &Model) -> Vec<(String, Str
     let index = Index::new(from.graph());
     // An optional output that is left out has the empty name: no tensor.
     let first_named = |node: usize| from.graph().node[node].output.iter().find(|o| !o.is_empty()).cloned();
-    let left: HashSet<&str> = to.graph().node.iter().flat_map(|n| n.output.iter().map(String::as_str)).filter(|o| !o.is_empty()).collect();
+    let left: HashSet<&str> =
+        to.graph().node.iter().flat_map(|n| n.output.iter().map(String::as_str)).filter(|o| !o.is_empty()).collect();
     let mut pairs: Vec<(String, String)> = Vec::new();
     for tap in taps {
         let mut at = tap.clone();

@@ -26,7 +26,7 @@ pub(super) fn inline(net: &mut Net, id: Id) -> bool {
     let own = graph
         .initializer
         .iter()
-        .map(|t| t.name())
+        .map(crate::model::onnx::TensorProto::name)
         .chain(graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)));
     for name in own.filter(|n| !n.is_empty()) {
         if !names.contains_key(name) {

@@ -335,7 +335,7 @@ impl Again<'_> {
             let (claimed_text, peak_text) =
                 (format!("{:.1} MB", claimed as f64 / 1e6), format!("{:.1} MB", peak as f64 / 1e6));
             if let Some(why) = elsewhere {
-                found.unchecked("peak memory", claimed_text, why)
+                found.unchecked("peak memory", claimed_text, why);
             } else {
                 let fits = peak as f64 <= claimed as f64 * (1.0 + MEMORY_ROOM);
                 let holds = if fits {
