@@ -393,7 +393,7 @@ impl Shapes {
             }
             "Split" => return self.split(net, node, &x?),
             "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
-            | "ReduceLogSumExp" | "ReduceSumSquare" => self.reduced(net, node, &x?)?,
+            | "ReduceLogSumExp" | "ReduceSumSquare" => Self::reduced(net, node, &x?)?,
             "ArgMax" | "ArgMin" => {
                 let mut x = x?;
                 let along = axis(edit::int_attribute(node, "axis", 0), x.len())?;
@@ -545,7 +545,7 @@ impl Shapes {
         Some(out)
     }
 
-    fn reduced(&mut self, net: &Net, node: &NodeProto, x: &[Extent]) -> Option<Vec<Extent>> {
+    fn reduced(net: &Net, node: &NodeProto, x: &[Extent]) -> Option<Vec<Extent>> {
         let axes = match list(net, node, 1, "axes") {
             Some(axes) => axes,
             None if input(node, 1).is_some() => return None,
