@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::probe::Seen;
 use super::progress::StageRecord;
+use super::source::SourceFile;
 use crate::api::Reason;
 use crate::engine::{BackendStatus, EngineId};
 use crate::hardware::MachineFacts;
@@ -112,6 +113,9 @@ pub struct DataFigures {
     pub verdict: Vec<usize>,
     /// Internal tensors that feature preservation looks at.
     pub taps: Vec<String>,
+    /// The files that were read.
+    #[serde(default)]
+    pub files: Vec<SourceFile>,
 }
 
 /// One candidate of the search. Its quality is on the search split and decides nothing but the order.

@@ -3,9 +3,12 @@
 mod args;
 mod bake;
 mod batch;
+mod compare;
+mod inspect;
 mod jobs;
-mod models;
+mod probe;
 mod text;
+mod verify;
 mod watch;
 
 use std::ffi::OsString;
@@ -51,12 +54,12 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let ended = match cli.command {
         Command::Bake(args) => bake::run(&args),
         Command::Init(args) => jobs::init(&args),
-        Command::Inspect(args) => models::inspect(&args),
-        Command::Compare(args) => models::compare(&args),
-        Command::Verify(args) => models::verify(&args),
-        Command::Probe(args) => models::probe(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Compare(args) => compare::run(&args),
+        Command::Verify(args) => verify::run(&args),
+        Command::Probe(args) => probe::run(&args),
         Command::Crd => print(&crate::api::crd_yaml()),
-        Command::ReportSchema => models::report_schema(),
+        Command::ReportSchema => report_schema(),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "bakehouse", &mut std::io::stdout());
             Ok(0)
@@ -68,13 +71,27 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }))
 }
 
+/// `bakehouse report-schema`.
+fn report_schema() -> Result<u8, Failure> {
+    let text = serde_json::to_string_pretty(&crate::bake::report::report_schema())
+        .map_err(|e| Failure::new(Reason::Internal, e))?;
+    print(&text)
+}
+
+/// One line of JSON.
+pub(crate) fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string(value).map_err(|e| Failure::new(Reason::Internal, e))
+}
+
 /// Prints to standard output; a reader that went away is no error.
 pub(crate) fn print(text: &str) -> Result<u8, Failure> {
     use std::io::Write;
     let mut out = std::io::stdout().lock();
     let newline = if text.ends_with('\n') { "" } else { "\n" };
     match write!(out, "{text}{newline}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(Reason::OutputUnwritable, format!("standard output: {error}"))),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Reason::OutputUnwritable, format!("standard output: {error}")))
+        }
         _ => Ok(0),
     }
 }

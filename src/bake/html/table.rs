@@ -109,7 +109,11 @@ impl Table {
     }
 
     /// Adds a row for each item.
-    pub(super) fn rows<T, const N: usize>(self, items: impl IntoIterator<Item = T>, row: impl Fn(T) -> [Cell; N]) -> Self {
+    pub(super) fn rows<T, const N: usize>(
+        self,
+        items: impl IntoIterator<Item = T>,
+        row: impl Fn(T) -> [Cell; N],
+    ) -> Self {
         items.into_iter().fold(self, |table, item| table.row(row(item)))
     }
 
@@ -137,7 +141,11 @@ mod tests {
 
     #[test]
     fn every_cell_carries_the_label_of_its_column_for_narrow_screens() {
-        let table = Table::new(&[Words("Pass"), Number("Nodes"), Plot("Bar")]).row(["a<b".into(), "3".into(), el("svg").into()]);
+        let table = Table::new(&[Words("Pass"), Number("Nodes"), Plot("Bar")]).row([
+            "a<b".into(),
+            "3".into(),
+            el("svg").into(),
+        ]);
         assert!(!table.is_empty());
         let html = table.node().to_string();
         assert!(html.contains("<th scope=\"row\">a&lt;b</th>"), "{html}");

@@ -1,0 +1,159 @@
+//! Files by digest, and the artifact by replaying its recipe.
+
+use std::path::{Component, Path};
+
+use super::{Holds, Verification};
+use crate::bake::report::Report;
+use crate::bake::source::Role;
+use crate::bake::{MODEL_FILE, passes};
+use crate::model::digest::sha256_hex;
+use crate::model::{IntakeOptions, Model};
+use crate::optimizer::Recipe;
+
+/// Name of the recipe's file.
+const RECIPE_FILE: &str = "recipe.json";
+
+/// Checks every listed file, and that model and recipe are listed. Returns the bytes of the artifact, when they are there.
+pub(super) fn artifacts(folder: &Path, report: &Report, found: &mut Verification) -> Option<Vec<u8>> {
+    let mut model = None;
+    for artifact in &report.artifacts {
+        let claimed = format!("{} ({} bytes)", short(&artifact.sha256), artifact.bytes);
+        let name = Path::new(&artifact.file);
+        if name.components().any(|c| !matches!(c, Component::Normal(_))) {
+            found.add(&artifact.file, claimed, "-", Holds::No("the name leaves the folder of the result".to_owned()));
+            continue;
+        }
+        match std::fs::read(folder.join(name)) {
+            Err(error) => found.add(&artifact.file, claimed, "-", Holds::No(format!("it cannot be read: {error}"))),
+            Ok(bytes) => {
+                let sha256 = sha256_hex(&bytes);
+                let same = sha256.eq_ignore_ascii_case(&artifact.sha256) && bytes.len() as u64 == artifact.bytes;
+                let holds = if same {
+                    Holds::Yes
+                } else {
+                    Holds::No("DigestMismatch: it is another file than the one that was baked".to_owned())
+                };
+                found.add(&artifact.file, claimed, format!("{} ({} bytes)", short(&sha256), bytes.len()), holds);
+                if artifact.file == MODEL_FILE {
+                    model = Some(bytes);
+                }
+            }
+        }
+    }
+    for needed in [MODEL_FILE, RECIPE_FILE] {
+        if !report.artifacts.iter().any(|a| a.file == needed) {
+            found.add(needed, "listed", "not listed", Holds::No("the report lists no such file".to_owned()));
+        }
+    }
+    model
+}
+
+/// The files that the bake read, as far as they are still there unchanged.
+pub(super) struct Sources {
+    /// The input model's file and the model as taken in.
+    pub(super) model: Option<(Vec<u8>, Model)>,
+    /// Why it is not there.
+    pub(super) missing_model: String,
+    /// The validation file, unchanged.
+    pub(super) validation: Option<std::path::PathBuf>,
+    /// Why it is not there.
+    pub(super) missing_validation: String,
+    /// Calibration and training files that are there, changed or not: a leak shows in either.
+    pub(super) others: Vec<(Role, std::path::PathBuf)>,
+}
+
+impl Sources {
+    /// Looks for every file that the report names.
+    pub(super) fn find(report: &Report, found: &mut Verification) -> Self {
+        let mut sources = Self {
+            model: None,
+            missing_model: "the report names no input model".to_owned(),
+            validation: None,
+            missing_validation: "the report names no validation data".to_owned(),
+            others: Vec::new(),
+        };
+        for file in &report.data.files {
+            let (claim, claimed) = (format!("{:?} file", file.role), short(&file.sha256));
+            let missing = match std::fs::read(&file.path) {
+                Err(error) => {
+                    let why = format!("{} cannot be read: {error}", file.path.display());
+                    found.unchecked(claim, claimed, &why);
+                    why
+                }
+                Ok(bytes) => {
+                    let sha256 = sha256_hex(&bytes);
+                    let same = sha256.eq_ignore_ascii_case(&file.sha256);
+                    if matches!(file.role, Role::Calibration | Role::Training) {
+                        sources.others.push((file.role, file.path.clone()));
+                    }
+                    if same {
+                        found.add(claim, claimed, short(&sha256), Holds::Yes);
+                        match file.role {
+                            Role::Model => match Model::intake(&file.path, &IntakeOptions::default()) {
+                                Ok((model, _)) => sources.model = Some((bytes, model)),
+                                Err(error) => sources.missing_model = error.to_string(),
+                            },
+                            Role::Validation => sources.validation = Some(file.path.clone()),
+                            Role::Calibration | Role::Training => {}
+                        }
+                        continue;
+                    }
+                    let why = format!("{} changed since the bake", file.path.display());
+                    found.add(claim, claimed, short(&sha256), Holds::Unchecked(why.clone()));
+                    why
+                }
+            };
+            match file.role {
+                Role::Model => sources.missing_model = missing,
+                Role::Validation => sources.missing_validation = missing,
+                Role::Calibration | Role::Training => {}
+            }
+        }
+        sources
+    }
+}
+
+/// Replays the recipe on the input model and compares bytes.
+pub(super) fn recipe(
+    folder: &Path,
+    report: &Report,
+    sources: &Sources,
+    artifact: Option<&[u8]>,
+    found: &mut Verification,
+) {
+    const CLAIM: &str = "recipe replay";
+    let claimed = "gives the artifact, byte for byte";
+    let Some((file, input)) = &sources.model else { return found.unchecked(CLAIM, claimed, &sources.missing_model) };
+    let Some(artifact) = artifact else {
+        return found.unchecked(CLAIM, claimed, "there is no artifact to compare with");
+    };
+    let refused = |why: String| Holds::No(why);
+    if report.baked.is_none() {
+        // Nothing was applied: the artifact is the input file itself.
+        let same = file.as_slice() == artifact;
+        let holds =
+            if same { Holds::Yes } else { refused("the artifact is claimed to be the input, and is not".to_owned()) };
+        return found.add(CLAIM, "the artifact is the input", if same { "it is" } else { "it is not" }, holds);
+    }
+    let replayed = std::fs::read(folder.join(RECIPE_FILE))
+        .map_err(|e| e.to_string())
+        .and_then(|text| {
+            serde_json::from_slice::<Recipe>(&text).map_err(|e| format!("{RECIPE_FILE} is no recipe: {e}"))
+        })
+        .and_then(|recipe| recipe.replay(input, &passes::of_step).map_err(|e| e.to_string()));
+    match replayed {
+        Err(why) => found.add(CLAIM, claimed, "-", refused(why)),
+        Ok(model) if model.to_bytes() == artifact => found.add(CLAIM, claimed, "the same bytes", Holds::Yes),
+        Ok(_) => found.add(
+            CLAIM,
+            claimed,
+            "other bytes",
+            refused("the artifact is not what the recipe makes of the input".to_owned()),
+        ),
+    }
+}
+
+/// The first digits of a digest: enough to compare by eye, few enough for a table.
+fn short(sha256: &str) -> String {
+    sha256.chars().take(12).collect()
+}
