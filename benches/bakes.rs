@@ -44,7 +44,12 @@ fn start_up(program: &Path) {
         })
         .collect();
     seconds.sort_by(f64::total_cmp);
-    println!("bakehouse --version: median {:.1} ms, max {:.1} ms, n={}", seconds[25] * 1e3, seconds[49] * 1e3, seconds.len());
+    println!(
+        "bakehouse --version: median {:.1} ms, max {:.1} ms, n={}",
+        seconds[25] * 1e3,
+        seconds[49] * 1e3,
+        seconds.len()
+    );
 }
 
 /// One job file per bake, round robin over the examples, each with an output folder of its own.
@@ -56,9 +61,10 @@ fn jobs(folder: &Path) -> Vec<PathBuf> {
             let source = examples.join(example);
             let text = std::fs::read_to_string(source.join("bakejob.yaml")).expect("an example's job");
             let text = text.replace("uri: out/", &format!("uri: {}", folder.join(format!("out-{i}")).display()));
-            let text = ["model.onnx", "calibration.npz", "training.npz", "validation.npz"].iter().fold(text, |text, file| {
-                text.replace(&format!("uri: {file}"), &format!("uri: {}", source.join(file).display()))
-            });
+            let text =
+                ["model.onnx", "calibration.npz", "training.npz", "validation.npz"].iter().fold(text, |text, file| {
+                    text.replace(&format!("uri: {file}"), &format!("uri: {}", source.join(file).display()))
+                });
             let file = folder.join(format!("{i:03}-{example}.yaml"));
             std::fs::write(&file, text).expect("a job file");
             file
@@ -67,7 +73,8 @@ fn jobs(folder: &Path) -> Vec<PathBuf> {
 }
 
 fn report(parallel: usize, wall: f64, summaries: &[Value]) {
-    let ended_well = summaries.iter().filter(|s| matches!(s["reason"].as_str(), Some("Baked" | "NoImprovement"))).count();
+    let ended_well =
+        summaries.iter().filter(|s| matches!(s["reason"].as_str(), Some("Baked" | "NoImprovement"))).count();
     let seconds: Vec<f64> = summaries.iter().filter_map(|s| s["seconds"].as_f64()).collect();
     let mut sorted = seconds.clone();
     sorted.sort_by(f64::total_cmp);
@@ -85,12 +92,21 @@ fn report(parallel: usize, wall: f64, summaries: &[Value]) {
         by_example.entry(EXAMPLES[i % EXAMPLES.len()]).or_default().push(*s);
     }
     for (example, seconds) in by_example {
-        println!("    {example:<8} mean {:.2} s, CV {:.1} %, n={}", mean(&seconds), cv(&seconds) * 100.0, seconds.len());
+        println!(
+            "    {example:<8} mean {:.2} s, CV {:.1} %, n={}",
+            mean(&seconds),
+            cv(&seconds) * 100.0,
+            seconds.len()
+        );
     }
     let peaks: Vec<f64> = summaries.iter().filter_map(|s| s["peakRssBytes"].as_f64()).collect();
     if peaks.len() == BAKES {
         let most = |range: &[f64]| range.iter().copied().fold(0.0, f64::max) / 1e6;
-        println!("    peak memory of a bake: {:.0} MB over bakes 1-20, {:.0} MB over bakes 21-100", most(&peaks[..20]), most(&peaks[20..]));
+        println!(
+            "    peak memory of a bake: {:.0} MB over bakes 1-20, {:.0} MB over bakes 21-100",
+            most(&peaks[..20]),
+            most(&peaks[20..])
+        );
     }
 }
 

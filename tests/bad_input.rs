@@ -119,16 +119,37 @@ fn spec(what: &'static str, pointer: &str, value: Value, code: i32, words: &[&'s
 
 fn models() -> Vec<Case> {
     let whole = linear().to_bytes();
-    let weight = |values: [f32; 4]| edited(|m| m.graph_mut().initializer[0] = Tensor::new(&[2, 2], &values).to_proto("w"));
+    let weight =
+        |values: [f32; 4]| edited(|m| m.graph_mut().initializer[0] = Tensor::new(&[2, 2], &values).to_proto("w"));
     vec![
         model("an empty model file", vec![], &["is empty"]),
         model("a truncated model", whole[..whole.len() - 9].to_vec(), &["truncated or damaged"]),
-        model("an image that was renamed to .onnx", [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".as_slice(), &[0; 40]].concat(), &["PNG image"]),
+        model(
+            "an image that was renamed to .onnx",
+            [b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR".as_slice(), &[0; 40]].concat(),
+            &["PNG image"],
+        ),
         model("a web page that was saved as .onnx", b"<html>not found</html>".to_vec(), &["HTML or XML"]),
-        model("a cyclic graph", edited(|m| m.graph_mut().node[0].input[0] = "y".to_owned()), &["waits for its own result"]),
-        model("a node that reads what nothing produces", edited(|m| m.graph_mut().node[0].input[0] = "ghost".to_owned()), &["'ghost', which nothing produces"]),
-        model("a weight of a huge shape", edited(|m| m.graph_mut().initializer[0].dims = vec![1 << 40, 1 << 40]), &["fits in no memory"]),
-        model("an input of a huge shape", edited(|m| m.graph_mut().input[0] = value_info("x", DType::F32, &["4611686018427387904", "2"])), &["fits in no memory"]),
+        model(
+            "a cyclic graph",
+            edited(|m| m.graph_mut().node[0].input[0] = "y".to_owned()),
+            &["waits for its own result"],
+        ),
+        model(
+            "a node that reads what nothing produces",
+            edited(|m| m.graph_mut().node[0].input[0] = "ghost".to_owned()),
+            &["'ghost', which nothing produces"],
+        ),
+        model(
+            "a weight of a huge shape",
+            edited(|m| m.graph_mut().initializer[0].dims = vec![1 << 40, 1 << 40]),
+            &["fits in no memory"],
+        ),
+        model(
+            "an input of a huge shape",
+            edited(|m| m.graph_mut().input[0] = value_info("x", DType::F32, &["4611686018427387904", "2"])),
+            &["fits in no memory"],
+        ),
         model("external data by a path that leaves the folder", external("../secret"), &["leaves the model's folder"]),
         model("external data by an absolute path", external("/etc/hostname"), &["leaves the model's folder"]),
         model("a weight that is not a number", weight([f32::NAN, 1.0, 1.0, 1.0]), &["holds 1 NaN"]),
@@ -144,7 +165,11 @@ fn datasets() -> Vec<Case> {
         case.files.push(("calibration.npz", bytes));
         case
     };
-    let nan: Vec<u8> = floats(120, 0.3).chunks(4).enumerate().flat_map(|(i, b)| if i == 7 { f32::NAN.to_le_bytes() } else { b.try_into().unwrap() }).collect();
+    let nan: Vec<u8> = floats(120, 0.3)
+        .chunks(4)
+        .enumerate()
+        .flat_map(|(i, b)| if i == 7 { f32::NAN.to_le_bytes() } else { b.try_into().unwrap() })
+        .collect();
     vec![
         data("an array of another name", npz(&[("image", "<f4", "(60, 2)", floats(120, 0.3))]), &["array 'image' is no input of the model", "'x'"]),
         data("an array of another shape", npz(&[("x", "<f4", "(60, 3)", floats(180, 0.3))]), &["input 'x' is declared as [N, 2]"]),
@@ -164,21 +189,67 @@ fn datasets() -> Vec<Case> {
 
 fn jobs() -> Vec<Case> {
     vec![
-        spec("an unknown field", "/optimization", json!({"levle": "Light"}), 2, &["spec.optimization.levle: unknown field; did you mean 'level'?"]),
-        spec("a value that does not exist", "/optimization", json!({"goal": "Speed"}), 2, &["spec.optimization.goal", "Latency, Size, Balanced"]),
+        spec(
+            "an unknown field",
+            "/optimization",
+            json!({"levle": "Light"}),
+            2,
+            &["spec.optimization.levle: unknown field; did you mean 'level'?"],
+        ),
+        spec(
+            "a value that does not exist",
+            "/optimization",
+            json!({"goal": "Speed"}),
+            2,
+            &["spec.optimization.goal", "Latency, Size, Balanced"],
+        ),
         spec("no validation data", "/data", json!({}), 2, &["spec.data.validation.uri: is required"]),
-        spec("a level that is not built", "/optimization", json!({"level": "Medium"}), 2, &["Medium", "use Conservative or Light"]),
+        spec(
+            "a level that is not built",
+            "/optimization",
+            json!({"level": "Medium"}),
+            2,
+            &["Medium", "use Conservative or Light"],
+        ),
         spec("an export that is not built", "/exports", json!(["NNEF"]), 2, &["NNEF", "use ONNX"]),
         spec("object storage", "/source/uri", json!("s3://models/m.onnx"), 2, &["s3://", "use a path or file://"]),
         spec("a device that is not built", "/hardware", json!({"device": "CUDA"}), 2, &["CUDA", "use CPU or Auto"]),
-        spec("a pass that does not exist", "/optimization", json!({"passes": ["constant-foldin"]}), 2, &["constant-foldin"]),
-        spec("a digest that the model does not have", "/source/digest", json!(format!("sha256:{}", "0".repeat(64))), 2, &["spec.source.digest"]),
-        spec("a recipe that is not there", "/optimization", json!({"recipe": {"uri": "gone.json"}}), 2, &["spec.optimization.recipe", "gone.json"]),
+        spec(
+            "a pass that does not exist",
+            "/optimization",
+            json!({"passes": ["constant-foldin"]}),
+            2,
+            &["constant-foldin"],
+        ),
+        spec(
+            "a digest that the model does not have",
+            "/source/digest",
+            json!(format!("sha256:{}", "0".repeat(64))),
+            2,
+            &["spec.source.digest"],
+        ),
+        spec(
+            "a recipe that is not there",
+            "/optimization",
+            json!({"recipe": {"uri": "gone.json"}}),
+            2,
+            &["spec.optimization.recipe", "gone.json"],
+        ),
         spec("an output below a file", "/output/uri", json!("model.onnx/out"), 14, &["cannot write", "model.onnx/out"]),
-        spec("an output where nothing can be written", "/output/uri", json!("/proc/bakehouse-out"), 14, &["cannot write /proc/bakehouse-out"]),
+        spec(
+            "an output where nothing can be written",
+            "/output/uri",
+            json!("/proc/bakehouse-out"),
+            14,
+            &["cannot write /proc/bakehouse-out"],
+        ),
         Case {
             environment: vec![("BAKEHOUSE_MEMORY_LIMIT", "100000000")],
-            ..case("a memory limit below the smallest plan", 22, &["memory limit of 100000000 bytes", "Raise the limit"])
+            ..case(
+                "a memory limit below the smallest plan",
+                22,
+                &["memory limit of 100000000 bytes", "Raise the limit"],
+            )
         },
         Case {
             environment: vec![("BAKEHOUSE_MEMORY_LIMIT", "4Gi")],
@@ -214,18 +285,34 @@ fn every_bad_input_is_refused_by_name_and_leaves_nothing_behind() {
             fs::write(folder.join("bakejob.yaml"), case.job.to_string()).unwrap();
             let before = names(&folder);
             let mut command = Command::new(env!("CARGO_BIN_EXE_bakehouse"));
-            command.args(["bake", "-f"]).arg(folder.join("bakejob.yaml")).env_remove("BAKEHOUSE_MEMORY_LIMIT").env("BAKEHOUSE_ORT_LIB", "none");
+            command
+                .args(["bake", "-f"])
+                .arg(folder.join("bakejob.yaml"))
+                .env_remove("BAKEHOUSE_MEMORY_LIMIT")
+                .env("BAKEHOUSE_ORT_LIB", "none");
             let output = command.envs(case.environment.iter().copied()).output().unwrap();
             let printed = String::from_utf8(output.stderr).unwrap().replace(folder.to_str().unwrap(), "DIR");
             let code = output.status.code();
             let lacking: Vec<_> = case.words.iter().filter(|w| !printed.contains(**w)).collect();
             if code != Some(case.code) || !lacking.is_empty() || !output.stdout.is_empty() {
-                wrong.push(format!("{}: exit code {code:?}, expected {}; lacks {lacking:?}; printed: {printed}", case.what, case.code));
+                wrong.push(format!(
+                    "{}: exit code {code:?}, expected {}; lacks {lacking:?}; printed: {printed}",
+                    case.what, case.code
+                ));
             }
             if names(&folder) != before {
-                wrong.push(format!("{}: left behind {:?}", case.what, names(&folder).difference(&before).collect::<Vec<_>>()));
+                wrong.push(format!(
+                    "{}: left behind {:?}",
+                    case.what,
+                    names(&folder).difference(&before).collect::<Vec<_>>()
+                ));
             }
-            let cell = printed.trim().trim_start_matches("error: ").replace('|', "\\|").replace('<', "&lt;").replace('\n', "<br>");
+            let cell = printed
+                .trim()
+                .trim_start_matches("error: ")
+                .replace('|', "\\|")
+                .replace('<', "&lt;")
+                .replace('\n', "<br>");
             let _ = writeln!(document, "| {} | {cell} | {} |", case.what, case.code);
         }
     }
@@ -236,5 +323,8 @@ fn every_bad_input_is_refused_by_name_and_leaves_nothing_behind() {
         fs::write(&path, &document).unwrap();
     }
     let committed = fs::read_to_string(&path).unwrap_or_default();
-    assert!(committed == document, "{DOCUMENT} is not what is printed: run this test with UPDATE=1 and look at the difference");
+    assert!(
+        committed == document,
+        "{DOCUMENT} is not what is printed: run this test with UPDATE=1 and look at the difference"
+    );
 }

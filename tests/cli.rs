@@ -75,7 +75,8 @@ fn report(folder: &Path) -> Value {
 
 fn verify(folder: &Path) -> (i32, Value) {
     let output = bakehouse().args(["verify", "--json"]).arg(folder).env("BAKEHOUSE_ORT_LIB", "none").output().unwrap();
-    let value = serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}{}", out(&output), err(&output)));
+    let value =
+        serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {}{}", out(&output), err(&output)));
     (output.status.code().unwrap(), value)
 }
 
@@ -87,15 +88,29 @@ fn tampered(edit: impl FnOnce(&mut Value, &Path)) -> (i32, String) {
     fs::write(folder.path().join("report.json"), serde_json::to_vec(&changed).unwrap()).unwrap();
     let (code, found) = verify(folder.path());
     let refuted = found["checks"].as_array().unwrap().iter().filter(|c| c["holds"]["state"] == "No");
-    let mut said: Vec<String> = refuted.map(|c| format!("{}: {}", c["claim"].as_str().unwrap(), c["holds"]["why"].as_str().unwrap())).collect();
-    said.extend(found["findings"].as_array().unwrap().iter().map(|f| format!("{}: {}", f["cheat"].as_str().unwrap(), f["detail"].as_str().unwrap())));
+    let mut said: Vec<String> =
+        refuted.map(|c| format!("{}: {}", c["claim"].as_str().unwrap(), c["holds"]["why"].as_str().unwrap())).collect();
+    said.extend(
+        found["findings"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|f| format!("{}: {}", f["cheat"].as_str().unwrap(), f["detail"].as_str().unwrap())),
+    );
     (code, said.join("\n"))
 }
 
 #[test]
 fn help_names_the_exit_codes_and_every_command_says_what_it_does() {
     let help = out(&run(&["--help"]));
-    for word in ["0 baked", "3 a gate failed", "4 a gate is inconclusive", "12 invalid data", "22 memory limit too small", "70 internal"] {
+    for word in [
+        "0 baked",
+        "3 a gate failed",
+        "4 a gate is inconclusive",
+        "12 invalid data",
+        "22 memory limit too small",
+        "70 internal",
+    ] {
         assert!(help.contains(word), "{word} is missing in\n{help}");
     }
     for command in ["bake", "init", "inspect", "compare", "verify", "crd", "report-schema", "completions"] {
@@ -116,7 +131,11 @@ fn every_preset_is_a_job_that_can_be_baked() {
         let file = folder.path().join(format!("{preset}.yaml"));
         let init = |file: &Path| {
             let mut command = bakehouse();
-            command.args(["init", "--preset", preset, "--data"]).arg(example("validation.npz")).arg("--calibration").arg(example("calibration.npz"));
+            command
+                .args(["init", "--preset", preset, "--data"])
+                .arg(example("validation.npz"))
+                .arg("--calibration")
+                .arg(example("calibration.npz"));
             command.arg(example("model.onnx")).arg("-o").arg(file).output().unwrap()
         };
         code(&init(&file), 0);
@@ -130,7 +149,8 @@ fn every_preset_is_a_job_that_can_be_baked() {
 
 #[test]
 fn what_is_generated_is_what_is_committed() {
-    let committed = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("crds/bakehouse.dev_bakejobs.yaml")).unwrap();
+    let committed =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("crds/bakehouse.dev_bakejobs.yaml")).unwrap();
     assert_eq!(out(&run(&["crd"])), committed);
     let schema: Value = serde_json::from_slice(&run(&["report-schema"]).stdout).unwrap();
     assert!(jsonschema::validator_for(&schema).unwrap().is_valid(&report(baked().folder.path())));
@@ -155,7 +175,9 @@ fn a_bake_writes_its_files_and_prints_a_summary() {
     }
     let report = report(folder.path());
     assert_eq!(fs::metadata(folder.path().join("model.onnx")).unwrap().len(), after);
-    assert!(report["backends"].as_array().unwrap().iter().any(|b| b["name"] == "onnxruntime" && b["available"] == false));
+    assert!(
+        report["backends"].as_array().unwrap().iter().any(|b| b["name"] == "onnxruntime" && b["available"] == false)
+    );
     assert_eq!(report["baked"]["determinism"], json!({"runs": true, "threads": true, "processes": true}));
     assert!(err(output).is_empty(), "quiet when asked for JSON: {}", err(output));
 }
@@ -184,7 +206,20 @@ fn a_recipe_gives_the_same_bytes_again() {
 fn a_bare_model_is_baked_by_flags_alone() {
     let folder = tempfile::tempdir().unwrap();
     let output = bakehouse()
-        .args(["bake", "--json", "--level", "CONSERVATIVE", "--goal", "latency", "--max-drop", "2%", "--metric", "Top1", "--runtime", "bakehouse"])
+        .args([
+            "bake",
+            "--json",
+            "--level",
+            "CONSERVATIVE",
+            "--goal",
+            "latency",
+            "--max-drop",
+            "2%",
+            "--metric",
+            "Top1",
+            "--runtime",
+            "bakehouse",
+        ])
         .arg(example("model.onnx"))
         .arg("--data")
         .arg(example("validation.npz"))
@@ -213,12 +248,25 @@ fn one_poisoned_job_does_not_stop_a_batch() {
         })
         .to_string()
     };
-    let text = [job("one", &example("model.onnx")), job("poisoned", &folder.path().join("poison.onnx")), job("two", &example("model.onnx"))].join("\n---\n");
+    let text = [
+        job("one", &example("model.onnx")),
+        job("poisoned", &folder.path().join("poison.onnx")),
+        job("two", &example("model.onnx")),
+    ]
+    .join("\n---\n");
     fs::write(folder.path().join("jobs.yaml"), text).unwrap();
-    let output = bakehouse().args(["bake", "--jobs", "2", "-f"]).arg(folder.path().join("jobs.yaml")).env("BAKEHOUSE_ORT_LIB", "none").output().unwrap();
+    let output = bakehouse()
+        .args(["bake", "--jobs", "2", "-f"])
+        .arg(folder.path().join("jobs.yaml"))
+        .env("BAKEHOUSE_ORT_LIB", "none")
+        .output()
+        .unwrap();
     code(&output, 10);
     let table = out(&output);
-    assert!(table.contains("InvalidModel") && ["one", "two", "poisoned"].iter().all(|name| table.contains(name)), "{table}");
+    assert!(
+        table.contains("InvalidModel") && ["one", "two", "poisoned"].iter().all(|name| table.contains(name)),
+        "{table}"
+    );
     assert!(!table.contains('\u{1b}') && !err(&output).contains('\u{1b}'), "no escape codes when piped");
     for (name, made) in [("one", true), ("poisoned", false), ("two", true)] {
         assert_eq!(folder.path().join(name).join("model.onnx").exists(), made, "{name}");
@@ -230,33 +278,59 @@ fn a_model_is_inspected_and_two_are_compared() {
     let model = example("model.onnx");
     let text = out(&bakehouse().arg("inspect").arg(&model).output().unwrap());
     assert!(text.contains("parameters") && text.contains("Gemm"), "{text}");
-    let inspected: Value = serde_json::from_slice(&bakehouse().args(["inspect", "--json"]).arg(&model).output().unwrap().stdout).unwrap();
+    let inspected: Value =
+        serde_json::from_slice(&bakehouse().args(["inspect", "--json"]).arg(&model).output().unwrap().stdout).unwrap();
     let input = inspected["inputs"][0]["name"].as_str().unwrap().to_owned();
     code(&bakehouse().args(["inspect", "--shapes", &format!("{input}=nonsense")]).arg(&model).output().unwrap(), 2);
     code(&bakehouse().args(["inspect", "--shapes", "ghost=1x2"]).arg(&model).output().unwrap(), 2);
 
     let against = |other: &Path| {
         let mut command = bakehouse();
-        command.args(["compare", "--json"]).arg(&model).arg(other).arg("--data").arg(example("validation.npz")).env("BAKEHOUSE_ORT_LIB", "none");
+        command
+            .args(["compare", "--json"])
+            .arg(&model)
+            .arg(other)
+            .arg("--data")
+            .arg(example("validation.npz"))
+            .env("BAKEHOUSE_ORT_LIB", "none");
         let output = command.output().unwrap();
         code(&output, 0);
         serde_json::from_slice::<Value>(&output.stdout).unwrap()
     };
     let same = against(&model);
-    assert_eq!((&same["graph"]["identical"], &same["outputs"]["outputs"][0]["maxAbsDifference"]), (&json!(true), &json!(0.0)));
+    assert_eq!(
+        (&same["graph"]["identical"], &same["outputs"]["outputs"][0]["maxAbsDifference"]),
+        (&json!(true), &json!(0.0))
+    );
     let other = against(&baked().folder.path().join("model.onnx"));
     let output = &other["outputs"]["outputs"][0];
-    assert!(output["maxAbsDifference"].as_f64().unwrap() > 0.0 && output["argmaxAgreement"].as_f64().unwrap() > 0.9, "{output}");
-    assert!(output["cosine"].as_f64().unwrap() > 0.99 && output["relativeRmsError"].as_f64().unwrap() < 0.1, "{output}");
+    assert!(
+        output["maxAbsDifference"].as_f64().unwrap() > 0.0 && output["argmaxAgreement"].as_f64().unwrap() > 0.9,
+        "{output}"
+    );
+    assert!(
+        output["cosine"].as_f64().unwrap() > 0.99 && output["relativeRmsError"].as_f64().unwrap() < 0.1,
+        "{output}"
+    );
 }
 
 #[test]
 fn an_untouched_result_is_confirmed_claim_by_claim() {
     let (code, found) = verify(baked().folder.path());
-    let refuted: Vec<&Value> = found["checks"].as_array().unwrap().iter().filter(|c| c["holds"]["state"] != "Yes").collect();
+    let refuted: Vec<&Value> =
+        found["checks"].as_array().unwrap().iter().filter(|c| c["holds"]["state"] != "Yes").collect();
     assert_eq!((code, &refuted, &found["findings"]), (0, &vec![], &json!([])));
     let claims: Vec<&str> = found["checks"].as_array().unwrap().iter().map(|c| c["claim"].as_str().unwrap()).collect();
-    for claim in ["model.onnx", "recipe replay", "verdict samples", "AccuracyRetention", "OutputConsistency", "speedup at batch 1", "peak memory", "bit-identical over processes"] {
+    for claim in [
+        "model.onnx",
+        "recipe replay",
+        "verdict samples",
+        "AccuracyRetention",
+        "OutputConsistency",
+        "speedup at batch 1",
+        "peak memory",
+        "bit-identical over processes",
+    ] {
         assert!(claims.contains(&claim), "{claim} is not among {claims:?}");
     }
 }
@@ -326,5 +400,9 @@ fn what_cannot_be_checked_is_said_and_is_no_confirmation() {
     let (code, found) = verify(folder.path());
     assert_eq!((code, &found["findings"]), (4, &json!([])), "{found}");
     let output = bakehouse().arg("verify").arg(example("")).output().unwrap();
-    assert!(output.status.code() == Some(2) && err(&output).contains("Give a folder that a bake wrote"), "{}", err(&output));
+    assert!(
+        output.status.code() == Some(2) && err(&output).contains("Give a folder that a bake wrote"),
+        "{}",
+        err(&output)
+    );
 }

@@ -13,7 +13,8 @@ use crate::model::{Effect, Facts, Model, Pass, PassError, Tensor, edit};
 pub struct MergeCommonSubexpressions;
 
 /// Operators whose result is not a function of their inputs.
-const RANDOM: [&str; 6] = ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"];
+const RANDOM: [&str; 6] =
+    ["RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Multinomial", "Bernoulli"];
 /// Bytes at either end of a tensor that stand for it in the first comparison, so that weights are not read without need.
 const SAMPLE: usize = 64;
 /// Typed fields (not raw bytes) are decoded for comparison up to this many elements.

@@ -32,7 +32,8 @@ mod tests {
 
     #[test]
     fn what_no_output_needs_goes_and_what_a_subgraph_captures_stays() {
-        let branch = || Builder::new(17).node("Neg", &["captured"], "z", vec![]).output("z", DType::F32, &["N"]).build_graph();
+        let branch =
+            || Builder::new(17).node("Neg", &["captured"], "z", vec![]).output("z", DType::F32, &["N"]).build_graph();
         let mut model = Builder::new(17)
             .input("x", DType::F32, &["N"])
             .input("c", DType::Bool, &[])
@@ -41,7 +42,12 @@ mod tests {
             .node("Add", &["x", "w"], "captured", vec![])
             .node("Mul", &["x", "dead"], "a", vec![])
             .node("Relu", &["a"], "b", vec![])
-            .node("If", &["c"], "y", vec![graph_attribute("then_branch", branch()), graph_attribute("else_branch", branch())])
+            .node(
+                "If",
+                &["c"],
+                "y",
+                vec![graph_attribute("then_branch", branch()), graph_attribute("else_branch", branch())],
+            )
             .output("y", DType::F32, &["N"])
             .build();
         let effect = EliminateDeadCode.apply(&mut model, &mut Facts::default()).unwrap();

@@ -24,7 +24,8 @@ impl Pass for FoldConstants {
 
     fn apply(&self, model: &mut Model, facts: &mut Facts) -> Result<Effect, PassError> {
         let rewrites = net::edit(model, facts, |net| {
-            let mut folding = Folding { budget: FREE_GROWTH.max(weight_bytes(net) / 50), shapes: Shapes::of_inputs(net) };
+            let mut folding =
+                Folding { budget: FREE_GROWTH.max(weight_bytes(net) / 50), shapes: Shapes::of_inputs(net) };
             let mut rewrites = 0;
             for id in net.ids() {
                 rewrites += usize::from(folding.visit(net, id));
@@ -59,31 +60,12 @@ impl Folding {
         }
         // An output that is constant is computed by a node all the same: not every runtime hands out an initializer.
         let fed_out = node.output.iter().any(|o| net.is_output(o));
-        if !fed_out && (self.store(net, id) || self.compute(net, id)) {
+        if !fed_out && (store(net, id) || self.compute(net, id)) {
             return true;
         }
         let Some(node) = net.get(id) else { return false };
         self.shapes.visit(net, node);
         (!fed_out && self.known_values(net, id)) || self.constant_target(net, id)
-    }
-
-    /// `Constant` node to initializer, without decoding the tensor.
-    fn store(&mut self, net: &mut Net, id: Id) -> bool {
-        let Some(node) = net.op(id, "Constant") else { return false };
-        let [output] = node.output.as_slice() else { return false };
-        let output = output.clone();
-        let tensor = edit::attribute(node, "value").and_then(|a| a.t.clone());
-        let proto = match tensor {
-            Some(proto) if DType::from_onnx(proto.data_type()).is_some() => proto,
-            Some(_) => return false,
-            None => match edit::constant_value(node) {
-                Some(value) => value.to_proto(&output),
-                None => return false,
-            },
-        };
-        net.remove(id);
-        net.add_initializer(crate::model::onnx::TensorProto { name: Some(output), ..proto });
-        true
     }
 
     fn compute(&mut self, net: &mut Net, id: Id) -> bool {
@@ -96,10 +78,13 @@ impl Folding {
             let Some(info) = net.constant_info(name) else { return false };
             infos.push((name, info));
         }
-        let bytes = |(_, (dtype, shape)): &(&String, (DType, Vec<usize>))| shape.iter().product::<usize>() * dtype.size();
+        let bytes =
+            |(_, (dtype, shape)): &(&String, (DType, Vec<usize>))| shape.iter().product::<usize>() * dtype.size();
         // What goes away with this node: constants that only it reads.
         let freed: usize = infos.iter().filter(|(name, _)| net.only_reader(name) == Some(id)).map(bytes).sum();
-        if edit::is_op(node, "Cast") && infos.iter().any(|i| widened(node, i.1.0) && bytes(i) / i.1.0.size() > MOST_WIDENED) {
+        if edit::is_op(node, "Cast")
+            && infos.iter().any(|i| widened(node, i.1.0) && bytes(i) / i.1.0.size() > MOST_WIDENED)
+        {
             return false;
         }
         let limit = freed.max(MOST_BYTES);
@@ -113,7 +98,7 @@ impl Folding {
             return false;
         }
         self.budget -= grown;
-        self.replace(net, id, outputs);
+        replace(net, id, outputs);
         true
     }
 
@@ -133,7 +118,7 @@ impl Folding {
             },
             _ => return false,
         };
-        self.replace(net, id, vec![value]);
+        replace(net, id, vec![value]);
         true
     }
 
@@ -162,12 +147,31 @@ impl Folding {
         }
         true
     }
+}
 
-    fn replace(&mut self, net: &mut Net, id: Id, outputs: Vec<Tensor>) {
-        let Some(node) = net.remove(id) else { return };
-        for (name, value) in node.output.iter().zip(outputs).filter(|(name, _)| !name.is_empty()) {
-            net.add_initializer(value.to_proto(name));
-        }
+/// `Constant` node to initializer, without decoding the tensor.
+fn store(net: &mut Net, id: Id) -> bool {
+    let Some(node) = net.op(id, "Constant") else { return false };
+    let [output] = node.output.as_slice() else { return false };
+    let output = output.clone();
+    let tensor = edit::attribute(node, "value").and_then(|a| a.t.clone());
+    let proto = match tensor {
+        Some(proto) if DType::from_onnx(proto.data_type()).is_some() => proto,
+        Some(_) => return false,
+        None => match edit::constant_value(node) {
+            Some(value) => value.to_proto(&output),
+            None => return false,
+        },
+    };
+    net.remove(id);
+    net.add_initializer(crate::model::onnx::TensorProto { name: Some(output), ..proto });
+    true
+}
+
+fn replace(net: &mut Net, id: Id, outputs: Vec<Tensor>) {
+    let Some(node) = net.remove(id) else { return };
+    for (name, value) in node.output.iter().zip(outputs).filter(|(name, _)| !name.is_empty()) {
+        net.add_initializer(value.to_proto(name));
     }
 }
 
@@ -180,7 +184,7 @@ fn literal(from: &[Extent], items: &[Extent]) -> Option<Vec<i64>> {
             Some(*n)
         }
         e if from.get(i) == Some(e) => Some(0),
-        _ => {
+        Extent::Symbol(_) => {
             opens += 1;
             Some(-1)
         }

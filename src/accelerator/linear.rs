@@ -28,7 +28,8 @@ impl Affine {
 
     /// An inference-mode BatchNormalization: scale / sqrt(var + eps), and what the mean and bias add (Ioffe and Szegedy 2015, algorithm 2).
     pub(crate) fn of_batch_norm(net: &Net, node: &NodeProto) -> Option<Self> {
-        let training = edit::int_attribute(node, "training_mode", 0) != 0 || edit::int_attribute(node, "spatial", 1) == 0;
+        let training =
+            edit::int_attribute(node, "training_mode", 0) != 0 || edit::int_attribute(node, "spatial", 1) == 0;
         if training || net.opset() < 7 || node.output.iter().skip(1).any(|o| !net.unused(o)) {
             return None;
         }
@@ -87,8 +88,6 @@ pub(crate) struct Linear {
     pub(crate) channels: usize,
     /// Name of the weight.
     pub(crate) weight: String,
-    /// Name of the output.
-    pub(crate) output: String,
 }
 
 impl Linear {
@@ -108,12 +107,17 @@ impl Linear {
         let channels = match (kind, shape.as_slice()) {
             (Kind::Conv, [m, _, ..]) => *m,
             (Kind::ConvTranspose, [_, m, ..]) => m * group,
-            (Kind::Gemm, [a, b]) => if trans_b(node) { *a } else { *b },
+            (Kind::Gemm, [a, b]) => {
+                if trans_b(node) {
+                    *a
+                } else {
+                    *b
+                }
+            }
             (Kind::MatMul, [_, n]) => *n,
             _ => return None,
         };
-        let output = node.output.first()?.clone();
-        (dtype == DType::F32 && channels > 0).then_some(Self { id, kind, shape, channels, weight, output })
+        (dtype == DType::F32 && channels > 0).then_some(Self { id, kind, shape, channels, weight })
     }
 
     /// The linear operator whose only reader is `reader`, which takes it as `tensor`.
@@ -191,14 +195,19 @@ impl Linear {
             _ => return false,
         };
         let group = usize::try_from(edit::int_attribute(node, "group", 1)).unwrap_or(1).max(1);
-        let inputs = if self.kind == Kind::Gemm { self.shape.iter().product::<usize>() / self.channels } else { per_group * group };
-        if affine.scale.len() != inputs || self.channels % group != 0 {
+        let inputs = if self.kind == Kind::Gemm {
+            self.shape.iter().product::<usize>() / self.channels
+        } else {
+            per_group * group
+        };
+        if affine.scale.len() != inputs || !self.channels.is_multiple_of(group) {
             return false;
         }
         let Some(mut bias) = self.bias(net) else { return false };
         let Some(weight) = net.constant(&self.weight) else { return false };
         let rows = self.channels / group;
-        let input_of = |channel: usize, i: usize| if self.kind == Kind::Conv { channel / rows * per_group + i } else { i };
+        let input_of =
+            |channel: usize, i: usize| if self.kind == Kind::Conv { channel / rows * per_group + i } else { i };
         let values = weight.to_f32();
         for (position, &w) in values.iter().enumerate() {
             let (channel, i) = self.channel_of(position, net);

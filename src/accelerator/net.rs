@@ -222,11 +222,6 @@ impl<'a> Net<'a> {
         self.outputs.contains(tensor)
     }
 
-    /// Whether a tensor is an input of the graph.
-    pub(crate) fn is_input(&self, tensor: &str) -> bool {
-        self.inputs.contains(tensor)
-    }
-
     /// The initializer behind a name, when no caller can override it.
     pub(crate) fn initializer(&self, tensor: &str) -> Option<&TensorProto> {
         if self.overridable.contains(tensor) {
@@ -406,7 +401,9 @@ impl<'a> Net<'a> {
         let read = |name: &str| readers.get(name).is_some_and(|r| !r.is_empty()) || outputs.contains(name);
         let before = graph.initializer.len() + graph.sparse_initializer.len();
         graph.initializer.retain(|t| read(t.name()) || inputs.contains(t.name()));
-        graph.sparse_initializer.retain(|t| t.values.as_ref().is_none_or(|v| read(v.name()) || inputs.contains(v.name())));
+        graph
+            .sparse_initializer
+            .retain(|t| t.values.as_ref().is_none_or(|v| read(v.name()) || inputs.contains(v.name())));
         let removed = before - graph.initializer.len() - graph.sparse_initializer.len();
         self.initializers = graph.initializer.iter().enumerate().map(|(i, t)| (t.name().to_owned(), i)).collect();
         let initializers = &self.initializers;

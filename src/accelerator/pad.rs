@@ -33,7 +33,9 @@ fn fold(net: &mut Net, id: Id) -> Option<String> {
     }
     let (padded, pad) = net.producer_op(input(node, 0)?, "Pad")?;
     let x = input(pad, 0)?.to_owned();
-    if net.only_reader(input(node, 0)?) != Some(id) || edit::string_attribute(pad, "mode").unwrap_or("constant") != "constant" {
+    if net.only_reader(input(node, 0)?) != Some(id)
+        || edit::string_attribute(pad, "mode").unwrap_or("constant") != "constant"
+    {
         return None;
     }
     let (pads, value) = if net.opset() >= 11 {

@@ -84,7 +84,7 @@ pub(super) fn choose(
             candidate.refused = Some(reason);
             continue;
         }
-        let made = assemble(job, measurer.options, candidate, &file, quality, speedup, measurer, baseline)?;
+        let made = assemble(job, candidate, &file, quality, speedup, measurer, baseline)?;
         stages.enter(Stage::Gate);
         match quality::overall(&made.gates) {
             Verdict::Pass => return Ok(made),
@@ -108,7 +108,12 @@ pub(super) fn choose(
     Ok(better.unwrap_or(input))
 }
 
-fn quality_of(job: &ResolvedJob, loaded: &Loaded, bench: &Bench<'_>, model: &Model) -> Result<QualityReport, BakeError> {
+fn quality_of(
+    job: &ResolvedJob,
+    loaded: &Loaded,
+    bench: &Bench<'_>,
+    model: &Model,
+) -> Result<QualityReport, BakeError> {
     let pairs = bench.pairs(model)?;
     Ok(quality::evaluate(&figures::evaluation(job, loaded, pairs, bench.split.labels.as_ref()))?)
 }
@@ -124,12 +129,12 @@ fn no_gain(goal: Goal, candidate: &Candidate, speedup: &[BatchSpeedup], input_by
         return Some(format!("slower than the input: {:.2}x [{:.2}, {:.2}]", first.ratio, first.lower, first.upper));
     }
     let speed = Speed { ratio: first.ratio, lower: first.lower, upper: first.upper, n: first.ratios.len() };
-    (merit(goal, Some(speed), candidate.bytes, input_bytes) <= 0.0).then(|| "no better than the input under the goal".to_owned())
+    (merit(goal, Some(speed), candidate.bytes, input_bytes) <= 0.0)
+        .then(|| "no better than the input under the goal".to_owned())
 }
 
 fn assemble(
     job: &ResolvedJob,
-    options: &Options,
     candidate: &Candidate,
     file: &Path,
     quality: QualityReport,
@@ -144,7 +149,7 @@ fn assemble(
     Ok(Chosen {
         name: candidate.name.clone(),
         bytes: model.to_bytes(),
-        engine_fusion: engine_fusion(options, &model),
+        engine_fusion: engine_fusion(measurer.options, &model),
         steps: candidate.work.steps.clone(),
         records: candidate.records.clone(),
         figures,
@@ -160,20 +165,36 @@ fn assemble(
 fn engine_fusion(options: &Options, model: &Model) -> Option<EngineFusion> {
     let plan = options.engines.optimised_graph(model)?.ok()?;
     let (before, after) = (node_stats(model.graph()), node_stats(plan.graph()));
-    let fused = after.by_type.iter().filter(|(op, _)| !before.by_type.contains_key(*op)).map(|(op, n)| (op.clone(), *n)).collect();
+    let fused = after
+        .by_type
+        .iter()
+        .filter(|(op, _)| !before.by_type.contains_key(*op))
+        .map(|(op, n)| (op.clone(), *n))
+        .collect();
     Some(EngineFusion { nodes: [before.computing, after.computing], fused })
 }
 
 /// The input as its own artifact: nothing that passes is better.
-fn the_input(job: &ResolvedJob, options: &Options, loaded: &Loaded, bench: &Bench<'_>, baseline: &ModelFigures, candidates: &[Candidate]) -> Result<Chosen, BakeError> {
+fn the_input(
+    job: &ResolvedJob,
+    options: &Options,
+    loaded: &Loaded,
+    bench: &Bench<'_>,
+    baseline: &ModelFigures,
+    candidates: &[Candidate],
+) -> Result<Chosen, BakeError> {
     let quality = quality_of(job, loaded, bench, &loaded.model)?;
     let gates = quality::decide(&job.gates, &figures::gate_figures(&quality, baseline, baseline, None));
-    let why = candidates.iter().find_map(|c| c.refused.as_ref().map(|r| format!("{}: {r}", c.name))).unwrap_or_default();
+    let why =
+        candidates.iter().find_map(|c| c.refused.as_ref().map(|r| format!("{}: {r}", c.name))).unwrap_or_default();
     let (reason, message) = match figures::verdict(INPUT, &gates) {
-        (Reason::Baked, _) => (Reason::NoImprovement, format!("The input is returned unchanged, nothing better passed ({why}).")),
+        (Reason::Baked, _) => {
+            (Reason::NoImprovement, format!("The input is returned unchanged, nothing better passed ({why})."))
+        }
         other => other,
     };
-    let bytes = std::fs::read(&job.source.path).map_err(|source| crate::model::ModelError::Read { path: job.source.path.clone(), source })?;
+    let bytes = std::fs::read(&job.source.path)
+        .map_err(|source| crate::model::ModelError::Read { path: job.source.path.clone(), source })?;
     Ok(Chosen {
         name: INPUT.to_owned(),
         bytes,

@@ -56,7 +56,8 @@ pub fn outputs(a: &Model, b: &Model, data: &Path, engines: &Engines) -> Result<O
     let engine = engines.select(a, &samples.feeds, None)?.engine;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let of_a = observe::outputs(&engine, a, &samples.feeds, threads)?;
-    let mut of_b: Vec<(&str, Vec<Tensor>)> = b.output_names().into_iter().zip(observe::outputs(&engine, b, &samples.feeds, threads)?).collect();
+    let mut of_b: Vec<(&str, Vec<Tensor>)> =
+        b.output_names().into_iter().zip(observe::outputs(&engine, b, &samples.feeds, threads)?).collect();
     let (mut pairs, mut unmatched) = (Vec::new(), Vec::new());
     for (name, baseline) in a.output_names().into_iter().zip(of_a) {
         match of_b.iter().position(|(other, _)| *other == name) {
@@ -66,7 +67,10 @@ pub fn outputs(a: &Model, b: &Model, data: &Path, engines: &Engines) -> Result<O
     }
     unmatched.extend(of_b.iter().map(|(name, _)| (*name).to_owned()));
     if pairs.is_empty() {
-        return Err(BakeError::Data(format!("the models have no output in common ({}), so there is nothing to compare", unmatched.join(", "))));
+        return Err(BakeError::Data(format!(
+            "the models have no output in common ({}), so there is nothing to compare",
+            unmatched.join(", ")
+        )));
     }
     let largest: Vec<Option<f64>> = pairs.iter().map(max_abs_difference).collect();
     let report = quality::evaluate(&Evaluation { outputs: pairs, ..Evaluation::default() })?;
@@ -89,7 +93,8 @@ fn max_abs_difference(pair: &OutputPair) -> Option<f64> {
         }
         let (a, b) = (a.to_f64(), b.to_f64());
         // Equal infinities have no difference; `inf - inf` would not say so.
-        let differences = a.iter().zip(&*b).map(|(x, y)| if x == y || (x.is_nan() && y.is_nan()) { 0.0 } else { (x - y).abs() });
+        let differences =
+            a.iter().zip(&*b).map(|(x, y)| if x == y || (x.is_nan() && y.is_nan()) { 0.0 } else { (x - y).abs() });
         differences.map(|d| Some(d).filter(|d| d.is_finite())).try_fold(0.0_f64, |worst, d| d.map(|d| worst.max(d)))
     };
     pair.baseline.iter().zip(&pair.baked).map(of_sample).try_fold(0.0_f64, |worst, d| d.map(|d| worst.max(d)))

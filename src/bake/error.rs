@@ -19,7 +19,9 @@ pub enum BakeError {
     Engine(#[from] EngineError),
     #[error(transparent)]
     Quality(#[from] QualityError),
-    #[error("cannot write {path}: {source}. Check that the folder exists, may be written and has free space, or give another one with --out.")]
+    #[error(
+        "cannot write {path}: {source}. Check that the folder exists, may be written and has free space, or give another one with --out."
+    )]
     Output { path: PathBuf, source: std::io::Error },
     #[error("spec.data: {0}")]
     Data(String),
@@ -27,9 +29,13 @@ pub enum BakeError {
     Recipe(#[from] ReplayError),
     #[error("{field}: {detail}")]
     Job { field: String, detail: String },
-    #[error("the memory limit of {limit} bytes is below the {needed} bytes that the smallest plan needs (estimated from model and data). Raise the limit.")]
+    #[error(
+        "the memory limit of {limit} bytes is below the {needed} bytes that the smallest plan needs (estimated from model and data). Raise the limit."
+    )]
     Memory { limit: u64, needed: u64 },
-    #[error("a fresh process could not reload the artifact: {0}. This is a fault of Bakehouse; please report it with the model.")]
+    #[error(
+        "a fresh process could not reload the artifact: {0}. This is a fault of Bakehouse; please report it with the model."
+    )]
     Reload(String),
     #[error("internal fault: {0}. This is a fault of Bakehouse; please report it.")]
     Internal(String),

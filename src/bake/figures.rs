@@ -18,9 +18,18 @@ use crate::profiler::latency::quantile_interval;
 use crate::quality::{self, Evaluation, Figure, Figures, GateResult, MetricKind, OutputPair, QualityReport, TapPair};
 
 /// How quality is judged in this job.
-pub(super) fn evaluation<'a>(job: &ResolvedJob, loaded: &Loaded, pairs: (Vec<OutputPair>, Vec<TapPair>), labels: Option<&'a Tensor>) -> Evaluation<'a> {
+pub(super) fn evaluation<'a>(
+    job: &ResolvedJob,
+    loaded: &Loaded,
+    pairs: (Vec<OutputPair>, Vec<TapPair>),
+    labels: Option<&'a Tensor>,
+) -> Evaluation<'a> {
     let metric = job.validation.metric.map(|named| MetricKind::of(named, job.validation.top_k as u32));
-    let gated_outputs = if job.validation.outputs.is_empty() { blocks::judged_outputs(&loaded.model) } else { job.validation.outputs.clone() };
+    let gated_outputs = if job.validation.outputs.is_empty() {
+        blocks::judged_outputs(&loaded.model)
+    } else {
+        job.validation.outputs.clone()
+    };
     Evaluation { outputs: pairs.0, taps: pairs.1, labels, metric, gated_outputs: Some(gated_outputs), seed: job.seed }
 }
 
@@ -48,7 +57,15 @@ pub(super) fn gate_figures(
         Some(batches) => {
             if let Some(paired) = batches.first().map(|b| &b.paired) {
                 let interval = quality::stats::Interval { lower: paired.lower, upper: paired.upper };
-                figures.insert(Metric::Speedup, Figure::new(paired.ratio, Some(interval), paired.ratios.len(), "median of paired ratios, order statistics"));
+                figures.insert(
+                    Metric::Speedup,
+                    Figure::new(
+                        paired.ratio,
+                        Some(interval),
+                        paired.ratios.len(),
+                        "median of paired ratios, order statistics",
+                    ),
+                );
             }
         }
     }
@@ -74,7 +91,8 @@ fn latency_figures(model: &ModelFigures, figures: &mut Figures) {
     if let Some(p99) = summary.p99 {
         let tail = quantile_interval(&sorted, 0.99);
         figures.insert(Metric::LatencyP99, figure(p99, tail));
-        figures.insert(Metric::Jitter, figure(p99 - summary.p50, [(tail[0] - median[1]).max(0.0), tail[1] - median[0]]));
+        figures
+            .insert(Metric::Jitter, figure(p99 - summary.p50, [(tail[0] - median[1]).max(0.0), tail[1] - median[0]]));
     }
     let rows = first.batch as f64;
     figures.insert(Metric::Throughput, figure(first.throughput, [rows / median[1], rows / median[0]]));
@@ -96,10 +114,9 @@ pub(super) fn verdict(name: &str, gates: &[GateResult]) -> (Reason, String) {
 /// The gate that keeps a result from passing, in words: a failed one before an inconclusive one.
 pub(super) fn worst_gate(gates: &[GateResult]) -> String {
     let by = |verdict| gates.iter().find(|g| g.verdict == verdict);
-    by(Verdict::Fail).or_else(|| by(Verdict::Inconclusive)).map_or_else(
-        || "every gate passed".to_owned(),
-        |g| g.message.clone(),
-    )
+    by(Verdict::Fail)
+        .or_else(|| by(Verdict::Inconclusive))
+        .map_or_else(|| "every gate passed".to_owned(), |g| g.message.clone())
 }
 
 /// A gate as a line of the result table.
@@ -112,7 +129,9 @@ pub(super) fn gate_line(gate: &GateResult) -> GateLine {
     };
     let observed = match (gate.observed, gate.interval) {
         (None, _) => "no data".to_owned(),
-        (Some(e), Some(i)) if i.lower < i.upper => format!("{} [{}, {}] n={}", show(unit, e), show(unit, i.lower), show(unit, i.upper), gate.n),
+        (Some(e), Some(i)) if i.lower < i.upper => {
+            format!("{} [{}, {}] n={}", show(unit, e), show(unit, i.lower), show(unit, i.upper), gate.n)
+        }
         (Some(e), _) => show(unit, e),
     };
     GateLine { metric: gate.metric.to_string(), threshold, observed, verdict: format!("{:?}", gate.verdict) }

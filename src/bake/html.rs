@@ -43,7 +43,9 @@ pub fn page(report: &Report) -> String {
         .push(el("meta").attr("name", "color-scheme").attr("content", "light dark"))
         .push(words("title", &format!("{}: {verdict}", report.job.name)))
         .push(Node::style(include_str!("html/page.css")));
-    let contents = el("nav").attr("aria-label", "Contents").extend(SECTIONS.map(|(anchor, name)| words("a", name).attr("href", anchor)));
+    let contents = el("nav")
+        .attr("aria-label", "Contents")
+        .extend(SECTIONS.map(|(anchor, name)| words("a", name).attr("href", anchor)));
     let main = el("main")
         .push(header::header(report))
         .push(contents)
@@ -54,7 +56,10 @@ pub fn page(report: &Report) -> String {
         .push(quality::section(report))
         .push(evidence::section(report))
         .push(provenance::section(report));
-    let footer = words("footer", "Every figure on this page is computed from report.json beside it, which holds the raw samples.");
+    let footer = words(
+        "footer",
+        "Every figure on this page is computed from report.json beside it, which holds the raw samples.",
+    );
     format!("<!DOCTYPE html>\n{}\n", el("html").attr("lang", "en").push(head).push(el("body").push(main).push(footer)))
 }
 

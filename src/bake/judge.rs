@@ -26,7 +26,13 @@ pub(super) struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     /// Runs the input model on the split.
-    pub(super) fn new(engine: SharedEngine, threads: usize, input: &'a Model, split: Dataset, taps: &'a [String]) -> Result<Self, EngineError> {
+    pub(super) fn new(
+        engine: SharedEngine,
+        threads: usize,
+        input: &'a Model,
+        split: Dataset,
+        taps: &'a [String],
+    ) -> Result<Self, EngineError> {
         let outputs = observe::outputs(&engine, input, &split.feeds, threads)?;
         let features = observe::features(&engine, input, taps, &split.feeds, threads)?;
         Ok(Self { engine, threads, input, split, taps, outputs, features })
@@ -37,7 +43,9 @@ impl<'a> Bench<'a> {
         let baked = observe::outputs(&self.engine, candidate, &self.split.feeds, self.threads)?;
         let names = self.input.output_names();
         let outputs = names.iter().zip(&self.outputs).zip(baked);
-        let outputs = outputs.map(|((name, a), b)| OutputPair { name: (*name).to_owned(), baseline: a.clone(), baked: b }).collect();
+        let outputs = outputs
+            .map(|((name, a), b)| OutputPair { name: (*name).to_owned(), baseline: a.clone(), baked: b })
+            .collect();
         Ok((outputs, self.tap_pairs(candidate)?))
     }
 
@@ -46,13 +54,25 @@ impl<'a> Bench<'a> {
         let places = blocks::successors(self.input, self.taps, candidate);
         let names: Vec<String> = places.iter().map(|(_, to)| to.clone()).collect();
         let baked = observe::features(&self.engine, candidate, &names, &self.split.feeds, self.threads)?;
-        let moved: Vec<String> = places.iter().map(|(from, _)| from.clone()).filter(|from| !self.taps.contains(from)).collect();
-        let mut moved = moved.iter().zip(observe::features(&self.engine, self.input, &moved, &self.split.feeds, self.threads)?).collect::<Vec<_>>();
+        let moved: Vec<String> =
+            places.iter().map(|(from, _)| from.clone()).filter(|from| !self.taps.contains(from)).collect();
+        let mut moved = moved
+            .iter()
+            .zip(observe::features(&self.engine, self.input, &moved, &self.split.feeds, self.threads)?)
+            .collect::<Vec<_>>();
         let mut baseline = |from: &String| match self.taps.iter().position(|t| t == from) {
             Some(at) => self.features[at].clone(),
-            None => moved.iter_mut().find(|(name, _)| *name == from).map(|(_, rows)| std::mem::take(rows)).unwrap_or_default(),
+            None => moved
+                .iter_mut()
+                .find(|(name, _)| *name == from)
+                .map(|(_, rows)| std::mem::take(rows))
+                .unwrap_or_default(),
         };
-        let pairs = places.iter().zip(baked).map(|((from, _), baked)| TapPair { name: from.clone(), baseline: baseline(from), baked });
+        let pairs = places.iter().zip(baked).map(|((from, _), baked)| TapPair {
+            name: from.clone(),
+            baseline: baseline(from),
+            baked,
+        });
         Ok(pairs.filter(|p| !p.baseline.is_empty() && !p.baked.is_empty()).collect())
     }
 }
@@ -75,10 +95,17 @@ impl Judge for SearchJudge<'_, '_> {
         let evaluation = figures::evaluation(self.job, self.loaded, pairs, self.bench.split.labels.as_ref());
         let quick = quality::quick(&evaluation).map_err(|e| EngineError::Data(e.to_string()))?;
         let broken = |estimate: f64| if quick.broken { f64::NAN } else { estimate };
-        let min = |metric: Metric| self.job.gates.iter().find(|g| g.metric == metric).and_then(|g| match g.bound { Bound::Min(v) => Some(v), Bound::Max(_) => None });
+        let min = |metric: Metric| {
+            self.job.gates.iter().find(|g| g.metric == metric).and_then(|g| match g.bound {
+                Bound::Min(v) => Some(v),
+                Bound::Max(_) => None,
+            })
+        };
         let score = |metric: Metric, estimate: Option<f64>| {
             // A metric that has no value on this split (no taps, a baseline at chance) does not steer the search; the verdict says Inconclusive.
-            estimate.and_then(|estimate| Some(Score { metric: metric.to_string(), estimate: broken(estimate), threshold: min(metric)? }))
+            estimate.and_then(|estimate| {
+                Some(Score { metric: metric.to_string(), estimate: broken(estimate), threshold: min(metric)? })
+            })
         };
         Ok([
             score(Metric::AccuracyRetention, quick.accuracy_retention),

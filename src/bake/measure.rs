@@ -1,6 +1,7 @@
 //! The figures of one model: latency per batch size, what a fresh process sees, determinism.
 
 use std::path::Path;
+use std::time::Instant;
 
 use super::probe::{self, Seen, outputs_digest};
 use super::report::{BatchLatency, BatchSpeedup, Determinism, ModelFigures};
@@ -17,6 +18,9 @@ use crate::profiler::{latency, paired};
 /// Seconds for the latency of one model at one batch size.
 const LATENCY_SECONDS: f64 = 0.4;
 
+/// A run that takes longer is not measured unless its batch size is asked for.
+const LONG_RUN_SECONDS: f64 = 0.05;
+
 /// Samples that determinism and the fresh process are checked on.
 pub(super) const PROBE_SAMPLES: usize = 4;
 
@@ -28,14 +32,29 @@ pub(super) struct Workload {
 }
 
 impl Workload {
-    /// Feeds of the wished batch sizes, made of real samples. Without a wish: the samples as they are, and where the batch axis is free 8 rows too.
-    pub(super) fn new(job: &ResolvedJob, model: &Model, engine: &SharedEngine, samples: &[Feed]) -> Result<Self, EngineError> {
+    /// Feeds of the wished batch sizes, made of real samples. Without a wish: the samples as they are, and eight times as many rows where the model takes
+    /// them and a run stays short.
+    pub(super) fn new(
+        job: &ResolvedJob,
+        model: &Model,
+        engine: &SharedEngine,
+        samples: &[Feed],
+    ) -> Result<Self, EngineError> {
         let own = batch::rows(&samples[0], model);
-        let wished = if job.profile.batch_sizes.is_empty() { vec![own, own * 8] } else { job.profile.batch_sizes.clone() };
         let mut session = engine.load(model, &LoadOptions::default())?;
+        let started = Instant::now();
+        session.run(&samples[0])?;
+        let short = started.elapsed().as_secs_f64() * 8.0 < LONG_RUN_SECONDS;
+        let wished = match (job.profile.batch_sizes.as_slice(), short) {
+            ([], true) => vec![own, own * 8],
+            ([], false) => vec![own],
+            (wished, _) => wished.to_vec(),
+        };
         let (mut feeds, mut refused) = (Vec::new(), Vec::new());
         for rows in wished {
-            let made = batch::of_rows(samples, model, rows).map_err(|e| e.to_string()).and_then(|feed| session.run(&feed).map(|_| feed).map_err(|e| e.to_string()));
+            let made = batch::of_rows(samples, model, rows)
+                .map_err(|e| e.to_string())
+                .and_then(|feed| session.run(&feed).map(|_| feed).map_err(|e| e.to_string()));
             match made {
                 Ok(feed) => feeds.push((rows, feed)),
                 Err(detail) => refused.push(format!("Batch size {rows} is not measured: {detail}")),
@@ -67,26 +86,54 @@ impl Measurer<'_> {
         let fresh_process = self.fresh_process(file)?;
         let determinism = self.determinism(model, &fresh_process)?;
         let mut session = self.timer.load(model)?;
-        let plan = latency::Plan { warmup: self.job.profile.warmup, iterations: self.job.profile.iterations, max_seconds: LATENCY_SECONDS, cpu_time: true };
+        let plan = latency::Plan {
+            warmup: self.job.profile.warmup,
+            iterations: self.job.profile.iterations,
+            max_seconds: LATENCY_SECONDS,
+            cpu_time: true,
+        };
         let mut latencies = Vec::new();
         for (rows, feed) in &self.workload.feeds {
             let samples = self.timer.latency(session.as_mut(), feed, plan)?;
-            let summary = samples.summary().ok_or_else(|| BakeError::Internal("no latency sample was taken".to_owned()))?;
+            let summary =
+                samples.summary().ok_or_else(|| BakeError::Internal("no latency sample was taken".to_owned()))?;
             latencies.push(BatchLatency { batch: *rows, throughput: *rows as f64 / summary.p50, summary, samples });
         }
         let bytes = std::fs::metadata(file).map_err(|e| BakeError::Internal(format!("{}: {e}", file.display())))?.len();
         // Shapes of the timed feed, so that multiplications are those of one measured run.
-        let input_shapes = self.workload.feeds[0].1.iter().map(|(name, t)| (name.to_owned(), t.shape().to_vec())).collect();
-        let inference = infer(model, &InferOptions { input_shapes, facts: Some(self.facts) }).map_err(|e| BakeError::Internal(e.to_string()))?;
+        let input_shapes =
+            self.workload.feeds[0].1.iter().map(|(name, t)| (name.to_owned(), t.shape().to_vec())).collect();
+        let inference = infer(model, &InferOptions { input_shapes, facts: Some(self.facts) })
+            .map_err(|e| BakeError::Internal(e.to_string()))?;
         let stats = Stats::of(model, &inference);
-        Ok(ModelFigures { sha256: fresh_process.file_sha256.clone(), bytes, stats, latency: latencies, fresh_process, determinism })
+        Ok(ModelFigures {
+            sha256: fresh_process.file_sha256.clone(),
+            bytes,
+            stats,
+            latency: latencies,
+            fresh_process,
+            determinism,
+        })
     }
 
     /// Time of `input` / time of `baked`, per batch size.
-    pub(super) fn speedup(&self, input: &Model, baked: &Model, plan: paired::Plan) -> Result<Vec<BatchSpeedup>, EngineError> {
+    pub(super) fn speedup(
+        &self,
+        input: &Model,
+        baked: &Model,
+        plan: paired::Plan,
+    ) -> Result<Vec<BatchSpeedup>, EngineError> {
         let (mut a, mut b) = (self.timer.load(input)?, self.timer.load(baked)?);
         let feeds = self.workload.feeds.iter();
-        feeds.map(|(batch, feed)| Ok(BatchSpeedup { batch: *batch, paired: self.timer.compare(a.as_mut(), b.as_mut(), feed, plan)? })).collect()
+        // The first batch size is the one that decides; the others are for the reader.
+        let others = paired::Plan { min_rounds: 9, max_seconds: plan.max_seconds / 3.0, ..plan };
+        feeds
+            .enumerate()
+            .map(|(i, (batch, feed))| {
+                let plan = if i == 0 { plan } else { others };
+                Ok(BatchSpeedup { batch: *batch, paired: self.timer.compare(a.as_mut(), b.as_mut(), feed, plan)? })
+            })
+            .collect()
     }
 
     fn fresh_process(&self, file: &Path) -> Result<Seen, BakeError> {

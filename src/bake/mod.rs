@@ -1,5 +1,6 @@
 //! The pipeline: load, baseline, optimise, validate, profile, gate, export. It owns the order of things and the evidence; what each stage does lives in its room.
 
+mod assess;
 mod choose;
 pub mod compare;
 pub mod error;
@@ -24,6 +25,7 @@ pub mod verify;
 use std::path::PathBuf;
 use std::time::Instant;
 
+pub use assess::assess;
 pub use error::BakeError;
 pub use progress::{Progress, Quiet, Stage, StageRecord};
 pub use report::Report;
@@ -33,9 +35,10 @@ use crate::api::ResolvedJob;
 use crate::api::bakejob::Level;
 use crate::engine::Engines;
 use crate::hardware::{advise, detect};
+use crate::model::digest::sha256_hex;
 use crate::optimizer::recipe::RECIPE_VERSION;
 use crate::optimizer::search::Limits;
-use crate::optimizer::{Candidate, Driver, PassRecord, Recipe, Work, sha256_hex};
+use crate::optimizer::{Candidate, Driver, PassRecord, Recipe, Work};
 use crate::profiler::{clock, paired};
 use choose::Chosen;
 use intake::Loaded;
@@ -105,7 +108,8 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
     stages.enter(Stage::Validate);
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let bench = Bench::new(engine.clone(), cores, &loaded.model, loaded.verdict(), &loaded.taps)?;
-    let chosen = choose::choose(job, &loaded, &bench, &measurer, &baseline, &mut search.candidates, &staging, &mut stages)?;
+    let chosen =
+        choose::choose(job, &loaded, &bench, &measurer, &baseline, &mut search.candidates, &staging, &mut stages)?;
 
     stages.enter(Stage::Export);
     let recipe = Recipe {
@@ -117,9 +121,9 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
         steps: chosen.steps.clone(),
     };
     let remarks = loaded.remarks.iter().chain(&workload.refused).cloned().collect();
-    let report = figures::report(job, options, &loaded, &timer, machine, search, baseline, &chosen, stages.finish(), remarks);
-    export(&mut staging, &chosen, &recipe, report, job, started)
-        .and_then(|summary| staging.publish().map(|()| summary))
+    let report =
+        figures::report(job, options, &loaded, &timer, machine, search, baseline, &chosen, stages.finish(), remarks);
+    export(&mut staging, &chosen, &recipe, report, job, started).and_then(|summary| staging.publish().map(|()| summary))
 }
 
 /// What the optimise stage ends with.
@@ -149,9 +153,19 @@ fn optimise(
         let wanted = passes::lossless(job);
         lossless.extend(driver.run_lossless(&mut work, &wanted));
     }
-    let bench = Bench::new(engine.clone(), timer.threads(), &loaded.model, loaded.search(MOST_SEARCH_SAMPLES), &loaded.taps)?;
-    let limits = Limits { goal: job.goal, input_bytes: loaded.model.to_bytes().len(), slack: SEARCH_SLACK, measured_sites: MEASURED_SITES };
-    let variants = if job.level == Level::Conservative || job.recipe.is_some() { Vec::new() } else { plan::variants(job, &work, advice) };
+    let bench =
+        Bench::new(engine.clone(), timer.threads(), &loaded.model, loaded.search(MOST_SEARCH_SAMPLES), &loaded.taps)?;
+    let limits = Limits {
+        goal: job.goal,
+        input_bytes: loaded.model.to_bytes().len(),
+        slack: SEARCH_SLACK,
+        measured_sites: MEASURED_SITES,
+    };
+    let variants = if job.level == Level::Conservative || job.recipe.is_some() {
+        Vec::new()
+    } else {
+        plan::variants(job, &work, advice)
+    };
     let mut judge = SearchJudge {
         bench,
         job,
@@ -167,7 +181,14 @@ fn optimise(
 }
 
 /// Writes everything into the staging folder, the report last.
-fn export(staging: &mut Staging, chosen: &Chosen, recipe: &Recipe, mut report: Report, job: &ResolvedJob, started: Instant) -> Result<Summary, BakeError> {
+fn export(
+    staging: &mut Staging,
+    chosen: &Chosen,
+    recipe: &Recipe,
+    mut report: Report,
+    job: &ResolvedJob,
+    started: Instant,
+) -> Result<Summary, BakeError> {
     let mut add = |format: &str, name: &str, bytes: &[u8]| -> Result<(), BakeError> {
         staging.write(name, bytes)?;
         report.artifacts.push(report::Artifact {
@@ -184,7 +205,12 @@ fn export(staging: &mut Staging, chosen: &Chosen, recipe: &Recipe, mut report: R
     staging.write("report.html", page.as_bytes())?;
     // The page cannot hold its own digest; the JSON, written after it, can.
     let digest = (sha256_hex(page.as_bytes()), page.len() as u64);
-    report.artifacts.push(report::Artifact { format: "HTML".to_owned(), file: "report.html".to_owned(), sha256: digest.0, bytes: digest.1 });
+    report.artifacts.push(report::Artifact {
+        format: "HTML".to_owned(),
+        file: "report.html".to_owned(),
+        sha256: digest.0,
+        bytes: digest.1,
+    });
     staging.write("report.json", pretty(&report)?.as_bytes())?;
     let peak = clock::peak_rss_bytes();
     Ok(figures::summary(job, &report, started.elapsed().as_secs_f64(), peak))
@@ -214,7 +240,12 @@ impl<'p> Stages<'p> {
 
     fn close(&mut self) {
         if let Some((name, start_time, since)) = self.open.take() {
-            self.records.push(StageRecord { name, start_time, completion_time: now(), seconds: since.elapsed().as_secs_f64() });
+            self.records.push(StageRecord {
+                name,
+                start_time,
+                completion_time: now(),
+                seconds: since.elapsed().as_secs_f64(),
+            });
         }
     }
 

@@ -6,13 +6,18 @@ use crate::quality::Rows;
 
 /// Features of one tap and sample. Of a larger tap, positions are sampled evenly, the same for every model: CKA compares similarities between samples, which
 /// so many positions give as well as all, in bounded time and memory.
-const MOST_FEATURES: usize = 2_048;
+const MOST_FEATURES: usize = 1_024;
 
 /// Outputs of a model, `[output][sample]`.
 pub(super) type Outputs = Vec<Vec<Tensor>>;
 
 /// Runs every feed; each output of the model as one column over the samples.
-pub(super) fn outputs(engine: &SharedEngine, model: &Model, feeds: &[Feed], threads: usize) -> Result<Outputs, EngineError> {
+pub(super) fn outputs(
+    engine: &SharedEngine,
+    model: &Model,
+    feeds: &[Feed],
+    threads: usize,
+) -> Result<Outputs, EngineError> {
     let mut session = engine.load(model, &LoadOptions { threads, ..LoadOptions::default() })?;
     let mut columns: Outputs = model.graph().output.iter().map(|_| Vec::with_capacity(feeds.len())).collect();
     for feed in feeds {
@@ -24,7 +29,13 @@ pub(super) fn outputs(engine: &SharedEngine, model: &Model, feeds: &[Feed], thre
 }
 
 /// Runs every feed and keeps the features of the taps.
-pub(super) fn features(engine: &SharedEngine, model: &Model, taps: &[String], feeds: &[Feed], threads: usize) -> Result<Vec<Rows>, EngineError> {
+pub(super) fn features(
+    engine: &SharedEngine,
+    model: &Model,
+    taps: &[String],
+    feeds: &[Feed],
+    threads: usize,
+) -> Result<Vec<Rows>, EngineError> {
     if taps.is_empty() {
         return Ok(Vec::new());
     }

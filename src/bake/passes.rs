@@ -4,9 +4,10 @@ use crate::accelerator;
 use crate::api::ResolvedJob;
 use crate::api::job::PinnedFile;
 use crate::engine::Engines;
+use crate::model::digest::sha256_hex;
 use crate::model::opset::OpsetUpgrade;
 use crate::model::{Model, Pass};
-use crate::optimizer::recipe::{Recipe, Step, sha256_hex};
+use crate::optimizer::recipe::{Recipe, Step};
 use crate::optimizer::{PassRecord, Work, int8};
 
 use super::BakeError;
@@ -44,7 +45,8 @@ pub(super) fn replay(pinned: &PinnedFile, input: &Model) -> Result<Work, BakeErr
     if let Some(expected) = pinned.digest.as_deref().map(|d| d.trim_start_matches("sha256:")).filter(|d| *d != given) {
         return Err(wrong(format!("{} has sha256 {given}, the job pins {expected}", pinned.path.display())));
     }
-    let recipe: Recipe = serde_json::from_slice(&text).map_err(|e| wrong(format!("{} is no recipe: {e}", pinned.path.display())))?;
+    let recipe: Recipe =
+        serde_json::from_slice(&text).map_err(|e| wrong(format!("{} is no recipe: {e}", pinned.path.display())))?;
     let model = recipe.replay(input, &of_step)?;
     Ok(Work { model, facts: recipe.facts, steps: recipe.steps })
 }
@@ -52,5 +54,9 @@ pub(super) fn replay(pinned: &PinnedFile, input: &Model) -> Result<Work, BakeErr
 /// A record for each backend that is not there: a pass that would have used it, skipped.
 pub(super) fn absent_backends(engines: &Engines, model: &Model) -> Vec<PassRecord> {
     let absent = engines.backends().iter().filter(|b| !b.available);
-    absent.map(|b| PassRecord::skipped(&format!("backend-{}", b.name), format!("BackendUnavailable: {}", b.detail), model)).collect()
+    absent
+        .map(|b| {
+            PassRecord::skipped(&format!("backend-{}", b.name), format!("BackendUnavailable: {}", b.detail), model)
+        })
+        .collect()
 }

@@ -4,13 +4,13 @@ use crate::api::ResolvedJob;
 use crate::api::bakejob::Goal;
 use crate::hardware::advise::Advice;
 use crate::model::Pass;
-use crate::optimizer::int8::{
-    DynamicInt8, DynamicSite, EmbeddingInt8, EmbeddingSite, Encoding, Exclude, NodePlan, Range, TablePlan, TensorPlan, WeightInt8, WeightScheme, WeightSite,
-    dynamic_sites, embedding_sites, quantizable_weights,
-};
-use crate::optimizer::int8::linear::Operator;
-use crate::optimizer::search::{SiteInfo, Variant};
 use crate::optimizer::Work;
+use crate::optimizer::int8::linear::Operator;
+use crate::optimizer::int8::{
+    DynamicInt8, DynamicSite, EmbeddingInt8, EmbeddingSite, Encoding, Exclude, NodePlan, Range, TablePlan, TensorPlan,
+    WeightInt8, WeightScheme, WeightSite, dynamic_sites, embedding_sites, quantizable_weights,
+};
+use crate::optimizer::search::{SiteInfo, Variant};
 
 /// Weights of fewer elements are not worth the nodes that restore them.
 const MIN_ELEMENTS: usize = 256;
@@ -21,11 +21,23 @@ pub(super) fn variants(job: &ResolvedJob, work: &Work, advice: &Advice) -> Vec<V
     let exclude = Exclude::new(&job.exclude);
     let sites = Sites {
         dynamic: if allowed(DynamicInt8::NAME) { dynamic(work, &exclude) } else { Vec::new() },
-        tables: if allowed(EmbeddingInt8::NAME) { embedding_sites(&work.model, &exclude, MIN_ELEMENTS) } else { Vec::new() },
-        weights: if allowed(WeightInt8::NAME) { quantizable_weights(&work.model, &exclude, MIN_ELEMENTS) } else { Vec::new() },
+        tables: if allowed(EmbeddingInt8::NAME) {
+            embedding_sites(&work.model, &exclude, MIN_ELEMENTS)
+        } else {
+            Vec::new()
+        },
+        weights: if allowed(WeightInt8::NAME) {
+            quantizable_weights(&work.model, &exclude, MIN_ELEMENTS)
+        } else {
+            Vec::new()
+        },
     };
     // Eight bits are exact where the CPU adds products in 32 bits; elsewhere pairs may saturate, which seven bits never do.
-    let schemes = if advice.u8s8_saturates { vec![WeightScheme::Int8Reduced, WeightScheme::Int8] } else { vec![WeightScheme::Int8] };
+    let schemes = if advice.u8s8_saturates {
+        vec![WeightScheme::Int8Reduced, WeightScheme::Int8]
+    } else {
+        vec![WeightScheme::Int8]
+    };
     let mut variants = Vec::new();
     if job.goal != Goal::Size {
         for scheme in schemes {
@@ -51,8 +63,17 @@ struct Sites {
 impl Sites {
     /// Integer products where they can be, 8-bit tables, and every other weight stored in 8 bits.
     fn dynamic_and_stored(&self, name: &str, scheme: WeightScheme) -> Variant {
-        let others: Vec<WeightSite> = self.weights.iter().filter(|w| !self.dynamic.iter().any(|d| d.weight == w.tensor) && !self.is_table(w)).cloned().collect();
-        let mut sites: Vec<SiteInfo> = self.dynamic.iter().map(|d| SiteInfo { name: d.output.clone(), elements: d.elements(), error: d.error }).collect();
+        let others: Vec<WeightSite> = self
+            .weights
+            .iter()
+            .filter(|w| !self.dynamic.iter().any(|d| d.weight == w.tensor) && !self.is_table(w))
+            .cloned()
+            .collect();
+        let mut sites: Vec<SiteInfo> = self
+            .dynamic
+            .iter()
+            .map(|d| SiteInfo { name: d.output.clone(), elements: d.elements(), error: d.error })
+            .collect();
         let tunable = sites.len();
         sites.extend(self.tables.iter().map(table_info));
         sites.extend(others.iter().map(weight_info));
@@ -64,9 +85,12 @@ impl Sites {
             build: Box::new(move |mask| {
                 let (of_dynamic, rest) = mask.split_at(dynamic.len());
                 let (of_tables, of_others) = rest.split_at(tables.len());
-                let nodes: Vec<NodePlan> = chosen(&dynamic, of_dynamic).map(|d| NodePlan { output: d.output.clone(), weights: scheme, range: Range::Mse }).collect();
+                let nodes: Vec<NodePlan> = chosen(&dynamic, of_dynamic)
+                    .map(|d| NodePlan { output: d.output.clone(), weights: scheme, range: Range::Mse })
+                    .collect();
                 // A product that stays in float still has its weight stored.
-                let mut stored: Vec<TensorPlan> = chosen(&others, of_others).map(|w| w.plan(Encoding::CastMul, Range::Mse)).collect();
+                let mut stored: Vec<TensorPlan> =
+                    chosen(&others, of_others).map(|w| w.plan(Encoding::CastMul, Range::Mse)).collect();
                 stored.sort_by(|a, b| a.tensor.cmp(&b.tensor));
                 passes(nodes, table_plans(&tables, of_tables), stored)
             }),

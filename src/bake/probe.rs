@@ -10,8 +10,8 @@ use sha2::{Digest, Sha256};
 use super::BakeError;
 use crate::api::bakejob::Runtime;
 use crate::engine::{Dataset, Engines, LoadOptions, dataset};
+use crate::model::digest::{hex, sha256_hex};
 use crate::model::{Model, Tensor};
-use crate::optimizer::sha256_hex;
 use crate::profiler::clock;
 
 /// What a fresh process is asked to do.
@@ -52,13 +52,15 @@ pub fn run(request: &Request) -> Result<Seen, BakeError> {
     let engines = Engines::discover(request.ort_lib.as_deref());
     let engine = engines.get(request.runtime)?;
     let idle_rss_bytes = clock::rss_bytes();
-    let file = std::fs::read(&request.model).map_err(|source| crate::model::ModelError::Read { path: request.model.clone(), source })?;
+    let file = std::fs::read(&request.model)
+        .map_err(|source| crate::model::ModelError::Read { path: request.model.clone(), source })?;
     let file_sha256 = sha256_hex(&file);
     drop(file);
     let model = Model::load(&request.model)?;
     let data = Dataset::load(&request.data, &model, dataset::Limits::default())?.dataset;
     let mut session = engine.load(&model, &LoadOptions { threads: request.threads, ..LoadOptions::default() })?;
-    let outputs = data.feeds.iter().take(request.samples).map(|feed| session.run(feed)).collect::<Result<Vec<_>, _>>()?;
+    let outputs =
+        data.feeds.iter().take(request.samples).map(|feed| session.run(feed)).collect::<Result<Vec<_>, _>>()?;
     Ok(Seen {
         file_sha256,
         outputs_sha256: outputs_digest(outputs.iter().flatten()),
@@ -73,15 +75,25 @@ pub fn spawn(program: &Path, request: &Request) -> Result<Seen, BakeError> {
     let mut command = Command::new(program);
     command.arg("probe").arg(&request.model).arg("--data").arg(&request.data);
     command.args(["--samples", &request.samples.to_string(), "--threads", &request.threads.to_string()]);
-    command.args(["--runtime", match request.runtime { Runtime::OnnxRuntime => "onnxruntime", Runtime::Bakehouse => "bakehouse" }]);
+    command.args([
+        "--runtime",
+        match request.runtime {
+            Runtime::OnnxRuntime => "onnxruntime",
+            Runtime::Bakehouse => "bakehouse",
+        },
+    ]);
     if let Some(library) = &request.ort_lib {
         command.arg("--ort-lib").arg(library);
     }
-    let output = command.stdin(Stdio::null()).output().map_err(|e| BakeError::Internal(format!("cannot start {}: {e}", program.display())))?;
+    let output = command
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|e| BakeError::Internal(format!("cannot start {}: {e}", program.display())))?;
     if !output.status.success() {
         return Err(BakeError::Reload(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }
-    serde_json::from_slice(&output.stdout).map_err(|e| BakeError::Reload(format!("it printed what is not a result ({e})")))
+    serde_json::from_slice(&output.stdout)
+        .map_err(|e| BakeError::Reload(format!("it printed what is not a result ({e})")))
 }
 
 /// SHA-256 over types, shapes and bytes of outputs.
@@ -91,5 +103,5 @@ pub fn outputs_digest<'a>(outputs: impl Iterator<Item = &'a Tensor>) -> String {
         hash.update(format!("{}{:?}", tensor.dtype(), tensor.shape()));
         hash.update(tensor.bytes());
     }
-    hash.finalize().iter().map(|b| format!("{b:02x}")).collect()
+    hex(&hash.finalize())
 }

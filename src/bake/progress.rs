@@ -18,7 +18,8 @@ pub enum Stage {
 
 impl Stage {
     /// All stages in order.
-    pub const ALL: [Self; 7] = [Self::Load, Self::Baseline, Self::Optimize, Self::Validate, Self::Profile, Self::Gate, Self::Export];
+    pub const ALL: [Self; 7] =
+        [Self::Load, Self::Baseline, Self::Optimize, Self::Validate, Self::Profile, Self::Gate, Self::Export];
 
     /// What the stage does, for a progress line.
     pub fn doing(self) -> &'static str {

@@ -95,7 +95,8 @@ mod tests {
         staging.write("a/b.json", b"{}").unwrap();
         staging.write("model.onnx", b"m").unwrap();
         staging.publish().unwrap();
-        let mut names: Vec<_> = std::fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> =
+            std::fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         assert_eq!(names, ["a", "model.onnx"]);
     }

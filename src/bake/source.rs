@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::api::ResolvedJob;
-use crate::optimizer::sha256_hex;
+use crate::model::digest::sha256_hex;
 
 /// What a file was read for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -2,9 +2,9 @@
 
 use crate::engine::{EngineError, Feed, LoadOptions, Session, SharedEngine};
 use crate::model::Model;
+use crate::profiler::TimingTurn;
 use crate::profiler::latency::{self, Samples};
 use crate::profiler::paired::{self, Paired};
-use crate::profiler::TimingTurn;
 
 /// Loads models and times them. One thread is timed by CPU time, which a busy machine disturbs least; more threads by wall time.
 pub(super) struct Timer {
@@ -32,14 +32,25 @@ impl Timer {
     }
 
     /// Paired, interleaved: time of `a` / time of `b`.
-    pub(super) fn compare(&self, a: &mut dyn Session, b: &mut dyn Session, feed: &Feed, plan: paired::Plan) -> Result<Paired, EngineError> {
+    pub(super) fn compare(
+        &self,
+        a: &mut dyn Session,
+        b: &mut dyn Session,
+        feed: &Feed,
+        plan: paired::Plan,
+    ) -> Result<Paired, EngineError> {
         let plan = paired::Plan { cpu_time: self.cpu_time(), ..plan };
         let _turn = turn()?;
         paired::compare(plan, &mut || a.run(feed).map(drop), &mut || b.run(feed).map(drop))
     }
 
     /// Latency of one model on one feed.
-    pub(super) fn latency(&self, session: &mut dyn Session, feed: &Feed, plan: latency::Plan) -> Result<Samples, EngineError> {
+    pub(super) fn latency(
+        &self,
+        session: &mut dyn Session,
+        feed: &Feed,
+        plan: latency::Plan,
+    ) -> Result<Samples, EngineError> {
         let plan = latency::Plan { cpu_time: self.cpu_time(), ..plan };
         let _turn = turn()?;
         latency::measure(plan, &mut || session.run(feed).map(drop))
@@ -47,6 +58,8 @@ impl Timer {
 }
 
 fn turn() -> Result<TimingTurn, EngineError> {
-    TimingTurn::take().map_err(|e| EngineError::Unavailable { name: "the lock that keeps timing runs apart".to_owned(), detail: e.to_string() })
+    TimingTurn::take().map_err(|e| EngineError::Unavailable {
+        name: "the lock that keeps timing runs apart".to_owned(),
+        detail: e.to_string(),
+    })
 }
-

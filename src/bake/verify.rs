@@ -102,16 +102,21 @@ pub fn verify(folder: &Path, options: &Options) -> Result<Verification, BakeErro
 fn read(folder: &Path) -> Result<Report, BakeError> {
     let path = folder.join(REPORT_FILE);
     let wrong = |detail: String| BakeError::Job { field: path.display().to_string(), detail };
-    let text = std::fs::read(&path).map_err(|e| wrong(format!("cannot be read: {e}. Give a folder that a bake wrote.")))?;
-    let value: serde_json::Value = serde_json::from_slice(&text).map_err(|e| wrong(format!("is no JSON ({e}). Give a folder that a bake wrote.")))?;
+    let text =
+        std::fs::read(&path).map_err(|e| wrong(format!("cannot be read: {e}. Give a folder that a bake wrote.")))?;
+    let value: serde_json::Value = serde_json::from_slice(&text)
+        .map_err(|e| wrong(format!("is no JSON ({e}). Give a folder that a bake wrote.")))?;
     match value["apiVersion"].as_str() {
         Some(REPORT_VERSION) => {}
         other => {
             let version = other.unwrap_or("none");
-            return Err(wrong(format!("is of version '{version}', this build reads '{REPORT_VERSION}'. Use the Bakehouse that wrote it.")));
+            return Err(wrong(format!(
+                "is of version '{version}', this build reads '{REPORT_VERSION}'. Use the Bakehouse that wrote it."
+            )));
         }
     }
-    serde_json::from_value(value).map_err(|e| wrong(format!("does not keep its own schema ({e}). It was changed, or written by another build.")))
+    serde_json::from_value(value)
+        .map_err(|e| wrong(format!("does not keep its own schema ({e}). It was changed, or written by another build.")))
 }
 
 #[cfg(test)]

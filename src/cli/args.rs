@@ -7,8 +7,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 /// Bakes trained ONNX models before deployment: smaller, faster, proven to keep their quality.
 #[derive(Debug, Parser)]
 #[command(name = "bakehouse", version, arg_required_else_help = true, propagate_version = true)]
-#[command(after_help = "Exit codes: 0 baked, gates passed · 2 usage or invalid BakeJob · 3 a gate failed · 4 a gate is inconclusive · 10 invalid model · \
-11 unsupported operator · 12 invalid data · 13 access denied · 14 output unwritable · 22 memory limit too small · 70 internal")]
+#[command(
+    after_help = "Exit codes: 0 baked, gates passed · 2 usage or invalid BakeJob · 3 a gate failed · 4 a gate is inconclusive · 10 invalid model · \
+11 unsupported operator · 12 invalid data · 13 access denied · 14 output unwritable · 22 memory limit too small · 70 internal"
+)]
 pub(crate) struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -19,6 +21,7 @@ pub(crate) struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[allow(clippy::large_enum_variant)] // parsed once per process
 pub(crate) enum Command {
     /// Bake models: BakeJob files, or one model and its data.
     Bake(BakeArgs),
@@ -45,6 +48,7 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Args)]
+#[allow(clippy::struct_excessive_bools)] // each is a switch that a person types
 pub(crate) struct BakeArgs {
     /// BakeJob files (.yaml), or one model (.onnx) with --data.
     #[arg(value_name = "FILE", required_unless_present = "file")]

@@ -31,7 +31,8 @@ fn single(args: &BakeArgs, planned: Planned) -> Result<u8, Failure> {
         let options = Options {
             engines: Engines::discover(args.ort_lib.as_deref()),
             ort_lib: args.ort_lib.clone(),
-            program: std::env::current_exe().map_err(|e| Failure::new(Reason::Internal, format!("cannot find this program again: {e}")))?,
+            program: std::env::current_exe()
+                .map_err(|e| Failure::new(Reason::Internal, format!("cannot find this program again: {e}")))?,
             low_memory: args.low_memory,
         };
         let mut progress = Terminal::new(&job.name, args.quiet || args.json);
@@ -40,7 +41,12 @@ fn single(args: &BakeArgs, planned: Planned) -> Result<u8, Failure> {
     match ended {
         Err(failure) => {
             if args.json {
-                let summary = Summary::failed(&planned.name, failure.reason, failure.message.clone(), started.elapsed().as_secs_f64());
+                let summary = Summary::failed(
+                    &planned.name,
+                    failure.reason,
+                    failure.message.clone(),
+                    started.elapsed().as_secs_f64(),
+                );
                 print(&json(&summary)?)?;
             }
             Err(failure)
@@ -63,14 +69,19 @@ fn many(args: &BakeArgs, jobs: &[Planned]) -> Result<u8, Failure> {
         })
         .collect();
     let summaries = batch::run(&tasks, usize::from(args.jobs), &passed_on(args), args.quiet || args.json);
-    if args.json { print(&json(&summaries)?)? } else { print(&batch::table(&summaries))? };
+    if args.json {
+        print(&json(&summaries)?)?
+    } else {
+        print(&batch::table(&summaries))?
+    };
     Ok(batch::exit_code(&summaries))
 }
 
 /// The flags that each bake of a batch gets too.
 fn passed_on(args: &BakeArgs) -> Vec<String> {
     let mut flags = Vec::new();
-    let mut option = |name: &str, value: Option<String>| flags.extend(value.map(|v| [name.to_owned(), v]).into_iter().flatten());
+    let mut option =
+        |name: &str, value: Option<String>| flags.extend(value.map(|v| [name.to_owned(), v]).into_iter().flatten());
     option("--level", args.level.clone());
     option("--goal", args.goal.clone());
     option("--runtime", args.runtime.clone());
@@ -109,7 +120,12 @@ fn intention(job: &ResolvedJob) -> String {
     };
     line("model", job.source.path.display().to_string());
     line("validation", job.validation.path.display().to_string());
-    line("calibration", job.calibration.as_ref().map_or_else(|| "a third of the validation data".to_owned(), |c| c.path.display().to_string()));
+    line(
+        "calibration",
+        job.calibration
+            .as_ref()
+            .map_or_else(|| "a third of the validation data".to_owned(), |c| c.path.display().to_string()),
+    );
     line("plan", format!("level {:?}, goal {:?}", job.level, job.goal));
     line("passes", job.passes.as_ref().map_or_else(|| bake::passes::names().join(", "), |p| p.join(", ")));
     for gate in &job.gates {
@@ -125,12 +141,20 @@ fn result(summary: &Summary, job: &ResolvedJob) -> String {
     let mut table = Table::new();
     table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["", "input", "artifact", "change [95 %]"]);
     let interval = |i: Option<Interval>, show: &dyn Fn(f64) -> String| {
-        i.map_or_else(|| "-".to_owned(), |i| format!("{} [{}, {}] n={}", show(i.estimate), show(i.lower), show(i.upper), i.n))
+        i.map_or_else(
+            || "-".to_owned(),
+            |i| format!("{} [{}, {}] n={}", show(i.estimate), show(i.lower), show(i.upper), i.n),
+        )
     };
     let [before, after] = figures.bytes;
     table.add_row(["size".to_owned(), text::bytes(before), text::size_change([before, after]), String::new()]);
     table.add_row(["nodes".to_owned(), figures.nodes[0].to_string(), figures.nodes[1].to_string(), String::new()]);
-    table.add_row(["speedup".to_owned(), String::new(), String::new(), interval(figures.speedup, &|v| format!("{v:.2}x"))]);
+    table.add_row([
+        "speedup".to_owned(),
+        String::new(),
+        String::new(),
+        interval(figures.speedup, &|v| format!("{v:.2}x")),
+    ]);
     let mut gates = Table::new();
     gates.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["gate", "asked for", "measured [95 %]", "verdict"]);
     for gate in &figures.gates {
@@ -148,4 +172,3 @@ fn result(summary: &Summary, job: &ResolvedJob) -> String {
         figures.report.display()
     )
 }
-

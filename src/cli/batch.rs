@@ -39,7 +39,13 @@ pub(crate) fn run(tasks: &[Task], jobs: usize, flags: &[String], quiet: bool) ->
                     done[next] = Some(summary.clone());
                     let finished = done.iter().flatten().count();
                     if !quiet {
-                        let _ = writeln!(std::io::stderr(), "[{finished}/{}] {}: {}", tasks.len(), summary.job, summary.message);
+                        let _ = writeln!(
+                            std::io::stderr(),
+                            "[{finished}/{}] {}: {}",
+                            tasks.len(),
+                            summary.job,
+                            summary.message
+                        );
                     }
                 }
             });
@@ -89,7 +95,15 @@ pub(crate) fn exit_code(summaries: &[Summary]) -> u8 {
 /// The table at the end of a batch.
 pub(crate) fn table(summaries: &[Summary]) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["Job", "Result", "Candidate", "Size", "Speedup", "Retention", "Seconds"]);
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header([
+        "Job",
+        "Result",
+        "Candidate",
+        "Size",
+        "Speedup",
+        "Retention",
+        "Seconds",
+    ]);
     for summary in summaries {
         let figures = summary.result.as_ref();
         let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
@@ -99,7 +113,11 @@ pub(crate) fn table(summaries: &[Summary]) -> String {
             Cell::new(figures.map_or("-", |f| f.candidate.as_str())),
             right(figures.map_or_else(|| "-".to_owned(), |f| text::size_change(f.bytes))),
             right(figures.and_then(|f| f.speedup).map_or_else(|| "-".to_owned(), |s| format!("{:.2}x", s.estimate))),
-            right(figures.and_then(|f| f.retention).map_or_else(|| "-".to_owned(), |r| format!("{:.2} %", r.estimate * 100.0))),
+            right(
+                figures
+                    .and_then(|f| f.retention)
+                    .map_or_else(|| "-".to_owned(), |r| format!("{:.2} %", r.estimate * 100.0)),
+            ),
             right(format!("{:.1}", summary.seconds)),
         ]);
     }
@@ -112,7 +130,9 @@ mod tests {
 
     #[test]
     fn the_worst_job_decides_the_exit_code() {
-        let of = |reasons: &[Reason]| exit_code(&reasons.iter().map(|&r| Summary::failed("j", r, String::new(), 0.0)).collect::<Vec<_>>());
+        let of = |reasons: &[Reason]| {
+            exit_code(&reasons.iter().map(|&r| Summary::failed("j", r, String::new(), 0.0)).collect::<Vec<_>>())
+        };
         assert_eq!(of(&[Reason::Baked, Reason::NoImprovement]), 0);
         assert_eq!(of(&[Reason::Baked, Reason::GateInconclusive, Reason::GateFailed]), 3);
         assert_eq!(of(&[Reason::GateFailed, Reason::InvalidModel, Reason::GateInconclusive]), 10);

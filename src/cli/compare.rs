@@ -1,5 +1,7 @@
 //! `bakehouse compare`: two models, their graphs and weights and, with data, their outputs.
 
+use std::fmt::Write as _;
+
 use comfy_table::{Table, presets};
 use serde::Serialize;
 
@@ -22,9 +24,15 @@ struct Comparison {
 
 pub(super) fn run(args: &CompareArgs) -> Result<u8, Failure> {
     let (a, b) = (Model::load(&args.a)?, Model::load(&args.b)?);
-    let stats = |model: &Model| infer(model, &InferOptions::default()).map(|inference| Stats::of(model, &inference)).map_err(Failure::usage);
+    let stats = |model: &Model| {
+        infer(model, &InferOptions::default()).map(|inference| Stats::of(model, &inference)).map_err(Failure::usage)
+    };
     let graph = ModelDiff::of((&a, &stats(&a)?), (&b, &stats(&b)?));
-    let outputs = args.data.as_ref().map(|data| compare::outputs(&a, &b, data, &Engines::discover(args.ort_lib.as_deref()))).transpose()?;
+    let outputs = args
+        .data
+        .as_ref()
+        .map(|data| compare::outputs(&a, &b, data, &Engines::discover(args.ort_lib.as_deref())))
+        .transpose()?;
     if args.json {
         return print(&json(&Comparison { graph, outputs })?);
     }
@@ -38,7 +46,14 @@ pub(super) fn run(args: &CompareArgs) -> Result<u8, Failure> {
 
 fn table(compared: &OutputComparison) -> String {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header(["output", "max |a-b|", "relative RMS", "cosine", "argmax equal", "n"]);
+    table.load_style(presets::UTF8_HORIZONTAL_ONLY).set_header([
+        "output",
+        "max |a-b|",
+        "relative RMS",
+        "cosine",
+        "argmax equal",
+        "n",
+    ]);
     let small = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.3e}"));
     let share = |v: Option<f64>| v.map_or_else(|| "-".to_owned(), |v| format!("{v:.6}"));
     for output in &compared.outputs {
@@ -54,10 +69,10 @@ fn table(compared: &OutputComparison) -> String {
     }
     let mut text = format!("Outputs on {}\n{table}\n", compared.engine);
     for output in compared.outputs.iter().filter(|o| o.other_shape > 0) {
-        text.push_str(&format!("{} has another shape on {} samples.\n", output.output, output.other_shape));
+        let _ = writeln!(text, "{} has another shape on {} samples.", output.output, output.other_shape);
     }
     if !compared.unmatched.is_empty() {
-        text.push_str(&format!("Only one of the models has: {}.\n", compared.unmatched.join(", ")));
+        let _ = writeln!(text, "Only one of the models has: {}.", compared.unmatched.join(", "));
     }
     text
 }

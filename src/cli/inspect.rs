@@ -21,7 +21,8 @@ pub(super) fn run(args: &InspectArgs) -> Result<u8, Failure> {
 
 /// `x=1x3x224x224`; `x=` is a scalar.
 fn shape(text: &str) -> Result<(String, Vec<usize>), Failure> {
-    let wrong = || Failure::usage(format!("--shapes {text}: write INPUT=SHAPE with whole numbers, e.g. x=1x3x224x224."));
+    let wrong =
+        || Failure::usage(format!("--shapes {text}: write INPUT=SHAPE with whole numbers, e.g. x=1x3x224x224."));
     let (name, extents) = text.rsplit_once('=').ok_or_else(wrong)?;
     let extents = extents.split('x').filter(|e| !extents.is_empty() || !e.is_empty());
     Ok((name.to_owned(), extents.map(|e| e.trim().parse().map_err(|_| wrong())).collect::<Result<_, _>>()?))

@@ -23,13 +23,21 @@ pub(crate) struct Planned {
 
 /// Everything that the command line names.
 pub(crate) fn planned(args: &BakeArgs) -> Result<Vec<Planned>, Failure> {
-    let (models, files): (Vec<&PathBuf>, Vec<&PathBuf>) = args.inputs.iter().partition(|p| p.extension().is_some_and(|e| e == "onnx"));
+    let (models, files): (Vec<&PathBuf>, Vec<&PathBuf>) =
+        args.inputs.iter().partition(|p| p.extension().is_some_and(|e| e == "onnx"));
     match (models.as_slice(), args.data.as_ref()) {
         ([], None) => {}
-        ([], Some(_)) => return Err(Failure::usage("--data goes with a bare model (.onnx); a BakeJob names its own data in spec.data.")),
+        ([], Some(_)) => {
+            return Err(Failure::usage(
+                "--data goes with a bare model (.onnx); a BakeJob names its own data in spec.data.",
+            ));
+        }
         ([model], Some(data)) if files.is_empty() && args.file.is_empty() => return Ok(vec![bare(args, model, data)]),
         ([model], None) => {
-            let message = format!("{} is a bare model: give its validation data with --data, or write a BakeJob with `bakehouse init {0}`.", model.display());
+            let message = format!(
+                "{} is a bare model: give its validation data with --data, or write a BakeJob with `bakehouse init {0}`.",
+                model.display()
+            );
             return Err(Failure::usage(message));
         }
         _ => return Err(Failure::usage("give either one model (.onnx) with --data, or BakeJob files.")),
@@ -39,16 +47,22 @@ pub(crate) fn planned(args: &BakeArgs) -> Result<Vec<Planned>, Failure> {
         all.retain(|p| p.document == wanted);
     }
     if all.len() > 1 && args.out.is_some() {
-        return Err(Failure::usage("--out names one folder, but there are several jobs; each writes to its own spec.output.uri."));
+        return Err(Failure::usage(
+            "--out names one folder, but there are several jobs; each writes to its own spec.output.uri.",
+        ));
     }
     Ok(all)
 }
 
 fn from_file(args: &BakeArgs, file: &Path) -> Vec<Planned> {
-    let failed = |failure| vec![Planned { name: file.display().to_string(), file: file.to_owned(), document: 0, job: Err(failure) }];
+    let failed = |failure| {
+        vec![Planned { name: file.display().to_string(), file: file.to_owned(), document: 0, job: Err(failure) }]
+    };
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
-        Err(error) => return failed(Failure::usage(format!("cannot read {}: {error}. Give a BakeJob file.", file.display()))),
+        Err(error) => {
+            return failed(Failure::usage(format!("cannot read {}: {error}. Give a BakeJob file.", file.display())));
+        }
     };
     match load::parse(&text, file) {
         Err(error) => failed(error.into()),
@@ -85,7 +99,12 @@ fn bare(args: &BakeArgs, model: &Path, data: &Path) -> Planned {
         Err(error) => Planned { name: name.to_owned(), file: file.to_owned(), document: 0, job: Err(error.into()) },
         Ok(jobs) => match jobs.first() {
             Some(job) => plan(args, job, file, 0),
-            None => Planned { name: name.to_owned(), file: file.to_owned(), document: 0, job: Err(Failure::new(Reason::Internal, "no job")) },
+            None => Planned {
+                name: name.to_owned(),
+                file: file.to_owned(),
+                document: 0,
+                job: Err(Failure::new(Reason::Internal, "no job")),
+            },
         },
     }
 }
@@ -142,7 +161,9 @@ fn with_flags(args: &BakeArgs, job: &BakeJob, file: &Path) -> Result<BakeJob, Fa
         }
     }
     let jobs = load::parse(&object.to_string(), file)?;
-    jobs.into_iter().next().ok_or_else(|| Failure::new(Reason::Internal, "a job vanished while the flags were laid over it"))
+    jobs.into_iter()
+        .next()
+        .ok_or_else(|| Failure::new(Reason::Internal, "a job vanished while the flags were laid over it"))
 }
 
 /// Paths on the command line count from where the command runs, not from the job file.
@@ -165,7 +186,9 @@ pub(crate) fn init(args: &InitArgs) -> Result<u8, Failure> {
         Preset::Research => presets::Preset::Research,
     };
     crate::model::Model::load(&args.model)?;
-    let beside = |path: &Option<PathBuf>, default: &str| path.as_ref().map_or_else(|| default.to_owned(), |p| p.display().to_string());
+    let beside = |path: &Option<PathBuf>, default: &str| {
+        path.as_ref().map_or_else(|| default.to_owned(), |p| p.display().to_string())
+    };
     let stem = args.model.file_stem().map_or_else(|| "model".into(), |s| s.to_string_lossy().into_owned());
     let text = presets::yaml(
         preset,
@@ -178,7 +201,12 @@ pub(crate) fn init(args: &InitArgs) -> Result<u8, Failure> {
         },
     );
     let Some(path) = &args.output else { return super::print(&text) };
-    let failed = |e: std::io::Error| Failure::new(Reason::OutputUnwritable, format!("cannot write {}: {e}. An existing file is not overwritten.", path.display()));
+    let failed = |e: std::io::Error| {
+        Failure::new(
+            Reason::OutputUnwritable,
+            format!("cannot write {}: {e}. An existing file is not overwritten.", path.display()),
+        )
+    };
     let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(failed)?;
     std::io::Write::write_all(&mut file, text.as_bytes()).map_err(failed)?;
     super::print(&format!("Wrote {}. Bake it with: bakehouse bake -f {0}", path.display()))

@@ -73,7 +73,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// `bakehouse report-schema`.
 fn report_schema() -> Result<u8, Failure> {
-    let text = serde_json::to_string_pretty(&crate::bake::report::report_schema()).map_err(|e| Failure::new(Reason::Internal, e))?;
+    let text = serde_json::to_string_pretty(&crate::bake::report::report_schema())
+        .map_err(|e| Failure::new(Reason::Internal, e))?;
     print(&text)
 }
 
@@ -88,7 +89,9 @@ pub(crate) fn print(text: &str) -> Result<u8, Failure> {
     let mut out = std::io::stdout().lock();
     let newline = if text.ends_with('\n') { "" } else { "\n" };
     match write!(out, "{text}{newline}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::new(Reason::OutputUnwritable, format!("standard output: {error}"))),
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(Reason::OutputUnwritable, format!("standard output: {error}")))
+        }
         _ => Ok(0),
     }
 }

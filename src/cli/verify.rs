@@ -15,7 +15,8 @@ pub(super) fn run(args: &VerifyArgs) -> Result<u8, Failure> {
     let options = Options {
         engines: Engines::discover(args.ort_lib.as_deref()),
         ort_lib: args.ort_lib.clone(),
-        program: std::env::current_exe().map_err(|e| Failure::new(Reason::Internal, format!("cannot find this program again: {e}")))?,
+        program: std::env::current_exe()
+            .map_err(|e| Failure::new(Reason::Internal, format!("cannot find this program again: {e}")))?,
         low_memory: false,
     };
     let found = verify(&args.folder, &options)?;
@@ -45,8 +46,12 @@ fn text(found: &Verification) -> String {
     let (no, open) = (count(|h| matches!(h, Holds::No(_))), count(|h| matches!(h, Holds::Unchecked(_))));
     let _ = match found.reason() {
         Reason::Baked => writeln!(out, "Every one of {} claims holds.", found.checks.len()),
-        Reason::GateInconclusive => writeln!(out, "No claim is refuted, but {open} of {} could not be checked.", found.checks.len()),
-        _ => writeln!(out, "{no} of {} claims do not hold. Do not deploy this artifact; bake again.", found.checks.len()),
+        Reason::GateInconclusive => {
+            writeln!(out, "No claim is refuted, but {open} of {} could not be checked.", found.checks.len())
+        }
+        _ => {
+            writeln!(out, "{no} of {} claims do not hold. Do not deploy this artifact; bake again.", found.checks.len())
+        }
     };
     out
 }

@@ -16,7 +16,8 @@ pub(crate) struct Terminal {
 impl Terminal {
     /// Shows progress of `job` on standard error when that is a terminal and nobody asked for quiet.
     pub(crate) fn new(job: &str, quiet: bool) -> Self {
-        let bar = if quiet || !std::io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
+        let bar =
+            if quiet || !std::io::stderr().is_terminal() { ProgressBar::hidden() } else { ProgressBar::new_spinner() };
         if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}  {wide_msg}  {elapsed}") {
             bar.set_style(style);
         }
@@ -47,6 +48,8 @@ impl Drop for Terminal {
 /// Sends log lines to standard error: warnings, and more with each -v. `BAKEHOUSE_LOG` overrides.
 pub(crate) fn logging(verbose: u8) {
     let level = ["warn", "info", "debug"].get(usize::from(verbose)).unwrap_or(&"trace");
-    let filter = tracing_subscriber::EnvFilter::try_from_env("BAKEHOUSE_LOG").unwrap_or_else(|_| format!("bakehouse={level}").into());
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
+    let filter = tracing_subscriber::EnvFilter::try_from_env("BAKEHOUSE_LOG")
+        .unwrap_or_else(|_| format!("bakehouse={level}").into());
+    let _ =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).try_init();
 }

@@ -15,7 +15,7 @@ pub const MAX_TAPS: usize = 8;
 pub fn choose(model: &Model, facts: &Facts) -> Vec<String> {
     let graph = model.graph();
     let float = |name: &str| facts.dtype(name).is_some_and(crate::model::DType::is_float);
-    let outputs: HashSet<&str> = graph.output.iter().map(|o| o.name()).collect();
+    let outputs: HashSet<&str> = graph.output.iter().map(super::super::model::onnx::ValueInfoProto::name).collect();
     let last_read = last_reads(model);
     let computed: HashSet<&str> = graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)).collect();
 
@@ -35,10 +35,11 @@ pub fn choose(model: &Model, facts: &Facts) -> Vec<String> {
             live.insert(output);
         }
         live.retain(|t| last_read.get(*t).is_some_and(|&last| last > position));
-        if let (1, Some(&only)) = (live.len(), live.first()) {
-            if cuts.last() != Some(&only) && !outputs.contains(only) {
-                cuts.push(only);
-            }
+        if let (1, Some(&only)) = (live.len(), live.first())
+            && cuts.last() != Some(&only)
+            && !outputs.contains(only)
+        {
+            cuts.push(only);
         }
     }
     let last = last_layer_input.filter(|t| !outputs.contains(t));
@@ -52,13 +53,16 @@ pub fn choose(model: &Model, facts: &Facts) -> Vec<String> {
 /// taps that fall onto the same tensor.
 pub fn successors(from: &Model, taps: &[String], to: &Model) -> Vec<(String, String)> {
     let index = Index::new(from.graph());
-    let left: HashSet<&str> = to.graph().node.iter().flat_map(|n| n.output.iter().map(String::as_str)).collect();
+    // An optional output that is left out has the empty name: no tensor.
+    let first_named = |node: usize| from.graph().node[node].output.iter().find(|o| !o.is_empty()).cloned();
+    let left: HashSet<&str> =
+        to.graph().node.iter().flat_map(|n| n.output.iter().map(String::as_str)).filter(|o| !o.is_empty()).collect();
     let mut pairs: Vec<(String, String)> = Vec::new();
     for tap in taps {
         let mut at = tap.clone();
         while !left.contains(at.as_str()) {
-            let Some(next) = index.only_reader(&at).and_then(|n| from.graph().node[n].output.first()) else { break };
-            at.clone_from(next);
+            let Some(next) = index.only_reader(&at).and_then(first_named) else { break };
+            at = next;
         }
         if left.contains(at.as_str()) && !pairs.iter().any(|(_, b)| *b == at) {
             // Both sides are read at the successor: comparing a tensor with one behind a non-linearity would blame the fusion.
@@ -84,7 +88,8 @@ fn is_final_state(model: &Model, index: &Index, tensor: &str) -> bool {
     if ["LSTM", "GRU", "RNN"].iter().any(|op| is_op(node, op)) {
         return node.output.iter().position(|o| o == tensor).is_some_and(|place| place > 0);
     }
-    let reshapes = ["Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity", "Flatten"].iter().any(|op| is_op(node, op));
+    let reshapes =
+        ["Squeeze", "Unsqueeze", "Reshape", "Transpose", "Identity", "Flatten"].iter().any(|op| is_op(node, op));
     reshapes && node.input.first().is_some_and(|input| is_final_state(model, index, input))
 }
 
@@ -152,5 +157,15 @@ mod tests {
             chain(&[("Conv", &["x", "w"], "a"), ("BatchNormalization", &["a", "s"], "b"), ("Gemm", &["b", "w"], "y")]);
         let (to, _) = chain(&[("Conv", &["x", "w"], "b"), ("Gemm", &["b", "w"], "y")]);
         assert_eq!(successors(&from, &["a".into(), "b".into()], &to), [("b".to_owned(), "b".to_owned())]);
+    }
+
+    #[test]
+    fn an_output_that_is_left_out_is_no_tensor_to_look_at() {
+        let gru = |input: &str| node("GRU", "g", &[input, "w", "r"], &["", "h"], vec![]);
+        let (mut from, _) = chain(&[("Transpose", &["x"], "t")]);
+        from.graph_mut().node.push(gru("t"));
+        let (mut to, _) = chain(&[]);
+        to.graph_mut().node.push(gru("x"));
+        assert_eq!(successors(&from, &["t".into()], &to), [("h".to_owned(), "h".to_owned())]);
     }
 }

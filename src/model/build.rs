@@ -55,6 +55,7 @@ impl Builder {
 
     /// Adds a constant.
     #[must_use]
+    #[allow(clippy::needless_pass_by_value)] // reads better where the tensor is written in place
     pub fn initializer(mut self, name: &str, tensor: Tensor) -> Self {
         self.graph.initializer.push(tensor.to_proto(name));
         self

@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::onnx::{AttributeProto, GraphProto, NodeProto, attribute_proto::AttributeType};
+use super::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, attribute_proto::AttributeType};
 use super::{Model, Tensor};
 
 /// Producers and readers of every tensor of the main graph. Reads from inside subgraphs (If, Loop, Scan) count as reads of the node that holds them.
@@ -82,7 +82,7 @@ pub fn subgraphs(node: &NodeProto) -> impl Iterator<Item = &GraphProto> {
 /// Names that a subgraph uses but does not define itself.
 fn captured(graph: &GraphProto) -> Vec<String> {
     let mut defined: HashSet<&str> =
-        graph.initializer.iter().map(|t| t.name()).chain(graph.input.iter().map(|i| i.name())).collect();
+        graph.initializer.iter().map(TensorProto::name).chain(graph.input.iter().map(ValueInfoProto::name)).collect();
     defined.extend(graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)));
     let inner = graph.node.iter().flat_map(reads_of);
     inner.chain(graph.output.iter().map(|o| o.name().to_owned())).filter(|n| !defined.contains(n.as_str())).collect()

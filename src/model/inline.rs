@@ -4,13 +4,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::edit::{label, node, subgraphs};
 use super::onnx::{
-    AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, attribute_proto::AttributeType,
+    AttributeProto, FunctionProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
+    attribute_proto::AttributeType,
 };
 use super::opset::{Context, first_change};
 use super::{Facts, Model, ModelError};
 
 /// Nodes that a model may grow to. Functions that call each other ten times over reach any number.
-const MAX_NODES: usize = 1_000_000;
+const MAX_NODES: usize = 200_000;
+/// Functions inside functions; exporters nest modules, a handful deep.
+const MAX_NESTING: usize = 64;
+/// Bytes of names that the written-out calls may add: names grow with the nesting.
+const MAX_NAME_BYTES: usize = 256 << 20;
 
 /// Domain, operator and overload: what a call and a function are matched by.
 type Key = (String, String, String);
@@ -58,6 +63,7 @@ impl Model {
             stack: Vec::new(),
             calls: 0,
             nodes: 0,
+            name_bytes: 0,
         };
         inliner.graph(&mut graph)?;
         let (calls, mut imports) = (inliner.calls, inliner.imports);
@@ -100,6 +106,7 @@ struct Inliner<'a, 'c> {
     stack: Vec<Key>,
     calls: usize,
     nodes: usize,
+    name_bytes: usize,
 }
 
 impl Inliner<'_, '_> {
@@ -118,7 +125,14 @@ impl Inliner<'_, '_> {
             if self.stack.contains(&key) {
                 return Err(failed(function, "it calls itself".to_owned()));
             }
+            if self.stack.len() == MAX_NESTING {
+                return Err(failed(function, format!("functions are nested more than {MAX_NESTING} deep")));
+            }
             self.calls += 1;
+            self.name_bytes += (label(&node).len() + 1) * (1 + 2 * function.node.len());
+            if self.name_bytes > MAX_NAME_BYTES {
+                return Err(failed(function, "written out, the names alone would fill the memory".to_owned()));
+            }
             self.nodes += function.node.len();
             if self.nodes > MAX_NODES {
                 return Err(failed(function, format!("written out, the model would have more than {MAX_NODES} nodes")));
@@ -184,7 +198,8 @@ impl Inliner<'_, '_> {
 
     /// Gives every tensor of a body a name of its own in the model. `names` maps those that are known from outside.
     fn rename(&mut self, graph: &mut GraphProto, prefix: &str, names: &mut HashMap<String, String>) {
-        let defined = graph.input.iter().map(|i| i.name()).chain(graph.initializer.iter().map(|t| t.name()));
+        let defined =
+            graph.input.iter().map(ValueInfoProto::name).chain(graph.initializer.iter().map(TensorProto::name));
         let defined: Vec<String> =
             defined.map(str::to_owned).chain(graph.node.iter().flat_map(|n| n.output.iter().cloned())).collect();
         for name in defined.into_iter().filter(|n| !n.is_empty()) {
@@ -216,7 +231,11 @@ impl Inliner<'_, '_> {
                 for inner in attribute.g.iter_mut().chain(&mut attribute.graphs) {
                     // What the inner graph defines hides what is outside, within it alone.
                     let mut inner_names = names.clone();
-                    for hidden in inner.input.iter().map(|i| i.name()).chain(inner.initializer.iter().map(|t| t.name()))
+                    for hidden in inner
+                        .input
+                        .iter()
+                        .map(ValueInfoProto::name)
+                        .chain(inner.initializer.iter().map(TensorProto::name))
                     {
                         inner_names.remove(hidden);
                     }
@@ -429,6 +448,17 @@ mod tests {
                 .starts_with("function 'Ping' cannot be inlined: it calls itself")
         );
         assert_eq!(model, before);
+    }
+
+    #[test]
+    fn functions_nested_without_end_are_refused() {
+        let level = |i: usize| {
+            function(&format!("F{i}"), &["a"], &["b"], vec![call(&format!("F{}", i + 1), "c", &["a"], &["b"], vec![])])
+        };
+        let b = (0..100).fold(Builder::new(17).input("x", DType::F32, &["N"]), |b, i| b.function(level(i)));
+        let mut model = b.push_node(call("F0", "c", &["x"], &["y"], vec![])).output("y", DType::F32, &["N"]).build();
+        let error = model.inline_functions(&[]).unwrap_err().to_string();
+        assert!(error.contains("functions are nested more than 64 deep"), "{error}");
     }
 
     #[test]

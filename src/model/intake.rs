@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::build::ir_version_of;
 use super::edit::subgraphs;
-use super::onnx::{GraphProto, NodeProto, TensorProto};
+use super::onnx::{GraphProto, NodeProto, TensorProto, ValueInfoProto};
 use super::{Limits, Model, ModelError, external};
 
 /// The newest IR version whose fields this code knows.
@@ -144,9 +144,9 @@ impl Model {
 
     fn make_initializers_constant(&mut self, notes: &mut IntakeNotes) {
         let graph = self.graph();
-        let constant: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
+        let constant: HashSet<&str> = graph.initializer.iter().map(TensorProto::name).collect();
         let both: Vec<String> =
-            graph.input.iter().map(|i| i.name()).filter(|n| constant.contains(n)).map(str::to_owned).collect();
+            graph.input.iter().map(ValueInfoProto::name).filter(|n| constant.contains(n)).map(str::to_owned).collect();
         let old_ir = self.proto().ir_version();
         if both.is_empty() && old_ir >= 4 {
             return;
@@ -179,7 +179,7 @@ impl Model {
     fn drop_stale_declarations(&mut self, notes: &mut IntakeNotes) {
         let graph = self.graph();
         let mut alive: HashSet<&str> = graph.node.iter().flat_map(|n| &n.output).map(String::as_str).collect();
-        alive.extend(graph.initializer.iter().map(|t| t.name()));
+        alive.extend(graph.initializer.iter().map(TensorProto::name));
         let mut seen = HashSet::new();
         let keep: Vec<bool> =
             graph.value_info.iter().map(|v| alive.contains(v.name()) && seen.insert(v.name())).collect();

@@ -1,17 +1,18 @@
 //! The ONNX graph: protobuf types, loading and saving, editing, checking and statistics. Knows nothing of engines.
 
 pub mod build;
+pub mod diff;
+pub mod digest;
 pub mod edit;
 pub mod error;
 pub mod external;
-pub mod diff;
 pub mod facts;
+pub mod infer;
 pub mod inline;
+pub mod inspect;
 pub mod intake;
 pub mod load;
 mod mapped;
-pub mod infer;
-pub mod inspect;
 #[rustfmt::skip]
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod onnx;
@@ -68,6 +69,9 @@ impl Model {
     }
 
     /// The main graph.
+    ///
+    /// # Panics
+    /// Never: every way to make a `Model` gives it a graph.
     pub fn graph(&self) -> &GraphProto {
         self.proto.graph.as_ref().expect("a Model always holds a graph")
     }
@@ -81,18 +85,18 @@ impl Model {
     /// Version of the opset of `domain` (`""` is ONNX's own), or `None` when the model does not import it.
     pub fn opset(&self, domain: &str) -> Option<i64> {
         let same = |d: &str| d == domain || (domain.is_empty() && d == "ai.onnx");
-        self.proto.opset_import.iter().find(|o| same(o.domain())).map(|o| o.version())
+        self.proto.opset_import.iter().find(|o| same(o.domain())).map(onnx::OperatorSetIdProto::version)
     }
 
     /// Names of the inputs that a caller must feed: graph inputs that no initializer gives a default.
     pub fn input_names(&self) -> Vec<&str> {
         let graph = self.graph();
-        let given: std::collections::HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
-        graph.input.iter().map(|i| i.name()).filter(|n| !given.contains(n)).collect()
+        let given: std::collections::HashSet<&str> = graph.initializer.iter().map(onnx::TensorProto::name).collect();
+        graph.input.iter().map(onnx::ValueInfoProto::name).filter(|n| !given.contains(n)).collect()
     }
 
     /// Names of the outputs, in the graph's order.
     pub fn output_names(&self) -> Vec<&str> {
-        self.graph().output.iter().map(|o| o.name()).collect()
+        self.graph().output.iter().map(onnx::ValueInfoProto::name).collect()
     }
 }

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::build::ir_version_of;
 use super::edit::{Index, attribute, constant_value, int_attribute, is_op, label, reads_of, subgraphs};
-use super::onnx::{GraphProto, NodeProto, ValueInfoProto, type_proto};
+use super::onnx::{GraphProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto, type_proto};
 use super::{DType, Effect, Facts, Model, ModelError, Pass, PassError, Tensor, verify};
 
 /// The opset that models are brought to when nothing else is asked for: the first that has `LayerNormalization`, and known to every engine in use.
@@ -54,7 +54,7 @@ impl Model {
     /// `Softmax` a detour where they tell the rank.
     pub fn upgrade(&mut self, facts: &Facts, target: i64) -> Result<usize, ModelError> {
         let Some(from) = self.opset("").filter(|&v| v < target) else { return Ok(0) };
-        for version in [from, target].into_iter().filter(|v| !verify::OPSETS.contains(v)) {
+        if let Some(version) = [from, target].into_iter().find(|v| !verify::OPSETS.contains(v)) {
             let detail = format!(
                 "models of opset {} to {} can be upgraded, to at most {}",
                 verify::OPSETS.start(),
@@ -68,7 +68,7 @@ impl Model {
                 .opset_import
                 .iter()
                 .find(|o| matches!(o.domain(), "" | "ai.onnx"))
-                .map_or(from, |o| o.version());
+                .map_or(from, OperatorSetIdProto::version);
             if let Some((node, version)) = function.node.iter().find_map(|n| Some((n, first_change(n, own, target)?))) {
                 return Err(refusal(
                     node,
@@ -83,7 +83,7 @@ impl Model {
         let old_ir = self.proto().ir_version();
         if old_ir < 4 {
             // Before IR 4 every initializer had to be listed as an input; from 4 on that would make it overridable.
-            let constant: HashSet<&str> = graph.initializer.iter().map(|t| t.name()).collect();
+            let constant: HashSet<&str> = graph.initializer.iter().map(TensorProto::name).collect();
             graph.input.retain(|i| !constant.contains(i.name()));
         }
         *self.graph_mut() = graph;
@@ -154,14 +154,14 @@ impl<'a> Context<'a> {
         };
         let mut nodes = Vec::with_capacity(graph.node.len());
         for node in &graph.node {
-            if matches!(node.domain(), "" | "ai.onnx") && steps::changes(node.op_type(), version) {
-                if let Some(replacement) =
+            if matches!(node.domain(), "" | "ai.onnx")
+                && steps::changes(node.op_type(), version)
+                && let Some(replacement) =
                     steps::rewrite(node, version, &mut site).map_err(|detail| refusal(node, version, detail))?
-                {
-                    rewritten += 1;
-                    nodes.extend(replacement);
-                    continue;
-                }
+            {
+                rewritten += 1;
+                nodes.extend(replacement);
+                continue;
             }
             nodes.push(node.clone());
         }
@@ -250,7 +250,7 @@ impl Site<'_, '_> {
 
     /// Rank of a tensor: observed, or certain from the operators that lead to it. Declarations are not trusted with it.
     fn rank(&self, tensor: &str) -> Option<usize> {
-        self.context.facts.rank(tensor).or_else(|| self.rank_by_structure(tensor, 16))
+        self.context.facts.rank(tensor).or_else(|| self.rank_by_structure(tensor, 8))
     }
 
     /// Dimensions of an initializer, or of the value of a `Constant` node.

@@ -208,6 +208,7 @@ impl Tensor {
     }
 
     /// The elements as `i64`; `None` for floating-point tensors.
+    #[allow(clippy::cast_lossless)] // one macro for every integer type, `u64` included
     pub fn to_i64(&self) -> Option<Cow<'_, [i64]>> {
         if let Some(v) = self.values::<i64>() {
             return Some(v);

@@ -69,8 +69,12 @@ impl Model {
 
     fn check_opsets(&self) -> Result<(), ModelError> {
         let refuse = |version, detail: String| ModelError::Opset { domain: "ai.onnx".to_owned(), version, detail };
-        let mut own =
-            self.proto().opset_import.iter().filter(|o| matches!(o.domain(), "" | "ai.onnx")).map(|o| o.version());
+        let mut own = self
+            .proto()
+            .opset_import
+            .iter()
+            .filter(|o| matches!(o.domain(), "" | "ai.onnx"))
+            .map(super::onnx::OperatorSetIdProto::version);
         let Some(version) = own.next() else {
             return match first_own_node(self.graph()) {
                 Some(node) => Err(broken(
@@ -141,7 +145,7 @@ fn check_graph<'g>(graph: &'g GraphProto, outer: Option<&Scope<'g, '_>>, depth: 
     names.extend(&inputs);
     let mut scope = Scope { names, outer };
     for node in &graph.node {
-        for input in node.input.iter().filter(|i| !i.is_empty() && !scope.knows(i)) {
+        if let Some(input) = node.input.iter().find(|i| !i.is_empty() && !scope.knows(i)) {
             return Err(match producer.get(input.as_str()) {
                 None => broken(at_node(node), format!("it reads '{input}', which nothing produces")),
                 Some(later) => match order(graph) {
@@ -274,8 +278,8 @@ fn check_tensor(tensor: &TensorProto) -> Result<(), ModelError> {
 /// The node, by position, that computes each tensor of a graph. Two nodes may not compute one, nor a node what is given.
 fn producers(graph: &GraphProto) -> Result<HashMap<&str, usize>, ModelError> {
     let sparse = graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref());
-    let constants: HashSet<&str> = graph.initializer.iter().chain(sparse).map(|t| t.name()).collect();
-    let inputs: HashSet<&str> = graph.input.iter().map(|i| i.name()).collect();
+    let constants: HashSet<&str> = graph.initializer.iter().chain(sparse).map(TensorProto::name).collect();
+    let inputs: HashSet<&str> = graph.input.iter().map(ValueInfoProto::name).collect();
     let mut producer = HashMap::with_capacity(graph.node.len());
     for (position, node) in graph.node.iter().enumerate() {
         for output in node.output.iter().map(String::as_str).filter(|o| !o.is_empty()) {
@@ -307,7 +311,9 @@ fn order(graph: &GraphProto) -> Result<Vec<usize>, ModelError> {
             reads_of(node).iter().filter_map(|name| producer.get(name.as_str()).copied()).collect();
         sources.sort_unstable();
         sources.dedup();
-        sources.iter().for_each(|&s| unblocks[s].push(position));
+        for &source in &sources {
+            unblocks[source].push(position);
+        }
         waits_for.push(sources);
     }
     let mut missing: Vec<usize> = waits_for.iter().map(Vec::len).collect();

@@ -143,7 +143,11 @@ impl Driver {
             Ok(Effect::Skipped { reason }) => PassRecord { reason: Some(reason), ..record },
             Ok(Effect::Applied { rewrites, fused }) => {
                 let started = Instant::now();
-                let difference = model.check().map_err(|e| e.to_string()).and_then(|()| self.difference(&model));
+                let difference = model
+                    .sort()
+                    .and_then(|_| model.check())
+                    .map_err(|e| e.to_string())
+                    .and_then(|()| self.difference(&model));
                 record.check_seconds = started.elapsed().as_secs_f64();
                 match difference {
                     Err(reason) => refuse(record, Outcome::RolledBack, reason),

@@ -6,5 +6,5 @@ pub mod recipe;
 pub mod search;
 
 pub use driver::{Driver, Outcome, PassRecord, Work};
-pub use recipe::{Recipe, Step, sha256_hex};
+pub use recipe::{Recipe, Step};
 pub use search::{Candidate, Judge, Limits, Score, SiteInfo, Speed, Variant, search};

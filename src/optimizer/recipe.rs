@@ -1,8 +1,8 @@
 //! The recipe a bake ends in: every pass with every decision resolved. Replaying it involves no clock, no engine and no data.
 
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
+use crate::model::digest::sha256_hex;
 use crate::model::{Effect, Facts, Model, ModelError, Pass, PassError};
 
 /// Schema of [`Recipe`].
@@ -69,11 +69,6 @@ pub enum ReplayError {
     Model(#[from] ModelError),
 }
 
-/// SHA-256 of bytes, in hexadecimal.
-pub fn sha256_hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
-}
-
 impl Recipe {
     /// Replays every step on `input` and checks that the artifact is the promised one. `build` makes a pass of a step.
     pub fn replay(&self, input: &Model, build: &dyn Fn(&Step) -> Option<Box<dyn Pass>>) -> Result<Model, ReplayError> {
@@ -91,6 +86,8 @@ impl Recipe {
             if let Effect::Skipped { reason } = pass.apply(&mut model, &mut facts)? {
                 return Err(ReplayError::NoEffect { pass: step.pass.clone(), reason });
             }
+            // As the driver does after each pass.
+            model.sort()?;
         }
         let given = sha256_hex(&model.to_bytes());
         if given == self.output_sha256 {

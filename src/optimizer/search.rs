@@ -9,9 +9,10 @@ use std::collections::HashSet;
 use serde::{Deserialize, Serialize};
 
 use super::driver::{Outcome, PassRecord, Work, encoded_len};
-use super::recipe::{Step, sha256_hex};
+use super::recipe::Step;
 use crate::api::bakejob::Goal;
 use crate::engine::EngineError;
+use crate::model::digest::sha256_hex;
 use crate::model::{Effect, Model, Pass};
 
 /// One quality metric of a candidate on the search split: a point estimate and what the gate asks for.
@@ -167,10 +168,11 @@ fn lossless(base: &Work, judge: &mut dyn Judge) -> Candidate {
 fn explore(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge) -> Vec<Candidate> {
     let mut mask = vec![true; variant.sites.len()];
     let mut candidate = attempt(base, variant, &mask, judge);
-    if candidate.refused.is_none() && candidate.slack() < limits.slack {
-        if let Some((repaired, kept)) = repair(base, variant, limits, judge) {
-            (candidate, mask) = (repaired, kept);
-        }
+    if candidate.refused.is_none()
+        && candidate.slack() < limits.slack
+        && let Some((repaired, kept)) = repair(base, variant, limits, judge)
+    {
+        (candidate, mask) = (repaired, kept);
     }
     if candidate.refused.is_some() || candidate.slack() < limits.slack {
         return vec![candidate];
@@ -193,14 +195,21 @@ fn time(candidate: &mut Candidate, judge: &mut dyn Judge) {
 
 /// Small sites may cost more in quantising their input than they save: the variant once more with the larger half and the largest quarter alone.
 fn without_small_sites(base: &Work, variant: &Variant, mask: &[bool], judge: &mut dyn Judge) -> Vec<Candidate> {
-    let mut sizes: Vec<usize> = variant.sites[..variant.tunable].iter().zip(mask).filter(|(_, on)| **on).map(|(s, _)| s.elements).collect();
+    let mut sizes: Vec<usize> =
+        variant.sites[..variant.tunable].iter().zip(mask).filter(|(_, on)| **on).map(|(s, _)| s.elements).collect();
     sizes.sort_unstable();
     let mut thresholds: Vec<usize> =
         [sizes.len() / 2, sizes.len() * 3 / 4].into_iter().filter_map(|i| sizes.get(i).copied()).collect();
     thresholds.dedup();
     let mut found = Vec::new();
     for threshold in thresholds.into_iter().filter(|&t| sizes.first().is_some_and(|&smallest| t > smallest)) {
-        let larger: Vec<bool> = variant.sites.iter().zip(mask).enumerate().map(|(i, (s, on))| *on && (i >= variant.tunable || s.elements >= threshold)).collect();
+        let larger: Vec<bool> = variant
+            .sites
+            .iter()
+            .zip(mask)
+            .enumerate()
+            .map(|(i, (s, on))| *on && (i >= variant.tunable || s.elements >= threshold))
+            .collect();
         let mut candidate = attempt(base, variant, &larger, judge);
         candidate.name = format!("{} from {threshold} weights", variant.name);
         if candidate.refused.is_none() {
@@ -285,7 +294,7 @@ fn attempt(base: &Work, variant: &Variant, mask: &[bool], judge: &mut dyn Judge)
     if refused.is_none() && !records.iter().any(|r| r.outcome == Outcome::Applied) {
         refused = Some("no pass of this candidate had anything to do".to_owned());
     }
-    refused = refused.or_else(|| work.model.check().err().map(|e| e.to_string()));
+    refused = refused.or_else(|| work.model.sort().and_then(|_| work.model.check()).err().map(|e| e.to_string()));
     let mut quality = Vec::new();
     if refused.is_none() {
         match judge.quality(&work.model) {

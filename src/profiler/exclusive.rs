@@ -21,7 +21,10 @@ impl TimingTurn {
 
 fn lock_path() -> PathBuf {
     let user = nix::unistd::Uid::effective();
-    let folder = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|p| p.is_dir()).unwrap_or_else(std::env::temp_dir);
+    let folder = std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(|p| p.is_dir())
+        .unwrap_or_else(std::env::temp_dir);
     folder.join(format!("bakehouse-timing-{user}.lock"))
 }
 

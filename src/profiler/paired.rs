@@ -1,8 +1,8 @@
 //! Paired, interleaved A/B: the machine's drift hits both sides alike, so their ratio holds where single times do not.
 
-use schemars::JsonSchema;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::clock;
@@ -53,7 +53,11 @@ pub struct Paired {
 ///
 /// # Errors
 /// The first error of either side.
-pub fn compare<E>(plan: Plan, a: &mut dyn FnMut() -> Result<(), E>, b: &mut dyn FnMut() -> Result<(), E>) -> Result<Paired, E> {
+pub fn compare<E>(
+    plan: Plan,
+    a: &mut dyn FnMut() -> Result<(), E>,
+    b: &mut dyn FnMut() -> Result<(), E>,
+) -> Result<Paired, E> {
     let now = || if plan.cpu_time { clock::thread_cpu_seconds() } else { clock::wall_seconds() };
     let time = |run: &mut dyn FnMut() -> Result<(), E>, runs: usize| -> Result<f64, E> {
         let start = now();

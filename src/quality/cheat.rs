@@ -139,11 +139,13 @@ pub struct Audit {
 
 impl Audit {
     /// Whether nothing was found. What is unchecked is not a finding.
+    #[must_use]
     pub fn is_clean(&self) -> bool {
         self.findings.is_empty()
     }
 
     /// Whether every claim was checked and held.
+    #[must_use]
     pub fn is_confirmed(&self) -> bool {
         self.is_clean() && self.unchecked.is_empty()
     }
@@ -154,6 +156,7 @@ impl Audit {
 }
 
 /// Checks claims against measurements.
+#[must_use]
 pub fn audit(claims: &Claims, measured: &Measured) -> Audit {
     let mut audit = Audit::default();
     files(claims, measured, &mut audit);

@@ -32,6 +32,7 @@ pub enum QualityError {
 
 impl QualityError {
     /// The closed-set reason that status, events and the exit code carry.
+    #[must_use]
     pub fn reason(&self) -> Reason {
         match self {
             Self::UnknownOutput { .. } => Reason::InvalidJob,

@@ -64,11 +64,13 @@ impl Rows {
     }
 
     /// Number of rows.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.values.len().checked_div(self.width).unwrap_or(0)
     }
 
     /// Whether there is no row.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

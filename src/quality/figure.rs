@@ -23,11 +23,13 @@ pub enum Concern {
 
 impl Concern {
     /// Whether the figure fails for certain; otherwise it cannot be decided.
+    #[must_use]
     pub fn is_failure(&self) -> bool {
         matches!(self, Self::NotFinite(_) | Self::Collapsed(_))
     }
 
     /// What was found, in words.
+    #[must_use]
     pub fn detail(&self) -> &str {
         match self {
             Self::NotFinite(d)
@@ -67,6 +69,7 @@ pub struct Figure {
 
 impl Figure {
     /// A figure with an interval.
+    #[must_use]
     pub fn new(estimate: f64, interval: Option<Interval>, n: usize, method: &str) -> Self {
         let estimate = Some(estimate).filter(|e| e.is_finite());
         let interval = interval.filter(|i| i.lower.is_finite() && i.upper.is_finite());
@@ -81,11 +84,13 @@ impl Figure {
     }
 
     /// A figure that was counted, not sampled.
+    #[must_use]
     pub fn exact(value: f64) -> Self {
         Self { exact: true, n: 1, lower: Some(value), upper: Some(value), ..Self::new(value, None, 1, "counted") }
     }
 
     /// The interval, where there is one.
+    #[must_use]
     pub fn interval(&self) -> Option<Interval> {
         Some(Interval { lower: self.lower?, upper: self.upper? })
     }
@@ -118,7 +123,8 @@ impl Figure {
 
 /// The concern that decides: a failure before anything else.
 pub(super) fn first_concern<'a>(concerns: impl Iterator<Item = &'a Concern> + Clone) -> Option<&'a Concern> {
-    concerns.clone().find(|c| c.is_failure()).or_else(|| concerns.clone().next())
+    let (mut all, mut first) = (concerns.clone(), concerns);
+    all.find(|c| c.is_failure()).or_else(|| first.next())
 }
 
 #[cfg(test)]

@@ -78,11 +78,13 @@ pub struct GateResult {
 }
 
 /// Decides every gate.
+#[must_use]
 pub fn decide(gates: &[Gate], figures: &Figures) -> Vec<GateResult> {
     gates.iter().map(|gate| decide_one(*gate, figures.get(&gate.metric))).collect()
 }
 
 /// The verdict over all gates: the worst of them. No gates at all decide nothing.
+#[must_use]
 pub fn overall(results: &[GateResult]) -> Verdict {
     let any = |verdict| results.iter().any(|r| r.verdict == verdict);
     if any(Verdict::Fail) {
@@ -95,6 +97,7 @@ pub fn overall(results: &[GateResult]) -> Verdict {
 }
 
 /// About how many samples would decide all that is inconclusive; `None` where more samples would not help, or nothing is inconclusive.
+#[must_use]
 pub fn samples_needed(results: &[GateResult]) -> Option<u64> {
     results
         .iter()

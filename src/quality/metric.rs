@@ -36,6 +36,7 @@ pub enum MetricKind {
 
 impl MetricKind {
     /// The metric that a job names.
+    #[must_use]
     pub fn of(named: TaskMetric, top_k: u32) -> Self {
         match named {
             TaskMetric::Top1 => Self::Top1,

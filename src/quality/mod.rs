@@ -101,6 +101,7 @@ pub struct QualityReport {
 
 impl QualityReport {
     /// The figures by metric, for the gates.
+    #[must_use]
     pub fn figures(&self) -> Figures {
         Figures::from([
             (Metric::AccuracyRetention, self.accuracy_retention.clone()),

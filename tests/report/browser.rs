@@ -53,6 +53,11 @@ pub fn measure(browser: &Path, html: &str, width: u32) -> Seen {
     let dom = String::from_utf8_lossy(&output.stdout);
     let line = dom.split("<pre id=\"r\">").nth(1).and_then(|rest| rest.split("</pre>").next()).unwrap_or_default();
     let fields: Vec<&str> = line.split('|').collect();
-    assert_eq!(fields.first(), Some(&"probe"), "the browser measured nothing: {}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        fields.first(),
+        Some(&"probe"),
+        "the browser measured nothing: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Seen { scroll_width: fields[1].parse().unwrap(), widest: fields[2].to_owned(), script_ran: fields[3] == "true" }
 }

@@ -6,7 +6,8 @@ use bakehouse::api::bakejob::Verdict;
 use bakehouse::api::{Metric, Reason};
 use bakehouse::bake::probe::Seen;
 use bakehouse::bake::report::{
-    Artifact, BatchLatency, BatchSpeedup, CandidateFigures, DataFigures, Determinism, EngineFusion, JobFigures, ModelFigures, OutcomeFigures, REPORT_VERSION,
+    Artifact, BatchLatency, BatchSpeedup, CandidateFigures, DataFigures, Determinism, EngineFusion, JobFigures,
+    ModelFigures, OutcomeFigures, REPORT_VERSION,
 };
 use bakehouse::bake::{Report, Stage, StageRecord};
 use bakehouse::engine::EngineId;
@@ -18,7 +19,9 @@ use bakehouse::optimizer::{Outcome, PassRecord, Score, Speed};
 use bakehouse::profiler::{Paired, Samples};
 use bakehouse::quality::distribution::{Channel, OutputDistribution};
 use bakehouse::quality::stats::Interval;
-use bakehouse::quality::{Figure, GateReason, GateResult, MetricKind, OutputConsistency, QualityReport, RetentionDetails, TapSimilarity};
+use bakehouse::quality::{
+    Figure, GateReason, GateResult, MetricKind, OutputConsistency, QualityReport, RetentionDetails, TapSimilarity,
+};
 
 /// A name that a model may hold and a page must not run.
 pub const HOSTILE: &str = "block<script>document.title='run'</script>\"><img src=x onerror=alert(1)>/conv";
@@ -49,7 +52,10 @@ fn latency(batch: usize, seconds: f64, seed: u64) -> BatchLatency {
 fn speedup(batch: usize, ratio: f64, seed: u64) -> BatchSpeedup {
     let mut next = noise(seed);
     let ratios: Vec<f64> = (0..180).map(|_| ratio * (0.97 + 0.06 * next())).collect();
-    BatchSpeedup { batch, paired: Paired { ratio, lower: ratio * 0.992, upper: ratio * 1.009, ratios, seconds: [2.1e-4, 2.1e-4 / ratio] } }
+    BatchSpeedup {
+        batch,
+        paired: Paired { ratio, lower: ratio * 0.992, upper: ratio * 1.009, ratios, seconds: [2.1e-4, 2.1e-4 / ratio] },
+    }
 }
 
 fn model(sha: char, bytes: u64, nodes: usize, dtype: &str, seconds: f64) -> ModelFigures {
@@ -60,8 +66,19 @@ fn model(sha: char, bytes: u64, nodes: usize, dtype: &str, seconds: f64) -> Mode
         stats: Stats {
             file_bytes: bytes as usize,
             parameters: weights,
-            by_dtype: BTreeMap::from([(dtype.to_owned(), weights), ("int64".to_owned(), Count { tensors: 2, all: 4, non_zero: 4, bytes: 32 })]),
-            nodes: NodeStats { all: nodes, computing: nodes - 1, by_type: BTreeMap::from([("Conv".to_owned(), 8), ("Relu".to_owned(), nodes - 9), ("Gemm".to_owned(), 1)]) },
+            by_dtype: BTreeMap::from([
+                (dtype.to_owned(), weights),
+                ("int64".to_owned(), Count { tensors: 2, all: 4, non_zero: 4, bytes: 32 }),
+            ]),
+            nodes: NodeStats {
+                all: nodes,
+                computing: nodes - 1,
+                by_type: BTreeMap::from([
+                    ("Conv".to_owned(), 8),
+                    ("Relu".to_owned(), nodes - 9),
+                    ("Gemm".to_owned(), 1),
+                ]),
+            },
             macs: Macs { known: 41_250_000, known_nodes: 9, ..Macs::default() },
             ..Stats::default()
         },
@@ -93,7 +110,13 @@ fn applied(name: &str, nodes: [usize; 2], bytes: [usize; 2], fused: &[&str]) -> 
 }
 
 fn refused(name: &str, outcome: Outcome, reason: &str) -> PassRecord {
-    PassRecord { outcome, reason: Some(reason.to_owned()), max_difference: None, rewrites: 0, ..applied(name, [52, 52], [866_000, 866_000], &[]) }
+    PassRecord {
+        outcome,
+        reason: Some(reason.to_owned()),
+        max_difference: None,
+        rewrites: 0,
+        ..applied(name, [52, 52], [866_000, 866_000], &[])
+    }
 }
 
 fn candidate(name: &str, bytes: usize, ratio: Option<f64>, quality: f64, refused: Option<&str>) -> CandidateFigures {
@@ -102,7 +125,10 @@ fn candidate(name: &str, bytes: usize, ratio: Option<f64>, quality: f64, refused
         name: name.to_owned(),
         bytes,
         nodes: 61,
-        quality: vec![score(Metric::AccuracyRetention, quality, 0.95), score(Metric::OutputConsistency, quality + 0.002, 0.95)],
+        quality: vec![
+            score(Metric::AccuracyRetention, quality, 0.95),
+            score(Metric::OutputConsistency, quality + 0.002, 0.95),
+        ],
         speed: ratio.map(|ratio| Speed { ratio, lower: ratio * 0.97, upper: ratio * 1.02, n: 45 }),
         passes: Vec::new(),
         left_out: Vec::new(),
@@ -111,7 +137,15 @@ fn candidate(name: &str, bytes: usize, ratio: Option<f64>, quality: f64, refused
     }
 }
 
-fn gate(metric: Metric, bound: [Option<f64>; 2], observed: Option<[f64; 3]>, n: usize, verdict: Verdict, reason: GateReason, message: &str) -> GateResult {
+fn gate(
+    metric: Metric,
+    bound: [Option<f64>; 2],
+    observed: Option<[f64; 3]>,
+    n: usize,
+    verdict: Verdict,
+    reason: GateReason,
+    message: &str,
+) -> GateResult {
     GateResult {
         metric,
         min: bound[0],
@@ -127,7 +161,17 @@ fn gate(metric: Metric, bound: [Option<f64>; 2], observed: Option<[f64; 3]>, n: 
 }
 
 fn gates() -> Vec<GateResult> {
-    let pass = |metric, bound, observed, n| gate(metric, bound, Some(observed), n, Verdict::Pass, GateReason::BoundKept, "The whole interval keeps the bound.");
+    let pass = |metric, bound, observed, n| {
+        gate(
+            metric,
+            bound,
+            Some(observed),
+            n,
+            Verdict::Pass,
+            GateReason::BoundKept,
+            "The whole interval keeps the bound.",
+        )
+    };
     vec![
         pass(Metric::AccuracyRetention, [Some(0.95), None], [0.9968, 0.9862, 1.0054], 268),
         pass(Metric::OutputConsistency, [Some(0.95), None], [0.99953, 0.99941, 0.99962], 268),
@@ -165,8 +209,18 @@ fn gates() -> Vec<GateResult> {
 }
 
 fn quality() -> QualityReport {
-    let tap = |name: &str, cka: f64, width: usize| TapSimilarity { tap: name.to_owned(), figure: figure(cka, cka - 0.0006, (cka + 0.0005).min(1.0), 268), widths: [width; 2] };
-    let channel = |channel: usize, distance: f64| Channel { channel, distance, spread: 2.31, jensen_shannon: distance / 9.0, kolmogorov_smirnov: distance / 4.0 };
+    let tap = |name: &str, cka: f64, width: usize| TapSimilarity {
+        tap: name.to_owned(),
+        figure: figure(cka, cka - 0.0006, (cka + 0.0005).min(1.0), 268),
+        widths: [width; 2],
+    };
+    let channel = |channel: usize, distance: f64| Channel {
+        channel,
+        distance,
+        spread: 2.31,
+        jensen_shannon: distance / 9.0,
+        kolmogorov_smirnov: distance / 4.0,
+    };
     QualityReport {
         samples: 268,
         seed: 7,
@@ -197,7 +251,12 @@ fn quality() -> QualityReport {
             other_shape: 0,
             samples: Vec::new(),
         }],
-        taps: vec![tap("/stem/Relu_output_0", 0.99994, 2048), tap("/layer1/Add_output_0", 0.9991, 2048), tap(HOSTILE, 0.9979, 1024), tap("/layer3/Add_output_0", 0.9964, 512)],
+        taps: vec![
+            tap("/stem/Relu_output_0", 0.99994, 2048),
+            tap("/layer1/Add_output_0", 0.9991, 2048),
+            tap(HOSTILE, 0.9979, 1024),
+            tap("/layer3/Add_output_0", 0.9964, 512),
+        ],
         lowest_tap: Some(0.9964),
         distribution: vec![OutputDistribution {
             output: "logits".to_owned(),
@@ -209,6 +268,22 @@ fn quality() -> QualityReport {
             kolmogorov_smirnov: 0.0074,
         }],
         identical: false,
+    }
+}
+
+fn machine() -> MachineFacts {
+    MachineFacts {
+        cpu: "A processor of no maker".to_owned(),
+        arch: "x86_64".to_owned(),
+        features: ["avx2", "fma", "sse4_2"].map(str::to_owned).into(),
+        logical_cores: 8,
+        affinity_cores: 4,
+        cpu_quota: Some(1.5),
+        physical_memory: 16 << 30,
+        cgroup_memory: Some(4 << 30),
+        kernel: "6.1.0".to_owned(),
+        os: "linux".to_owned(),
+        load_average: None,
     }
 }
 
@@ -227,15 +302,30 @@ fn stages() -> Vec<StageRecord> {
 fn candidates() -> Vec<CandidateFigures> {
     let mut chosen = candidate("dynamic-int8", 241_000, Some(1.84), 0.9978, None);
     chosen.chosen = true;
-    chosen.left_out = vec![format!("{HOSTILE}: alone it costs 0.8 % of accuracy"), "/head/Gemm: first and last layers stay in float".to_owned()];
+    chosen.left_out = vec![
+        format!("{HOSTILE}: alone it costs 0.8 % of accuracy"),
+        "/head/Gemm: first and last layers stay in float".to_owned(),
+    ];
     vec![
         chosen,
         candidate("dynamic-int8-fast-sites", 402_000, Some(1.79), 0.9991, None),
         candidate("weights-int8", 236_000, Some(1.01), 0.9985, None),
         candidate("lossless", 861_000, Some(1.12), 1.0, None),
         candidate("dynamic-int8-conv", 239_500, Some(0.71), 0.9801, Some("slower than the input: 0.71x [0.69, 0.72]")),
-        candidate("weights-int8-per-tensor", 235_000, Some(1.02), 0.941, Some("AccuracyRetention is 0.941 on the search split, below the gate of 0.95")),
-        candidate(HOSTILE, 235_500, None, 0.62, Some("OutputConsistency is 0.622 on the search split, far below the gate of 0.95")),
+        candidate(
+            "weights-int8-per-tensor",
+            235_000,
+            Some(1.02),
+            0.941,
+            Some("AccuracyRetention is 0.941 on the search split, below the gate of 0.95"),
+        ),
+        candidate(
+            HOSTILE,
+            235_500,
+            None,
+            0.62,
+            Some("OutputConsistency is 0.622 on the search split, far below the gate of 0.95"),
+        ),
     ]
 }
 
@@ -250,7 +340,13 @@ pub fn report() -> Report {
     Report {
         api_version: REPORT_VERSION.to_owned(),
         bakehouse: "0.1.0".to_owned(),
-        job: JobFigures { name: "digits-resnet".to_owned(), spec_digest: "3d".repeat(32), level: "Light".to_owned(), goal: "Balanced".to_owned(), seed: 7 },
+        job: JobFigures {
+            name: "digits-resnet".to_owned(),
+            spec_digest: "3d".repeat(32),
+            level: "Light".to_owned(),
+            goal: "Balanced".to_owned(),
+            seed: 7,
+        },
         outcome: OutcomeFigures {
             reason: Reason::GateFailed,
             message: "dynamic-int8: LatencyP99 is 194µs [171µs, 230µs] n=200, asked for <= 100µs".to_owned(),
@@ -258,7 +354,7 @@ pub fn report() -> Report {
             candidate: "dynamic-int8".to_owned(),
         },
         stages: stages(),
-        machine: MachineFacts::detect(),
+        machine: machine(),
         engine: EngineId { name: "onnxruntime".to_owned(), version: "1.32.0".to_owned() },
         threads: 1,
         clock: "thread CPU".to_owned(),
@@ -267,7 +363,12 @@ pub fn report() -> Report {
             backend("tract", Some("0.23.9"), "embedded"),
             backend("tensorrt", None, "this build has no TensorRT"),
         ],
-        intake: IntakeNotes { opset: 17, ir_version: 8, notes: vec!["3 initializers were also inputs and are constants now.".to_owned()], ..IntakeNotes::default() },
+        intake: IntakeNotes {
+            opset: 17,
+            ir_version: 8,
+            notes: vec!["3 initializers were also inputs and are constants now.".to_owned()],
+            ..IntakeNotes::default()
+        },
         remarks: vec!["Batch size 32 is not measured: the model's batch axis is fixed.".to_owned()],
         data: DataFigures {
             calibration_samples: 256,
@@ -280,7 +381,12 @@ pub fn report() -> Report {
         },
         passes: vec![
             applied("constant-folding", [96, 81], [871_400, 872_100], &[]),
-            applied("batch-norm-folding", [81, 64], [872_100, 866_300], &["Conv+BatchNormalization: /stem/Conv", &format!("Conv+BatchNormalization: {HOSTILE}")]),
+            applied(
+                "batch-norm-folding",
+                [81, 64],
+                [872_100, 866_300],
+                &["Conv+BatchNormalization: /stem/Conv", &format!("Conv+BatchNormalization: {HOSTILE}")],
+            ),
             applied("bias-fusion", [64, 52], [866_300, 866_000], &["Gemm+Add: /head/Gemm"]),
             refused("layout", Outcome::Skipped, "No Transpose pair to cancel."),
             refused("gelu", Outcome::RolledBack, "an output changed by 3.1e-4, more than the 1e-5 a lossless pass may"),
@@ -294,10 +400,23 @@ pub fn report() -> Report {
         speedup: vec![speedup(1, 1.84, 11), speedup(8, 2.06, 13)],
         quality: Some(quality()),
         gates: gates(),
-        engine_fusion: Some(EngineFusion { nodes: [61, 44], fused: BTreeMap::from([("FusedConv".to_owned(), 7), ("DynamicQuantizeMatMul".to_owned(), 1)]) }),
+        engine_fusion: Some(EngineFusion {
+            nodes: [61, 44],
+            fused: BTreeMap::from([("FusedConv".to_owned(), 7), ("DynamicQuantizeMatMul".to_owned(), 1)]),
+        }),
         artifacts: vec![
-            Artifact { format: "ONNX".to_owned(), file: "model.onnx".to_owned(), sha256: "b".repeat(64), bytes: 241_000 },
-            Artifact { format: "Recipe".to_owned(), file: "recipe.json".to_owned(), sha256: "9c".repeat(32), bytes: 18_220 },
+            Artifact {
+                format: "ONNX".to_owned(),
+                file: "model.onnx".to_owned(),
+                sha256: "b".repeat(64),
+                bytes: 241_000,
+            },
+            Artifact {
+                format: "Recipe".to_owned(),
+                file: "recipe.json".to_owned(),
+                sha256: "9c".repeat(32),
+                bytes: 18_220,
+            },
         ],
     }
 }
@@ -306,7 +425,9 @@ pub fn report() -> Report {
 pub fn unchanged() -> Report {
     let mut report = report();
     report.outcome.reason = Reason::NoImprovement;
-    report.outcome.message = "The input is returned unchanged, nothing better passed (lossless: no better than the input under the goal).".to_owned();
+    report.outcome.message =
+        "The input is returned unchanged, nothing better passed (lossless: no better than the input under the goal)."
+            .to_owned();
     report.outcome.candidate = "input".to_owned();
     report.outcome.gate_passed = Some(true);
     report.baked = None;

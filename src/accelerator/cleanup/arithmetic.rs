@@ -26,8 +26,7 @@ pub(super) fn neutral(net: &mut Net, shapes: &Shapes, id: Id) -> bool {
 fn all_equal(net: &Net, tensor: &str, value: f64) -> bool {
     let Some((_, shape)) = net.constant_info(tensor) else { return false };
     let count = shape.iter().product::<usize>();
-    (1..=MOST).contains(&count)
-        && net.constant(tensor).is_some_and(|t| t.to_f64().iter().all(|&v| v == value))
+    (1..=MOST).contains(&count) && net.constant(tensor).is_some_and(|t| t.to_f64().iter().all(|&v| v == value))
 }
 
 /// Whether a constant that is combined with `x` leaves `x`'s shape as it is.

@@ -23,7 +23,11 @@ pub(super) fn inline(net: &mut Net, id: Id) -> bool {
             names.entry(inner.name().to_owned()).or_insert_with(|| outer.clone());
         }
     }
-    let own = graph.initializer.iter().map(|t| t.name()).chain(graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)));
+    let own = graph
+        .initializer
+        .iter()
+        .map(crate::model::onnx::TensorProto::name)
+        .chain(graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)));
     for name in own.filter(|n| !n.is_empty()) {
         if !names.contains_key(name) {
             names.insert(name.to_owned(), net.fresh_name(name));

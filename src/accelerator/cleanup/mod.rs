@@ -29,7 +29,10 @@ impl Pass for CleanUp {
             }
             rewrites
         });
-        Ok(Effect::rewrites(rewrites, "no node is without effect and no chain of reshapes or transposes can be shortened"))
+        Ok(Effect::rewrites(
+            rewrites,
+            "no node is without effect and no chain of reshapes or transposes can be shortened",
+        ))
     }
 }
 

@@ -14,7 +14,9 @@ pub(super) fn transpose(net: &mut Net, shapes: &Shapes, id: Id) -> bool {
         return net.bypass(id, &from);
     }
     let Some((inner, first)) = net.producer_op(&from, "Transpose") else { return false };
-    let Some((source, before)) = input(first, 0).map(str::to_owned).zip(permutation(first, perm.len())) else { return false };
+    let Some((source, before)) = input(first, 0).map(str::to_owned).zip(permutation(first, perm.len())) else {
+        return false;
+    };
     let both: Vec<i64> = perm.iter().map(|&p| before[p] as i64).collect();
     if both.is_sorted() {
         if !net.bypass(id, &source) {
@@ -32,7 +34,8 @@ pub(super) fn transpose(net: &mut Net, shapes: &Shapes, id: Id) -> bool {
 
 /// Reshape, Flatten, Squeeze, Unsqueeze: gone when the shape stays, one Reshape in place of a chain.
 pub(super) fn reshape(net: &mut Net, shapes: &Shapes, id: Id) -> bool {
-    let Some((output, from)) = net.get(id).and_then(|n| Some((n.output.first()?.clone(), input(n, 0)?.to_owned()))) else {
+    let Some((output, from)) = net.get(id).and_then(|n| Some((n.output.first()?.clone(), input(n, 0)?.to_owned())))
+    else {
         return false;
     };
     let Some(to) = shapes.get(net, &output) else { return false };
@@ -74,7 +77,8 @@ fn keeps_order(net: &Net, shapes: &Shapes, node: &NodeProto) -> bool {
         "Reshape" | "Flatten" | "Squeeze" | "Unsqueeze" => true,
         "Transpose" => {
             let Some(shape) = input(node, 0).and_then(|x| shapes.get(net, x)) else { return false };
-            permutation(node, shape.len()).is_some_and(|perm| perm.into_iter().filter(|&p| shape[p] != Extent::Fixed(1)).is_sorted())
+            permutation(node, shape.len())
+                .is_some_and(|perm| perm.into_iter().filter(|&p| shape[p] != Extent::Fixed(1)).is_sorted())
         }
         _ => false,
     }

@@ -154,10 +154,12 @@ fn a_known_branch_moves_into_the_main_graph() {
             .input("x", DType::F32, &["N"])
             .initializer("k", Tensor::scalar(5.0_f32))
             .initializer("yes", Tensor::from_bools(&[], &[true]))
-            .node("If", &["yes"], "b", vec![
-                graph_attribute("then_branch", branch("Mul")),
-                graph_attribute("else_branch", branch("Add")),
-            ])
+            .node(
+                "If",
+                &["yes"],
+                "b",
+                vec![graph_attribute("then_branch", branch("Mul")), graph_attribute("else_branch", branch("Add"))],
+            )
             .node("Sub", &["b", "k"], "y", vec![])
             .output("y", DType::F32, &["N"])
             .build(),

@@ -129,7 +129,8 @@ pub(super) fn eye_like(call: &Call) -> Option<Tensor> {
     };
     call.fits(dtype, x.shape())?;
     let k = edit::int_attribute(call.node, "k", 0);
-    let ones: Vec<i64> = (0..rows * columns).map(|i| i64::from((i % columns) as i64 - (i / columns) as i64 == k)).collect();
+    let ones: Vec<i64> =
+        (0..rows * columns).map(|i| i64::from((i % columns) as i64 - (i / columns) as i64 == k)).collect();
     convert(&Tensor::new(&[rows, columns], &ones), dtype)
 }
 

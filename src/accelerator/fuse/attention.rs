@@ -36,7 +36,9 @@ fn is_attention(net: &Net, id: Id) -> bool {
         match node.op_type() {
             "MatMul" => return true,
             "Add" | "Mul" | "Div" | "Where" => {
-                let computed = |name: &&String| net.producer(name).is_some_and(|(_, n)| matches!(n.op_type(), "MatMul" | "Mul" | "Div" | "Add"));
+                let computed = |name: &&String| {
+                    net.producer(name).is_some_and(|(_, n)| matches!(n.op_type(), "MatMul" | "Mul" | "Div" | "Add"))
+                };
                 let Some(next) = node.input.iter().find(computed) else { return false };
                 scores = next;
             }

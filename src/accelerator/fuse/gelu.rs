@@ -70,7 +70,9 @@ fn gate(net: &Net, tensor: &str) -> Option<(String, bool)> {
         let (_, scaled) = net.producer(input(erf, 0)?)?;
         let root = std::f64::consts::SQRT_2;
         let x = match scaled.op_type() {
-            "Div" => net.scalar(input(scaled, 1)?).filter(|v| (v - root).abs() < 1e-4).and(input(scaled, 0))?.to_owned(),
+            "Div" => {
+                net.scalar(input(scaled, 1)?).filter(|v| (v - root).abs() < 1e-4).and(input(scaled, 0))?.to_owned()
+            }
             "Mul" => other_than(net, scaled, 1.0 / root)?,
             _ => return None,
         };
@@ -114,7 +116,9 @@ fn power(net: &Net, tensor: &str, x: &str) -> Option<i64> {
     }
     let (_, node) = net.producer(tensor)?;
     match node.op_type() {
-        "Pow" if input(node, 0) == Some(x) => net.scalar(input(node, 1)?).filter(|v| v.fract() == 0.0).map(|v| v as i64),
+        "Pow" if input(node, 0) == Some(x) => {
+            net.scalar(input(node, 1)?).filter(|v| v.fract() == 0.0).map(|v| v as i64)
+        }
         "Mul" => Some(power(net, input(node, 0)?, x)? + power(net, input(node, 1)?, x)?),
         _ => None,
     }

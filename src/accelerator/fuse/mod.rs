@@ -15,21 +15,13 @@ use crate::model::onnx::NodeProto;
 fn other_than(net: &Net, node: &NodeProto, value: f64) -> Option<String> {
     let (a, b) = (input(node, 0)?, input(node, 1)?);
     let is = |name: &str| net.scalar(name).is_some_and(|v| (v - value).abs() <= 1e-4 * value.abs());
-    if is(b) {
-        Some(a.to_owned())
-    } else {
-        is(a).then(|| b.to_owned())
-    }
+    if is(b) { Some(a.to_owned()) } else { is(a).then(|| b.to_owned()) }
 }
 
 /// The other operand of a two-operand node of which one is `tensor`.
 fn partner(node: &NodeProto, tensor: &str) -> Option<String> {
     let (a, b) = (input(node, 0)?, input(node, 1)?);
-    if a == tensor {
-        Some(b.to_owned())
-    } else {
-        (b == tensor).then(|| a.to_owned())
-    }
+    if a == tensor { Some(b.to_owned()) } else { (b == tensor).then(|| a.to_owned()) }
 }
 
 /// Whether a node reduces over its last axis alone and keeps it.
@@ -44,12 +36,12 @@ fn reduces_last(net: &Net, node: &NodeProto, rank: Option<usize>) -> bool {
 
 /// Puts `fused` in place of the node in slot `id` and takes out what only that node needed.
 fn replace(net: &mut Net, id: Id, fused: NodeProto) {
-    let before: Vec<Id> = net
-        .get(id)
-        .map(|n| n.input.iter().filter_map(|i| net.producer(i).map(|p| p.0)).collect())
-        .unwrap_or_default();
+    let before: Vec<Id> =
+        net.get(id).map(|n| n.input.iter().filter_map(|i| net.producer(i).map(|p| p.0)).collect()).unwrap_or_default();
     net.set(id, fused);
-    before.into_iter().for_each(|source| net.remove_unused(source));
+    for source in before {
+        net.remove_unused(source);
+    }
 }
 
 /// The effect of a pass that needs an opset.

@@ -31,17 +31,61 @@ pub(super) fn data_inputs(node: &NodeProto) -> impl Iterator<Item = &str> {
 fn broadcasts(op: &str) -> bool {
     matches!(
         op,
-        "Add" | "Sub" | "Mul" | "Div" | "Pow" | "Min" | "Max" | "Sum" | "Mean" | "PRelu" | "Where" | "Equal" | "Less"
-            | "Greater" | "LessOrEqual" | "GreaterOrEqual" | "And" | "Or" | "Xor" | "Mod"
+        "Add"
+            | "Sub"
+            | "Mul"
+            | "Div"
+            | "Pow"
+            | "Min"
+            | "Max"
+            | "Sum"
+            | "Mean"
+            | "PRelu"
+            | "Where"
+            | "Equal"
+            | "Less"
+            | "Greater"
+            | "LessOrEqual"
+            | "GreaterOrEqual"
+            | "And"
+            | "Or"
+            | "Xor"
+            | "Mod"
     )
 }
 
 fn unary(op: &str) -> bool {
     matches!(
         op,
-        "Relu" | "LeakyRelu" | "Elu" | "Selu" | "Celu" | "Sigmoid" | "HardSigmoid" | "HardSwish" | "Tanh" | "Erf" | "Gelu"
-            | "Exp" | "Log" | "Sqrt" | "Reciprocal" | "Neg" | "Abs" | "Floor" | "Ceil" | "Round" | "Sign" | "Softplus"
-            | "Softsign" | "Mish" | "Clip" | "Cast" | "Identity" | "Not" | "ThresholdedRelu"
+        "Relu"
+            | "LeakyRelu"
+            | "Elu"
+            | "Selu"
+            | "Celu"
+            | "Sigmoid"
+            | "HardSigmoid"
+            | "HardSwish"
+            | "Tanh"
+            | "Erf"
+            | "Gelu"
+            | "Exp"
+            | "Log"
+            | "Sqrt"
+            | "Reciprocal"
+            | "Neg"
+            | "Abs"
+            | "Floor"
+            | "Ceil"
+            | "Round"
+            | "Sign"
+            | "Softplus"
+            | "Softsign"
+            | "Mish"
+            | "Clip"
+            | "Cast"
+            | "Identity"
+            | "Not"
+            | "ThresholdedRelu"
     )
 }
 

@@ -183,7 +183,9 @@ impl Region {
             self.reconnect(net, &name, &names[&name]);
         }
         for &id in &self.removed {
-            let Some((output, source)) = net.get(id).and_then(|n| Some((n.output.first()?.clone(), input(n, 0)?.to_owned()))) else {
+            let Some((output, source)) =
+                net.get(id).and_then(|n| Some((n.output.first()?.clone(), input(n, 0)?.to_owned())))
+            else {
                 continue;
             };
             for reader in net.readers(&output).to_vec() {
@@ -212,7 +214,7 @@ impl Region {
         for reader in net.readers(name).to_vec() {
             if let Some(perm) = self.composed(net, reader) {
                 net.change(reader, |node| {
-                    node.input[0] = moved.to_owned();
+                    moved.clone_into(&mut node.input[0]);
                     node.attribute = vec![edit::ints("perm", &as_ints(&perm))];
                 });
                 if perm.is_sorted() {

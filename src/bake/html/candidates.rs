@@ -21,7 +21,8 @@ pub(super) fn section(report: &Report) -> Node {
         the gates above were decided on samples that the search never saw.";
     let section = super::section("candidates", "Candidates").push(text("p", lead).class("lead"));
     if report.candidates.is_empty() {
-        return section.push(text("p", "There was no search: a recipe was replayed, or nothing could be tried.").class("absent"));
+        return section
+            .push(text("p", "There was no search: a recipe was replayed, or nothing could be tried.").class("absent"));
     }
     section.push(scatter(report)).push(table(report))
 }
@@ -56,11 +57,16 @@ fn scatter(report: &Report) -> Node {
         .candidates
         .iter()
         .enumerate()
-        .filter_map(|(i, c)| c.speed.filter(|s| s.lower > 0.0 && s.ratio > 0.0).map(|s| (i + 1, c, [1.0 / s.ratio, 1.0 / s.upper, 1.0 / s.lower])))
+        .filter_map(|(i, c)| {
+            c.speed
+                .filter(|s| s.lower > 0.0 && s.ratio > 0.0)
+                .map(|s| (i + 1, c, [1.0 / s.ratio, 1.0 / s.upper, 1.0 / s.lower]))
+        })
         .collect();
     let untimed = report.candidates.len() - timed.len();
     if timed.is_empty() {
-        return text("p", "No candidate was timed, so none has a place in a plot of size against latency.").class("absent");
+        return text("p", "No candidate was timed, so none has a place in a plot of size against latency.")
+            .class("absent");
     }
     let input = report.baseline.bytes as f64;
     let sizes = timed.iter().map(|(_, c, _)| c.bytes as f64).chain([input]);
@@ -71,7 +77,12 @@ fn scatter(report: &Report) -> Node {
     let y = Scale::linear(padded(y_domain, 0.12), [bottom, top]);
     let dots: Vec<Dot> = timed
         .iter()
-        .map(|&(number, candidate, [ratio, low, high])| Dot { number, candidate, at: [x.at(candidate.bytes as f64), y.at(ratio)], whisker: [y.at(low), y.at(high)] })
+        .map(|&(number, candidate, [ratio, low, high])| Dot {
+            number,
+            candidate,
+            at: [x.at(candidate.bytes as f64), y.at(ratio)],
+            whisker: [y.at(low), y.at(high)],
+        })
         .collect();
     let title = format!("{} by size and latency; the lower left is better", plural(timed.len(), "candidate"));
     let mut plot = drawing(WIDTH, HEIGHT, &title)
@@ -80,11 +91,20 @@ fn scatter(report: &Report) -> Node {
         .push(y_axis(&y, [left, right], "time / time of the input", |v| format!("{v:.2}")))
         .push(line("unity", [left, y.at(1.0)], [right, y.at(1.0)]));
     let origin = [x.at(input), y.at(1.0)];
-    plot = plot
-        .push(line("input", [origin[0] - 5.0, origin[1] - 5.0], [origin[0] + 5.0, origin[1] + 5.0]))
-        .push(line("input", [origin[0] - 5.0, origin[1] + 5.0], [origin[0] + 5.0, origin[1] - 5.0]));
-    let mut taken: Vec<[f64; 4]> = dots.iter().map(|d| around(d.at, 7.0)).chain([around(origin, 6.0)]).collect();
-    plot = plot.extend(place([left, right, top, bottom], origin, "input", &mut taken).map(|(at, anchor)| label("tick", at, anchor, "input")));
+    plot = plot.push(line("input", [origin[0] - 5.0, origin[1] - 5.0], [origin[0] + 5.0, origin[1] + 5.0])).push(line(
+        "input",
+        [origin[0] - 5.0, origin[1] + 5.0],
+        [origin[0] + 5.0, origin[1] - 5.0],
+    ));
+    let mut taken: Vec<[f64; 4]> = dots
+        .iter()
+        .map(|d| around(d.at, if d.candidate.chosen { 10.5 } else { 7.0 }))
+        .chain([around(origin, 6.0), [left, right, y.at(1.0) - 1.0, y.at(1.0) + 1.0]])
+        .collect();
+    plot = plot.extend(
+        place([left, right, top, bottom], origin, "input", &mut taken)
+            .map(|(at, anchor)| label("tick", at, anchor, "input")),
+    );
     // The chosen one last, on top of the others.
     let (chosen, others): (Vec<&Dot>, Vec<&Dot>) = dots.iter().partition(|d| d.candidate.chosen);
     for dot in others.iter().chain(&chosen) {
@@ -103,7 +123,10 @@ fn scatter(report: &Report) -> Node {
     }
     let mut caption = "Lower left is smaller and faster; whiskers are 95 % intervals. Filled: eligible. Hollow: refused. Ringed: chosen. Cross: the input.".to_owned();
     if untimed > 0 {
-        caption.push_str(&format!(" {} not timed and only in the table.", if untimed == 1 { "One was".to_owned() } else { format!("{untimed} were") }));
+        caption.push(' ');
+        let how_many = if untimed == 1 { "One was".to_owned() } else { format!("{untimed} were") };
+        caption.push_str(&how_many);
+        caption.push_str(" not timed and only in the table.");
     }
     el("figure").push(plot).push(legend()).push(text("figcaption", &caption))
 }
@@ -113,13 +136,18 @@ fn around([x, y]: [f64; 2], r: f64) -> [f64; 4] {
 }
 
 /// A free place for a label beside a point: right, left, above or below it, inside the drawing and on nothing that is there already.
-fn place([left, right, top, bottom]: [f64; 4], [x, y]: [f64; 2], shown: &str, taken: &mut Vec<[f64; 4]>) -> Option<([f64; 2], Anchor)> {
+fn place(
+    [left, right, top, bottom]: [f64; 4],
+    [x, y]: [f64; 2],
+    shown: &str,
+    taken: &mut Vec<[f64; 4]>,
+) -> Option<([f64; 2], Anchor)> {
     let width = label_width(shown);
     let places = [
-        ([x + 11.0, y + 4.0], Anchor::Start, [x + 10.0, x + 11.0 + width]),
-        ([x - 11.0, y + 4.0], Anchor::End, [x - 11.0 - width, x - 10.0]),
-        ([x, y - 12.0], Anchor::Middle, [x - width / 2.0, x + width / 2.0]),
-        ([x, y + 20.0], Anchor::Middle, [x - width / 2.0, x + width / 2.0]),
+        ([x + 14.0, y + 4.0], Anchor::Start, [x + 13.0, x + 14.0 + width]),
+        ([x - 14.0, y + 4.0], Anchor::End, [x - 14.0 - width, x - 13.0]),
+        ([x, y - 15.0], Anchor::Middle, [x - width / 2.0, x + width / 2.0]),
+        ([x, y + 23.0], Anchor::Middle, [x - width / 2.0, x + width / 2.0]),
     ];
     let free = places.into_iter().find_map(|(at, anchor, [x0, x1])| {
         let area = [x0, x1, at[1] - 10.0, at[1] + 3.0];
@@ -138,7 +166,9 @@ fn mark(dot: &Dot<'_>) -> Node {
     let class = slack_class(slack(candidate));
     let hollow = if candidate.refused.is_some() && !candidate.chosen { " hollow" } else { "" };
     let [x, y] = dot.at;
-    let speed = candidate.speed.map_or_else(String::new, |s| format!(", {} {}", times(s.ratio), bounds(s.lower, s.upper, times)));
+    let speed = candidate
+        .speed
+        .map_or_else(String::new, |s| format!(", {} {}", times(s.ratio), bounds(s.lower, s.upper, times)));
     let title = format!("{} {}: {}{speed}", dot.number, candidate.name, bytes(candidate.bytes as f64));
     let ring = candidate.chosen.then(|| circle("ring", dot.at, 10.5));
     el("g")
@@ -150,14 +180,23 @@ fn mark(dot: &Dot<'_>) -> Node {
 
 /// What the colours mean.
 fn legend() -> Node {
-    let steps = [("s4", "≥ 95 %"), ("s3", "80 to 95 %"), ("s2", "50 to 80 %"), ("s1", "0 to 50 %"), ("s0", "beyond a bound")];
-    el("p").class("legend").text("Room left to the quality gates: ").extend(
-        steps.map(|(class, words)| el("span").push(el("i").class(&format!("swatch {class}")).attr("aria-hidden", "true")).text(words)),
-    )
+    let steps =
+        [("s4", "≥ 95 %"), ("s3", "80 to 95 %"), ("s2", "50 to 80 %"), ("s1", "0 to 50 %"), ("s0", "beyond a bound")];
+    el("p").class("legend").text("Room left to the quality gates: ").extend(steps.map(|(class, words)| {
+        el("span").push(el("i").class(&format!("swatch {class}")).attr("aria-hidden", "true")).text(words)
+    }))
 }
 
 fn table(report: &Report) -> Node {
-    let columns = [Words("Candidate"), Number("Size"), Number("Of the input"), Number("Nodes"), Number("Speedup"), Number("Room to the gates"), Words("Outcome")];
+    let columns = [
+        Words("Candidate"),
+        Number("Size"),
+        Number("Of the input"),
+        Number("Nodes"),
+        Number("Speedup"),
+        Number("Room to the gates"),
+        Words("Outcome"),
+    ];
     let numbered = report.candidates.iter().enumerate();
     numbered
         .fold(Table::new(&columns), |table, (i, candidate)| {
@@ -168,12 +207,19 @@ fn table(report: &Report) -> Node {
 
 fn row(number: usize, candidate: &CandidateFigures, report: &Report) -> [Cell; 7] {
     let speed = match &candidate.speed {
-        Some(s) => format!("{} {} n = {}", times(s.ratio), bounds(s.lower, s.upper, times), s.n),
-        None => "not timed".to_owned(),
+        Some(s) => text("span", &times(s.ratio))
+            .push(text("small", &format!("{}, n = {}", bounds(s.lower, s.upper, times), s.n))),
+        None => text("span", "not timed"),
     };
     let input = report.baseline.bytes.max(1) as f64;
-    let scores = candidate.quality.iter().map(|s| format!("{} {} (gate {})", s.metric, share(s.estimate), share(s.threshold))).collect::<Vec<_>>().join("; ");
+    let scores = candidate
+        .quality
+        .iter()
+        .map(|s| format!("{} {} (gate {})", s.metric, share(s.estimate), share(s.threshold)))
+        .collect::<Vec<_>>()
+        .join("; ");
     let room = match slack(candidate) {
+        Some(s) if s < 0.0 => text("span", "beyond a bound").attr("title", &scores),
         Some(s) if s.is_finite() => el("span").attr("title", &scores).text(&percent(s)),
         Some(_) => text("span", "undefined").attr("title", &scores),
         None => text("span", "not measured"),
@@ -216,7 +262,8 @@ mod tests {
 
     #[test]
     fn the_colour_follows_the_room_left() {
-        let classes = [None, Some(f64::NEG_INFINITY), Some(-0.1), Some(0.1), Some(0.6), Some(0.9), Some(1.0)].map(slack_class);
+        let classes =
+            [None, Some(f64::NEG_INFINITY), Some(-0.1), Some(0.1), Some(0.6), Some(0.9), Some(1.0)].map(slack_class);
         assert_eq!(classes, ["s-none", "s0", "s0", "s1", "s2", "s3", "s4"]);
     }
 }

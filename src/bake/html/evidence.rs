@@ -29,13 +29,20 @@ fn baked(report: &Report, show: impl Fn(&ModelFigures) -> String) -> Cell {
 
 fn memory(report: &Report) -> Node {
     let read = |value: Option<u64>| value.map_or_else(|| "not readable here".to_owned(), |b| bytes(b as f64));
-    let row = |name: &str, show: &dyn Fn(&ModelFigures) -> String| [name.into(), show(&report.baseline).into(), baked(report, show)];
+    let row = |name: &str, show: &dyn Fn(&ModelFigures) -> String| {
+        [name.into(), show(&report.baseline).into(), baked(report, show)]
+    };
     let table = Table::new(&[Words("Fresh process"), Number("Input"), Number("Artifact")])
         .caption("Memory")
+        .compact()
         .row(row("Peak resident", &|m| read(m.fresh_process.peak_rss_bytes)))
         .row(row("Before the model was loaded", &|m| read(m.fresh_process.idle_rss_bytes)))
         .row(row("What the model added", &|m| {
-            let added = m.fresh_process.peak_rss_bytes.zip(m.fresh_process.idle_rss_bytes).map(|(peak, idle)| peak.saturating_sub(idle));
+            let added = m
+                .fresh_process
+                .peak_rss_bytes
+                .zip(m.fresh_process.idle_rss_bytes)
+                .map(|(peak, idle)| peak.saturating_sub(idle));
             read(added)
         }))
         .row(row("Samples run", &|m| count(m.fresh_process.samples as u64)));
@@ -44,9 +51,12 @@ fn memory(report: &Report) -> Node {
 
 fn determinism(report: &Report) -> Node {
     let say = |same: bool| if same { "bit-identical" } else { "differs" }.to_owned();
-    let row = |name: &str, show: &dyn Fn(&ModelFigures) -> bool| [name.into(), say(show(&report.baseline)).into(), baked(report, |m| say(show(m)))];
+    let row = |name: &str, show: &dyn Fn(&ModelFigures) -> bool| {
+        [name.into(), say(show(&report.baseline)).into(), baked(report, |m| say(show(m)))]
+    };
     Table::new(&[Words("Outputs, compared"), Number("Input"), Number("Artifact")])
         .caption("Determinism")
+        .compact()
         .row(row("between two runs", &|m| m.determinism.runs))
         .row(row("between one thread and two", &|m| m.determinism.threads))
         .row(row("between two processes", &|m| m.determinism.processes))
@@ -55,15 +65,26 @@ fn determinism(report: &Report) -> Node {
 
 /// Parameters, nodes and multiplications of both models, side by side; then bytes by type and nodes by operator.
 fn statistics(report: &Report) -> Node {
-    let row = |name: &str, show: &dyn Fn(&Stats) -> String| [name.into(), show(&report.baseline.stats).into(), baked(report, |m| show(&m.stats))];
+    let row = |name: &str, show: &dyn Fn(&Stats) -> String| {
+        [name.into(), show(&report.baseline.stats).into(), baked(report, |m| show(&m.stats))]
+    };
     let number = |n: usize| count(n as u64);
     let macs = |stats: &Stats| match stats.macs.total() {
         Some(total) => count(total),
-        None => format!("at least {}; {} could not be counted", count(stats.macs.known), plural(stats.macs.unknown.len(), "node")),
+        None => format!(
+            "at least {}; {} could not be counted",
+            count(stats.macs.known),
+            plural(stats.macs.unknown.len(), "node")
+        ),
     };
     let totals = Table::new(&[Words("Of the graph"), Number("Input"), Number("Artifact")])
         .caption("Size and work")
-        .row(["Bytes of the file".into(), bytes(report.baseline.bytes as f64).into(), baked(report, |m| bytes(m.bytes as f64))])
+        .compact()
+        .row([
+            "Bytes of the file".into(),
+            bytes(report.baseline.bytes as f64).into(),
+            baked(report, |m| bytes(m.bytes as f64)),
+        ])
         .row(row("Bytes of weights", &|s| bytes(s.parameters.bytes as f64)))
         .row(row("Bytes of scales and zero points", &|s| bytes(s.quantization.bytes as f64)))
         .row(row("Bytes of other constants", &|s| bytes(s.other.bytes as f64)))
@@ -73,22 +94,37 @@ fn statistics(report: &Report) -> Node {
         .row(row("Nodes without Constant, Identity, Dropout", &|s| number(s.nodes.computing)))
         .row(row("Multiply-accumulates of one inference", &macs));
     let by_type = by_name("Constants by element type", "Type", report, &|s| {
-        s.by_dtype.iter().map(|(name, c)| (name.clone(), format!("{} in {}", bytes(c.bytes as f64), plural(c.tensors, "tensor")))).collect()
+        s.by_dtype
+            .iter()
+            .map(|(name, c)| (name.clone(), format!("{} in {}", bytes(c.bytes as f64), plural(c.tensors, "tensor"))))
+            .collect()
     });
-    let by_operator = by_name("Nodes by operator", "Operator", report, &|s| s.nodes.by_type.iter().map(|(name, n)| (name.clone(), number(*n))).collect());
+    let by_operator = by_name("Nodes by operator", "Operator", report, &|s| {
+        s.nodes.by_type.iter().map(|(name, n)| (name.clone(), number(*n))).collect()
+    });
     el("div").push(totals.node()).push(el("div").class("pair").push(by_type).push(by_operator))
 }
 
 /// Every name that one of the models has, with what each has of it.
-fn by_name(caption: &str, what: &'static str, report: &Report, of: &dyn Fn(&Stats) -> BTreeMap<String, String>) -> Node {
+fn by_name(
+    caption: &str,
+    what: &'static str,
+    report: &Report,
+    of: &dyn Fn(&Stats) -> BTreeMap<String, String>,
+) -> Node {
     let before = of(&report.baseline.stats);
     let after = report.baked.as_ref().map(|b| of(&b.stats));
     let names: BTreeSet<&String> = before.keys().chain(after.iter().flat_map(BTreeMap::keys)).collect();
     let value = |found: Option<&String>| found.map_or("none", String::as_str).to_owned();
     Table::new(&[Words(what), Number("Input"), Number("Artifact")])
         .caption(caption)
+        .compact()
         .rows(names, |name| -> [Cell; 3] {
-            [name.as_str().into(), value(before.get(name)).into(), after.as_ref().map_or_else(|| "the input".to_owned(), |a| value(a.get(name))).into()]
+            [
+                name.as_str().into(),
+                value(before.get(name)).into(),
+                after.as_ref().map_or_else(|| "the input".to_owned(), |a| value(a.get(name))).into(),
+            ]
         })
         .node()
 }
@@ -97,11 +133,26 @@ fn data(report: &Report) -> Node {
     let data = &report.data;
     let table = Table::new(&[Words("Split"), Number("Samples"), Words("Served for")])
         .caption("Data")
-        .row(["Calibration".into(), count(data.calibration_samples as u64).into(), "ranges, and the check after each pass".into()])
-        .row(["Search, a part of the validation data".into(), count(data.search.len() as u64).into(), "choosing between candidates".into()])
-        .row(["Verdict, the other part".into(), count(data.verdict.len() as u64).into(), "the gates, and nothing before them".into()]);
+        .row([
+            "Calibration".into(),
+            count(data.calibration_samples as u64).into(),
+            "ranges, and the check after each pass".into(),
+        ])
+        .row([
+            "Search, a part of the validation data".into(),
+            count(data.search.len() as u64).into(),
+            "choosing between candidates".into(),
+        ])
+        .row([
+            "Verdict, the other part".into(),
+            count(data.verdict.len() as u64).into(),
+            "the gates, and nothing before them".into(),
+        ]);
     let labels = if data.labelled { "with labels" } else { "without labels, so accuracy is agreement with the input" };
-    let words = format!("Validation: {}, {labels}. Which sample fell into which part is listed in report.json.", plural(data.validation_samples, "sample"));
+    let words = format!(
+        "Validation: {}, {labels}. Which sample fell into which part is listed in report.json.",
+        plural(data.validation_samples, "sample")
+    );
     el("div").push(table.node()).push(text("p", &words).class("note"))
 }
 

@@ -9,18 +9,31 @@ use super::table::{
 use super::text::{bounds, count, in_unit};
 use crate::api::bakejob::Verdict;
 use crate::bake::Report;
-use crate::quality::GateResult;
+use crate::quality::{GateReason, GateResult};
 
 /// The section of the gates.
 pub(super) fn section(report: &Report) -> Node {
     let lead = "A gate passes when the whole 95 % interval keeps the bound, fails when the whole interval breaks it, and is inconclusive in between. \
         Missing data is never a pass.";
-    let columns = [Words("Gate"), Words("Verdict"), Number("Asked for"), Number("Observed"), Number("95 % interval"), Number("n"), Plot("Interval against bound"), Words("Why")];
+    let columns = [
+        Words("Gate"),
+        Words("Verdict"),
+        Number("Asked for"),
+        Number("Observed"),
+        Number("95 % interval"),
+        Number("n"),
+        Plot("Interval against bound"),
+        Words("Why"),
+    ];
     let table = report.gates.iter().fold(Table::new(&columns), |table, gate| {
         let (class, _, _) = verdict(gate.verdict);
         table.marked_row(class, row(gate))
     });
-    let body = if table.is_empty() { text("p", "No gates were decided, so nothing passed.").class("absent") } else { table.node() };
+    let body = if table.is_empty() {
+        text("p", "No gates were decided, so nothing passed.").class("absent")
+    } else {
+        table.node()
+    };
     super::section("gates", "Gates").push(text("p", lead).class("lead")).push(body)
 }
 
@@ -37,7 +50,10 @@ fn row(gate: &GateResult) -> [super::table::Cell; 8] {
     let unit = gate.metric.unit();
     let show = |v: f64| in_unit(unit, v);
     let (class, mark, word) = verdict(gate.verdict);
-    let badge = el("span").class(&format!("badge {class}")).push(text("span", mark).attr("aria-hidden", "true")).text(&format!(" {word}"));
+    let badge = el("span")
+        .class(&format!("badge {class}"))
+        .push(text("span", mark).attr("aria-hidden", "true"))
+        .text(&format!(" {word}"));
     let asked = match (gate.min, gate.max) {
         (Some(min), None) => format!("≥ {}", show(min)),
         (None, Some(max)) => format!("≤ {}", show(max)),
@@ -49,9 +65,14 @@ fn row(gate: &GateResult) -> [super::table::Cell; 8] {
         Some(i) => bounds(i.lower, i.upper, show),
         None => "none".to_owned(),
     };
-    let mut why = gate.message.clone();
+    // What a kept bound says in words stands in the columns already.
+    let mut why = if gate.reason == GateReason::BoundKept {
+        "The whole interval keeps the bound.".to_owned()
+    } else {
+        gate.message.clone()
+    };
     if let Some(needed) = gate.samples_needed {
-        why.push_str(&format!(" About {} samples would decide.", count(needed)));
+        why = format!("{why} About {} samples would decide.", count(needed));
     }
     [
         gate.metric.to_string().into(),

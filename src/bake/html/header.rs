@@ -21,7 +21,8 @@ pub(super) fn verdict(reason: Reason) -> (&'static str, &'static str, &'static s
 pub(super) fn header(report: &Report) -> Node {
     let (class, mark, words) = verdict(report.outcome.reason);
     let job = &report.job;
-    let kicker = format!("Bakehouse {} · level {} · goal {} · {}", report.bakehouse, job.level, job.goal, report.engine);
+    let kicker =
+        format!("Bakehouse {} · level {} · goal {} · {}", report.bakehouse, job.level, job.goal, report.engine);
     let badge = el("p")
         .class(&format!("badge {class}"))
         .push(text("span", mark).attr("aria-hidden", "true"))
@@ -37,7 +38,12 @@ pub(super) fn header(report: &Report) -> Node {
 }
 
 fn figures(report: &Report) -> Node {
-    el("div").class("figures").push(speedup(report)).push(size(report)).push(retention(report)).push(consistency(report))
+    el("div")
+        .class("figures")
+        .push(speedup(report))
+        .push(size(report))
+        .push(retention(report))
+        .push(consistency(report))
 }
 
 /// One figure: its name, the value or why there is none, the interval, what it rests on.
@@ -68,14 +74,24 @@ fn speedup(report: &Report) -> Node {
 fn size(report: &Report) -> Node {
     let before = report.baseline.bytes;
     let Some(baked) = &report.baked else {
-        return card("Size", Err("Unchanged: the artifact is the input"), "", &format!("{}, counted", bytes(before as f64)));
+        return card(
+            "Size",
+            Err("Unchanged: the artifact is the input"),
+            "",
+            &format!("{}, counted", bytes(before as f64)),
+        );
     };
     if before == 0 {
         return card("Size", Err("The input has no bytes"), "", "counted");
     }
     let change = baked.bytes as f64 / before as f64 - 1.0;
     let shown = format!("{}{}", if change < 0.0 { "−" } else { "+" }, percent(change.abs()));
-    card("Size", Ok(&shown), &format!("{} → {}", bytes(before as f64), bytes(baked.bytes as f64)), "bytes of the file, counted (n = 1)")
+    card(
+        "Size",
+        Ok(&shown),
+        &format!("{} → {}", bytes(before as f64), bytes(baked.bytes as f64)),
+        "bytes of the file, counted (n = 1)",
+    )
 }
 
 fn retention(report: &Report) -> Node {
@@ -85,7 +101,9 @@ fn retention(report: &Report) -> Node {
     let details = &quality.retention;
     let against = if details.labelled { "labels" } else { "the input's answers (no labels)" };
     let basis = match (details.baseline, details.baked) {
-        (Some(before), Some(after)) if details.labelled => format!("{} {} → {} against {against}", details.metric, share(before), share(after)),
+        (Some(before), Some(after)) if details.labelled => {
+            format!("{} {} → {} against {against}", details.metric, share(before), share(after))
+        }
         _ => format!("{} against {against}", details.metric),
     };
     quality_card("Accuracy retention", &quality.accuracy_retention, &basis)
@@ -96,13 +114,17 @@ fn consistency(report: &Report) -> Node {
         return card("Output consistency", Err("No data: quality was not measured"), "", "");
     };
     let outputs = quality.consistency.iter().filter(|o| o.gated).count();
-    let of = if outputs > 1 { format!("the lowest of {outputs} outputs") } else { "outputs of both models, sample by sample".to_owned() };
+    let of = if outputs > 1 {
+        format!("the lowest of {outputs} outputs")
+    } else {
+        "outputs of both models, sample by sample".to_owned()
+    };
     quality_card("Output consistency", &quality.output_consistency, &of)
 }
 
 fn quality_card(name: &str, figure: &Figure, basis: &str) -> Node {
     let n = plural(figure.n, "held-out sample");
-    let concern = figure.concern.as_ref().map(|c| c.detail());
+    let concern = figure.concern.as_ref().map(crate::quality::figure::Concern::detail);
     let basis = match concern {
         Some(concern) if figure.estimate.is_some() => format!("n = {n}; {basis}. {concern}"),
         _ => format!("n = {n}; {basis}"),

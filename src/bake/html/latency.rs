@@ -12,7 +12,7 @@ use crate::bake::Report;
 use crate::bake::report::{BatchLatency, BatchSpeedup, ModelFigures};
 
 const WIDTH: f64 = 460.0;
-const BINS: usize = 46;
+const BINS: usize = 92;
 
 /// The section of latency.
 pub(super) fn section(report: &Report) -> Node {
@@ -31,7 +31,9 @@ pub(super) fn section(report: &Report) -> Node {
         let paired = report.speedup.iter().find(|s| s.batch == before.batch);
         [distribution(before, after)].into_iter().chain(paired.map(ratios))
     });
-    let none = report.speedup.is_empty().then(|| text("p", "There are no paired rounds: the artifact is the input, and no speedup is claimed.").class("note"));
+    let none = report.speedup.is_empty().then(|| {
+        text("p", "There are no paired rounds: the artifact is the input, and no speedup is claimed.").class("note")
+    });
     section.push(el("div").class("pair").extend(plots)).maybe(none).push(table(report))
 }
 
@@ -41,14 +43,23 @@ fn baked_at(report: &Report, batch: usize) -> Option<&BatchLatency> {
 
 /// Two histograms over one axis: the input above, the artifact below.
 fn distribution(before: &BatchLatency, after: Option<&BatchLatency>) -> Node {
-    let sides: Vec<(&str, &str, &BatchLatency)> = [("input", "base", before)].into_iter().chain(after.map(|a| ("artifact", "baked", a))).collect();
-    let all = sides.iter().flat_map(|(_, _, l)| l.samples.seconds.iter().copied()).filter(|s| *s > 0.0);
-    let Some(domain) = extent(all) else { return text("p", &format!("Batch {}: no samples.", before.batch)).class("absent") };
+    let sides: Vec<(&str, &str, &BatchLatency)> =
+        [("input", "base", before)].into_iter().chain(after.map(|a| ("artifact", "baked", a))).collect();
+    // Each side without its outermost hundredth, so that a lone outlier does not press everything else into one bin.
+    let inner = sides.iter().flat_map(|(_, _, l)| inner(&l.samples.seconds)).filter(|s| *s > 0.0);
+    let Some(domain) = extent(inner) else {
+        return text("p", &format!("Batch {}: no samples.", before.batch)).class("absent");
+    };
     let (left, right, top, tall, gap) = (4.0, WIDTH - 4.0, 22.0, 64.0, 26.0);
     let bottom = top + sides.len() as f64 * (tall + gap) - gap;
     let x = Scale::log([domain[0] / 1.03, domain[1] * 1.03], [left, right]);
-    let title = format!("Distribution of the latency at batch {}, {}", before.batch, if after.is_some() { "input above artifact" } else { "input" });
-    let mut plot = drawing(WIDTH, bottom + 40.0, &title).push(x_axis(&x, [top, bottom], "time per run (log axis)", seconds));
+    let title = format!(
+        "Distribution of the latency at batch {}, {}",
+        before.batch,
+        if after.is_some() { "input above artifact" } else { "input" }
+    );
+    let mut plot =
+        drawing(WIDTH, bottom + 40.0, &title).push(x_axis(&x, [top, bottom], "time per run (log axis)", seconds));
     for (i, (name, class, latency)) in sides.iter().enumerate() {
         let floor = top + i as f64 * (tall + gap) + tall;
         let counts = histogram(&latency.samples.seconds, &x, BINS);
@@ -56,36 +67,42 @@ fn distribution(before: &BatchLatency, after: Option<&BatchLatency>) -> Node {
         let step = (right - left) / BINS as f64;
         let bars = counts.iter().enumerate().filter(|(_, c)| **c > 0).map(|(bin, count)| {
             let from = left + bin as f64 * step;
-            rect(class, [from, from + step - 0.8], [floor, floor - (tall * *count as f64 / most).max(1.0)])
+            rect(class, [from, from + step - 0.4], [floor, floor - (tall * *count as f64 / most).max(1.0)])
         });
         plot = plot.extend(bars).push(line("axis", [left, floor], [right, floor]));
         let s = &latency.summary;
-        for (value, height) in [(Some(s.p50), 1.0), (s.p95, 0.6), (s.p99, 0.35)].into_iter().filter_map(|(v, h)| Some((v?, h))) {
+        for (value, height) in
+            [(Some(s.p50), 1.0), (s.p95, 0.6), (s.p99, 0.35)].into_iter().filter_map(|(v, h)| Some((v?, h)))
+        {
             plot = plot.push(line("quantile", [x.at(value), floor], [x.at(value), floor - tall * height]));
         }
         let words = format!("{name}: p50 {}, n = {}", seconds(s.p50), count(s.n as u64));
         plot = plot.push(label("tick strong", [left, floor - tall - 6.0], Anchor::Start, &words));
     }
-    let caption = format!("Batch {}. Lines from tall to short: p50, p95, p99.", before.batch);
+    let outside = sides.iter().flat_map(|(_, _, l)| &l.samples.seconds).filter(|s| !x.holds(**s)).count();
+    let caption =
+        format!("Batch {}. Lines from tall to short: p50, p95, p99.{}", before.batch, beyond(outside, "sample"));
     el("figure").push(plot).push(text("figcaption", &caption))
 }
 
 /// Every paired round, the median and its interval.
 fn ratios(speedup: &BatchSpeedup) -> Node {
     let paired = &speedup.paired;
-    let mut sorted: Vec<f64> = paired.ratios.iter().copied().filter(|r| r.is_finite()).collect();
-    sorted.sort_by(f64::total_cmp);
-    let n = sorted.len();
-    // A lone outlier would press everything else flat: the axis holds all but the outermost hundredth on each side.
-    let inner = &sorted[n / 100..n - n / 100];
-    let Some(domain) = extent(inner.iter().copied().chain([1.0, paired.lower, paired.upper])) else {
+    let n = paired.ratios.len();
+    let Some(domain) = extent(inner(&paired.ratios).into_iter().chain([1.0, paired.lower, paired.upper])) else {
         return text("p", &format!("Batch {}: no paired rounds.", speedup.batch)).class("absent");
     };
     let (left, right, top, bottom) = (40.0, WIDTH - 10.0, 34.0, 210.0);
     let y = Scale::linear(padded(domain, 0.06), [bottom, top]);
     let x = Scale::linear([0.0, n as f64 + 1.0], [left, right]);
-    let outside = sorted.iter().filter(|r| !y.holds(**r)).count();
-    let title = format!("Ratios of {} at batch {}: median {} {}", plural(n, "paired round"), speedup.batch, times(paired.ratio), bounds(paired.lower, paired.upper, times));
+    let outside = paired.ratios.iter().filter(|r| !y.holds(**r)).count();
+    let title = format!(
+        "Ratios of {} at batch {}: median {} {}",
+        plural(n, "paired round"),
+        speedup.batch,
+        times(paired.ratio),
+        bounds(paired.lower, paired.upper, times)
+    );
     let plot = drawing(WIDTH, bottom + 40.0, &title)
         .push(x_axis(&x, [bottom, bottom], "round", |v| format!("{v:.0}")))
         .push(y_axis(&y, [left, right], "time of the input / time of the artifact", |v| format!("{v:.2}")))
@@ -93,18 +110,46 @@ fn ratios(speedup: &BatchSpeedup) -> Node {
         .push(line("unity", [left, y.at(1.0)], [right, y.at(1.0)]))
         .extend(paired.ratios.iter().enumerate().map(|(i, r)| circle("round", [x.at(i as f64 + 1.0), y.at(*r)], 2.2)))
         .push(line("median", [left, y.at(paired.ratio)], [right, y.at(paired.ratio)]));
-    let mut caption = format!("Batch {}: {} {}, n = {}. Dashed: as fast as the input.", speedup.batch, times(paired.ratio), bounds(paired.lower, paired.upper, times), count(n as u64));
-    if outside > 0 {
-        caption.push_str(&format!(" {} beyond the axis, drawn at its edge.", plural(outside, "round")));
-    }
+    let caption = format!(
+        "Batch {}: {} {}, n = {}. Dashed: as fast as the input.{}",
+        speedup.batch,
+        times(paired.ratio),
+        bounds(paired.lower, paired.upper, times),
+        count(n as u64),
+        beyond(outside, "round")
+    );
     el("figure").push(plot).push(text("figcaption", &caption))
 }
 
+/// The finite values in order, without the outermost hundredth on each side.
+fn inner(values: &[f64]) -> Vec<f64> {
+    let mut sorted: Vec<f64> = values.iter().copied().filter(|v| v.is_finite()).collect();
+    sorted.sort_by(f64::total_cmp);
+    let out = sorted.len() / 100;
+    sorted[out..sorted.len() - out].to_vec()
+}
+
+/// What lies outside an axis, in words; nothing is left out silently.
+fn beyond(outside: usize, what: &str) -> String {
+    if outside == 0 { String::new() } else { format!(" {} beyond the axis, drawn at its edge.", plural(outside, what)) }
+}
+
 fn table(report: &Report) -> Node {
-    let columns = [Words("Model"), Number("Batch"), Number("p50"), Number("95 % interval of p50"), Number("p95"), Number("p99"), Number("CV"), Number("Rows per second"), Number("Samples")];
+    let columns = [
+        Words("Model"),
+        Number("Batch"),
+        Number("p50"),
+        Number("95 % interval of p50"),
+        Number("p95"),
+        Number("p99"),
+        Number("CV"),
+        Number("Rows per second"),
+        Number("Samples"),
+    ];
     let models = [("Input", Some(&report.baseline)), ("Artifact", report.baked.as_ref())];
     let rows = models.into_iter().filter_map(|(name, model)| Some((name, model?)));
-    let lines: Vec<(&str, &BatchLatency)> = rows.flat_map(|(name, model): (&str, &ModelFigures)| model.latency.iter().map(move |l| (name, l))).collect();
+    let lines: Vec<(&str, &BatchLatency)> =
+        rows.flat_map(|(name, model): (&str, &ModelFigures)| model.latency.iter().map(move |l| (name, l))).collect();
     let mut lines = lines;
     lines.sort_by_key(|(_, l)| report.baseline.latency.iter().position(|b| b.batch == l.batch));
     Table::new(&columns)

@@ -14,7 +14,8 @@ impl Scale {
     /// Even steps. A domain of no width is widened around its value.
     pub(super) fn linear(domain: [f64; 2], range: [f64; 2]) -> Self {
         let [low, high] = domain;
-        let domain = if high > low { domain } else { [low - 0.5 * low.abs().max(1e-9), low + 0.5 * low.abs().max(1e-9)] };
+        let domain =
+            if high > low { domain } else { [low - 0.5 * low.abs().max(1e-9), low + 0.5 * low.abs().max(1e-9)] };
         Self { domain, range, log: false }
     }
 
@@ -54,7 +55,8 @@ impl Scale {
         }
         let rough = (high - low) / wanted.max(1) as f64;
         let power = 10_f64.powf(rough.log10().floor());
-        let step = [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|s| *s >= rough * 0.999).unwrap_or(10.0 * power);
+        let step =
+            [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|s| *s >= rough * 0.999).unwrap_or(10.0 * power);
         let first = (low / step).ceil() as i64;
         (first..).map(|i| i as f64 * step).take_while(|v| *v <= high * (1.0 + 1e-12)).take(wanted * 3).collect()
     }
@@ -141,7 +143,7 @@ pub(super) fn x_axis(scale: &Scale, [top, y]: [f64; 2], name: &str, show: impl F
             free = x + half + 6.0;
         }
     }
-    axis.push(label("name", [(left + right) / 2.0, y + 32.0], Anchor::Middle, name))
+    axis.push(label("name", [f64::midpoint(left, right), y + 32.0], Anchor::Middle, name))
 }
 
 /// A vertical axis left of `x`, with grid lines to `right`. Its name stands above it, where it needs no turning.
@@ -150,7 +152,12 @@ pub(super) fn y_axis(scale: &Scale, [x, right]: [f64; 2], name: &str, show: impl
     let mut axis = el("g").push(line("axis", [x, bottom], [x, top]));
     for tick in scale.ticks(5) {
         let y = scale.at(tick);
-        axis = axis.push(line("grid", [x, y], [right, y])).push(label("tick", [x - 6.0, y + 4.0], Anchor::End, &show(tick)));
+        axis = axis.push(line("grid", [x, y], [right, y])).push(label(
+            "tick",
+            [x - 6.0, y + 4.0],
+            Anchor::End,
+            &show(tick),
+        ));
     }
     axis.push(label("name", [0.0, top - 10.0], Anchor::Start, name))
 }

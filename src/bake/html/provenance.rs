@@ -29,13 +29,22 @@ fn artifacts(report: &Report) -> Node {
     }
     Table::new(&[Words("File"), Words("Format"), Number("Size"), Words("SHA-256")])
         .caption("Artifacts")
-        .rows(&report.artifacts, |a| [text("code", &a.file).into(), a.format.as_str().into(), bytes(a.bytes as f64).into(), text("code", &a.sha256).class("digest").into()])
+        .rows(&report.artifacts, |a| {
+            [
+                text("code", &a.file).into(),
+                a.format.as_str().into(),
+                bytes(a.bytes as f64).into(),
+                text("code", &a.sha256).class("digest").into(),
+            ]
+        })
         .node()
 }
 
 fn check(report: &Report) -> Node {
     let has_recipe = report.artifacts.iter().any(|a| a.file == "recipe.json");
-    let verify = el("p").text("Check digests, outputs, recipe and every claim again, in the folder of this page:").push(text("pre", "bakehouse verify ."));
+    let verify = el("p")
+        .text("Check digests, outputs, recipe and every claim again, in the folder of this page:")
+        .push(text("pre", "bakehouse verify ."));
     let replay = el("p")
         .text("Make the same bytes again from the input, on any machine, with no clock and no search:")
         .push(text("pre", "bakehouse bake -f bakejob.yaml --recipe recipe.json --out again"));
@@ -57,7 +66,9 @@ fn timeline(stages: &[StageRecord]) -> Node {
         let title = format!("{name}: {}", seconds(stage.seconds));
         let x = |t: f64| (100.0 * t / whole).clamp(0.0, 100.0);
         // A stage too short to be seen still gets a mark.
-        let bar = from.map(|from| rect("stage", [x(from).min(99.4), x(from + stage.seconds).max(x(from).min(99.4) + 0.6)], [1.0, 9.0]));
+        let bar = from.map(|from| {
+            rect("stage", [x(from).min(99.4), x(from + stage.seconds).max(x(from).min(99.4) + 0.6)], [1.0, 9.0])
+        });
         [
             name.into(),
             from.map_or_else(|| "unknown".to_owned(), |f| format!("+{}", seconds(f))).into(),
@@ -65,7 +76,11 @@ fn timeline(stages: &[StageRecord]) -> Node {
             stretched("bar", &title).push(rect("kept", [0.0, 100.0], [1.0, 9.0])).maybe(bar).into(),
         ]
     });
-    let words = format!("Started {}, took {} to the end of its last stage.", stages.first().map_or("", |s| s.start_time.as_str()), seconds(whole));
+    let words = format!(
+        "Started {}, took {} to the end of its last stage.",
+        stages.first().map_or("", |s| s.start_time.as_str()),
+        seconds(whole)
+    );
     block.push(table.node()).push(text("p", &words).class("note"))
 }
 
@@ -81,7 +96,13 @@ fn machine(report: &Report) -> Node {
     facts.extend(machine.cpu_quota.map(|q| ("CPU quota", format!("{q}"))));
     facts.extend(machine.cgroup_memory.map(|m| ("Memory limit", bytes(m as f64))));
     facts.push(("System", format!("{}, kernel {}", machine.os, machine.kernel)));
-    facts.push(("Load when read", machine.load_average.map_or_else(|| "not readable here".to_owned(), |l| format!("{} (1 min), {} (5 min), {} (15 min)", l.one, l.five, l.fifteen))));
+    facts.push((
+        "Load when read",
+        machine.load_average.map_or_else(
+            || "not readable here".to_owned(),
+            |l| format!("{} (1 min), {} (5 min), {} (15 min)", l.one, l.five, l.fifteen),
+        ),
+    ));
     facts.push(("Measured on", format!("{}, {}", report.engine, plural(report.threads, "thread"))));
     facts.push(("Clock", report.clock.clone()));
     el("div").push(text("h3", "Machine")).push(list(&facts))
@@ -110,7 +131,12 @@ fn backends(report: &Report) -> Node {
         .caption("Engines and backends")
         .rows(&report.backends, |b| -> [Cell; 4] {
             let there = yes(b.available);
-            [b.name.as_str().into(), there.into(), b.version.as_deref().unwrap_or("none").into(), b.detail.as_str().into()]
+            [
+                b.name.as_str().into(),
+                there.into(),
+                b.version.as_deref().unwrap_or("none").into(),
+                b.detail.as_str().into(),
+            ]
         })
         .node()
 }

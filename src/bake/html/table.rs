@@ -22,6 +22,7 @@ pub(super) struct Table {
     caption: Option<String>,
     body: Node,
     rows: usize,
+    compact: bool,
 }
 
 /// What stands in one cell.
@@ -30,6 +31,15 @@ pub(super) enum Cell {
     Text(String),
     /// An element.
     Node(Box<Node>),
+}
+
+/// Texts up to this long are kept on one line in a column of numbers.
+const SHORT: usize = 24;
+
+impl Cell {
+    fn is_short(&self) -> bool {
+        matches!(self, Self::Text(content) if content.chars().count() <= SHORT)
+    }
 }
 
 impl From<&str> for Cell {
@@ -52,12 +62,17 @@ impl From<Node> for Cell {
 
 impl Table {
     pub(super) fn new(columns: &[Column]) -> Self {
-        Self { columns: columns.to_vec(), caption: None, body: el("tbody"), rows: 0 }
+        Self { columns: columns.to_vec(), caption: None, body: el("tbody"), rows: 0, compact: false }
     }
 
     /// The table with a caption above it.
     pub(super) fn caption(self, caption: &str) -> Self {
         Self { caption: Some(caption.to_owned()), ..self }
+    }
+
+    /// The table as one that fits a narrow screen as it is: few columns, short words.
+    pub(super) fn compact(self) -> Self {
+        Self { compact: true, ..self }
     }
 
     /// The table with one more row: a cell per column. The first cell heads the row.
@@ -72,6 +87,7 @@ impl Table {
         for (position, (cell, column)) in cells.into_iter().zip(&self.columns).enumerate() {
             let (label, class) = match column {
                 Words(label) => (*label, ""),
+                Number(label) if cell.is_short() => (*label, "num short"),
                 Number(label) => (*label, "num"),
                 Plot(_) => ("", "plot"),
             };
@@ -93,7 +109,11 @@ impl Table {
     }
 
     /// Adds a row for each item.
-    pub(super) fn rows<T, const N: usize>(self, items: impl IntoIterator<Item = T>, row: impl Fn(T) -> [Cell; N]) -> Self {
+    pub(super) fn rows<T, const N: usize>(
+        self,
+        items: impl IntoIterator<Item = T>,
+        row: impl Fn(T) -> [Cell; N],
+    ) -> Self {
         items.into_iter().fold(self, |table, item| table.row(row(item)))
     }
 
@@ -110,7 +130,8 @@ impl Table {
             Plot(label) => text("th", label).attr("scope", "col").class("plot"),
         });
         let caption = self.caption.map(|c| text("caption", &c));
-        el("table").maybe(caption).push(el("thead").push(el("tr").extend(head))).push(self.body)
+        let table = if self.compact { el("table").class("compact") } else { el("table") };
+        table.maybe(caption).push(el("thead").push(el("tr").extend(head))).push(self.body)
     }
 }
 
@@ -120,11 +141,15 @@ mod tests {
 
     #[test]
     fn every_cell_carries_the_label_of_its_column_for_narrow_screens() {
-        let table = Table::new(&[Words("Pass"), Number("Nodes"), Plot("Bar")]).row(["a<b".into(), "3".into(), el("svg").into()]);
+        let table = Table::new(&[Words("Pass"), Number("Nodes"), Plot("Bar")]).row([
+            "a<b".into(),
+            "3".into(),
+            el("svg").into(),
+        ]);
         assert!(!table.is_empty());
         let html = table.node().to_string();
         assert!(html.contains("<th scope=\"row\">a&lt;b</th>"), "{html}");
-        assert!(html.contains("<td class=\"num\" data-label=\"Nodes\">3</td>"), "{html}");
+        assert!(html.contains("<td class=\"num short\" data-label=\"Nodes\">3</td>"), "{html}");
         assert!(html.contains("<td class=\"plot\"><svg></svg></td>"), "{html}");
     }
 }

@@ -6,10 +6,13 @@ use crate::quality::Figure;
 /// Between the groups of digits and before a unit: a space that does not break.
 const NARROW: char = '\u{202f}';
 
-/// A value with three significant digits, plain.
+/// A value with three significant digits; plain unless it is tiny.
 pub(super) fn significant(value: f64) -> String {
     if value == 0.0 || !value.is_finite() {
         return format!("{value}");
+    }
+    if value.abs() < 1e-4 {
+        return format!("{value:.2e}");
     }
     let digits = 2 - value.abs().log10().floor() as i32;
     // Rounding may carry into a further digit: 9.996 is 10.0 with three.
@@ -22,7 +25,7 @@ pub(super) fn significant(value: f64) -> String {
 /// A duration given in seconds.
 pub(super) fn seconds(value: f64) -> String {
     let (scaled, unit) = match value.abs() {
-        v if v == 0.0 => (value, "s"),
+        0.0 => (value, "s"),
         v if v < 0.999_5e-6 => (value * 1e9, "ns"),
         v if v < 0.999_5e-3 => (value * 1e6, "µs"),
         v if v < 0.999_5 => (value * 1e3, "ms"),
@@ -63,21 +66,31 @@ pub(super) fn change(before: usize, after: usize) -> String {
     }
 }
 
-/// A share near 1 or any other ratio without a unit: four decimals, more where four would hide that it is not 1.
+/// A share near 1 or any other ratio without a unit: four decimals. What is not 1, or not 0, is never shown as if it were.
 pub(super) fn share(value: f64) -> String {
-    let short = format!("{value:.4}");
-    if value != 1.0 && short == "1.0000" {
-        let longer = format!("{value:.7}");
-        return if longer == "1.0000000" { format!("1 {} {:.0e}", if value < 1.0 { '−' } else { '+' }, (value - 1.0).abs()) } else { longer };
-    }
-    short
+    decimals(value, 4, 1.0)
 }
 
-/// A share as a percentage.
+/// A share as a percentage, with the same care.
 pub(super) fn percent(value: f64) -> String {
-    let short = format!("{:.2}", value * 100.0);
-    let shown = if value != 1.0 && short == "100.00" { format!("{:.5}", value * 100.0) } else { short };
-    format!("{shown}{NARROW}%")
+    format!("{}{NARROW}%", decimals(value * 100.0, 2, 100.0))
+}
+
+/// `digits` decimals; `>0.9999` for what would be rounded to the `whole` without being it, `<0.0001` for what would be rounded to nothing.
+fn decimals(value: f64, digits: usize, whole: f64) -> String {
+    let step = 10_f64.powi(-(digits as i32));
+    let shown = format!("{value:.digits$}");
+    if value != whole && shown == format!("{whole:.digits$}") {
+        return if value < whole {
+            format!(">{:.digits$}", whole - step)
+        } else {
+            format!("<{:.digits$}", whole + step)
+        };
+    }
+    if value > 0.0 && shown == format!("{:.digits$}", 0.0) {
+        return format!("<{step:.digits$}");
+    }
+    shown
 }
 
 /// How many times.
@@ -122,7 +135,12 @@ pub(super) fn bounds(lower: f64, upper: f64, show: impl Fn(f64) -> String) -> St
 
 /// A word and its number, with the plural where it is due.
 pub(super) fn plural(n: usize, word: &str) -> String {
-    format!("{} {word}{}", count(n as u64), if n == 1 { "" } else { "s" })
+    plural_of(n, word, &format!("{word}s"))
+}
+
+/// A number and the word that goes with it.
+pub(super) fn plural_of(n: usize, one: &str, many: &str) -> String {
+    format!("{} {}", count(n as u64), if n == 1 { one } else { many })
 }
 
 #[cfg(test)]
@@ -131,7 +149,15 @@ mod tests {
 
     #[test]
     fn numbers_are_cut_where_they_stop_meaning_something() {
-        for (value, shown) in [(0.0, "0"), (9.996, "10.0"), (1234.0, "1230"), (0.001_234, "0.00123"), (-2.5, "-2.50"), (999.7, "1000")] {
+        for (value, shown) in [
+            (0.0, "0"),
+            (9.996, "10.0"),
+            (1234.0, "1230"),
+            (0.001_234, "0.00123"),
+            (-2.5, "-2.50"),
+            (999.7, "1000"),
+            (1.68e-8, "1.68e-8"),
+        ] {
             assert_eq!(significant(value), shown, "{value}");
         }
     }
@@ -139,10 +165,19 @@ mod tests {
     #[test]
     fn durations_and_bytes_carry_the_unit_that_fits() {
         let plain = |s: String| s.replace(NARROW, " ");
-        for (value, shown) in [(0.0, "0 s"), (3.2e-8, "32.0 ns"), (1.234e-4, "123 µs"), (0.999_9e-3, "1.00 ms"), (0.25, "250 ms"), (1.5, "1.50 s")] {
+        for (value, shown) in [
+            (0.0, "0 s"),
+            (3.2e-8, "32.0 ns"),
+            (1.234e-4, "123 µs"),
+            (0.999_9e-3, "1.00 ms"),
+            (0.25, "250 ms"),
+            (1.5, "1.50 s"),
+        ] {
             assert_eq!(plain(seconds(value)), shown, "{value}");
         }
-        for (value, shown) in [(0.0, "0 B"), (999.0, "999 B"), (1000.0, "1.00 kB"), (999_900.0, "1.00 MB"), (2.5e9, "2.50 GB")] {
+        for (value, shown) in
+            [(0.0, "0 B"), (999.0, "999 B"), (1000.0, "1.00 kB"), (999_900.0, "1.00 MB"), (2.5e9, "2.50 GB")]
+        {
             assert_eq!(plain(bytes(value)), shown, "{value}");
         }
         assert_eq!(plain(count(1_234_567)), "1 234 567");
@@ -150,11 +185,24 @@ mod tests {
     }
 
     #[test]
-    fn a_value_that_is_not_one_is_never_shown_as_one() {
-        assert_eq!(share(1.0), "1.0000");
-        assert_eq!(share(0.999_98), "0.9999800");
-        assert_eq!(share(1.0 - 3e-9), "1 − 3e-9");
-        assert_eq!(percent(0.999_999).replace(NARROW, " "), "99.99990 %");
+    fn a_value_that_is_not_one_or_nothing_is_never_shown_as_if_it_were() {
+        let cases = [
+            (1.0, "1.0000"),
+            (0.999_98, ">0.9999"),
+            (1.0 + 3e-9, "<1.0001"),
+            (0.0, "0.0000"),
+            (4e-9, "<0.0001"),
+            (0.99994, "0.9999"),
+            (-0.5, "-0.5000"),
+        ];
+        for (value, shown) in cases {
+            assert_eq!(share(value), shown, "{value}");
+        }
+        for (value, shown) in
+            [(1.0, "100.00 %"), (0.999_999, ">99.99 %"), (0.9968, "99.68 %"), (1e-7, "<0.01 %"), (0.0, "0.00 %")]
+        {
+            assert_eq!(percent(value).replace(NARROW, " "), shown, "{value}");
+        }
     }
 
     #[test]

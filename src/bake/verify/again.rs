@@ -16,10 +16,10 @@ use crate::bake::timing::Timer;
 use crate::bake::{BakeError, MODEL_FILE, Options, probe};
 use crate::engine::{Dataset, SharedEngine, batch, dataset};
 use crate::hardware::detect::detect;
+use crate::model::digest::{hex, sha256_hex};
 use crate::model::infer::{InferOptions, infer};
 use crate::model::stats::Stats;
 use crate::model::{Model, Tensor};
-use crate::optimizer::sha256_hex;
 use crate::profiler::{Paired, paired};
 use crate::quality::cheat::{self, Audit, Cheat, Claims, Measured};
 use crate::quality::stats::Interval;
@@ -52,7 +52,8 @@ pub(super) fn measure(
             return Ok(());
         }
     };
-    let mut measured = Measured { artifact_sha256: sha256_hex(bytes), artifact_bytes: bytes.len() as u64, ..Measured::default() };
+    let mut measured =
+        Measured { artifact_sha256: sha256_hex(bytes), artifact_bytes: bytes.len() as u64, ..Measured::default() };
     let mut claims = Claims {
         artifact_sha256: baked(report).sha256.clone(),
         artifact_bytes: baked(report).bytes,
@@ -75,7 +76,9 @@ pub(super) fn measure(
 
     let samples = match &sources.validation {
         None => Err(sources.missing_validation.clone()),
-        Some(path) => Dataset::load(path, input, dataset::Limits::default()).map(|d| (path, d.dataset)).map_err(|e| e.to_string()),
+        Some(path) => {
+            Dataset::load(path, input, dataset::Limits::default()).map(|d| (path, d.dataset)).map_err(|e| e.to_string())
+        }
     };
     let runtime = if report.engine.name == "onnxruntime" { Runtime::OnnxRuntime } else { Runtime::Bakehouse };
     let engine = options.engines.get(runtime);
@@ -108,11 +111,19 @@ pub(super) fn measure(
 
 /// Parameters and nodes, counted again.
 fn counts(report: &Report, input: &Model, model: &Model, found: &mut Verification) {
-    for (who, figures, model) in [("input", Some(&report.baseline), input), ("artifact", report.baked.as_ref(), model)] {
+    for (who, figures, model) in [("input", Some(&report.baseline), input), ("artifact", report.baked.as_ref(), model)]
+    {
         let Some(figures) = figures else { continue };
         let Ok(inference) = infer(model, &InferOptions::default()) else { continue };
-        let text = |s: &Stats| format!("{} parameters, {} not zero, {} nodes", s.parameters.all, s.parameters.non_zero, s.nodes.computing);
-        found.equal(&format!("counts of the {who}"), &text(&figures.stats), &text(&Stats::of(model, &inference)), "it holds another number of them");
+        let text = |s: &Stats| {
+            format!("{} parameters, {} not zero, {} nodes", s.parameters.all, s.parameters.non_zero, s.nodes.computing)
+        };
+        found.equal(
+            &format!("counts of the {who}"),
+            &text(&figures.stats),
+            &text(&Stats::of(model, &inference)),
+            "it holds another number of them",
+        );
     }
 }
 
@@ -149,7 +160,7 @@ impl Again<'_> {
 
     /// The samples of the verdict, and those that other steps saw.
     fn splits(&self, sources: &Sources, claims: &mut Claims, measured: &mut Measured, found: &mut Verification) {
-        let hashes: Vec<String> = self.data.hashes().iter().map(|h| h.iter().map(|b| format!("{b:02x}")).collect()).collect();
+        let hashes: Vec<String> = self.data.hashes().iter().map(|h| hex(h)).collect();
         // Samples that the data itself holds twice are two samples; one that is listed twice is one.
         let mut seen = BTreeMap::new();
         let unique: Vec<String> = hashes
@@ -166,27 +177,40 @@ impl Again<'_> {
         for (role, path) in &sources.others {
             match Dataset::load(path, self.input, dataset::Limits::default()) {
                 Ok(other) => {
-                    let hashes: BTreeSet<String> = other.dataset.hashes().iter().map(|h| h.iter().map(|b| format!("{b:02x}")).collect()).collect();
+                    let hashes: BTreeSet<String> = other.dataset.hashes().iter().map(|h| hex(h)).collect();
                     measured.other_splits.insert(format!("{role:?}").to_lowercase(), hashes);
                 }
                 Err(error) => found.unchecked(format!("{role:?} samples"), "unknown to the verdict", error.to_string()),
             }
         }
-        let audit = cheat::audit(&Claims { verdict_samples: claims.verdict_samples.clone(), ..Claims::default() }, &Measured {
-            raw_samples: measured.raw_samples,
-            other_splits: measured.other_splits.clone(),
-            ..Measured::default()
-        });
+        let audit = cheat::audit(
+            &Claims { verdict_samples: claims.verdict_samples.clone(), ..Claims::default() },
+            &Measured {
+                raw_samples: measured.raw_samples,
+                other_splits: measured.other_splits.clone(),
+                ..Measured::default()
+            },
+        );
         let claimed = format!("{} held-out samples", claims.verdict_samples.len());
         let others = measured.other_splits.keys().cloned().collect::<Vec<_>>().join(", ");
-        found.add("verdict samples", claimed, format!("{} of them; {others} compared", split.verdict.len()), first(&audit, |_| true));
+        found.add(
+            "verdict samples",
+            claimed,
+            format!("{} of them; {others} compared", split.verdict.len()),
+            first(&audit, |_| true),
+        );
     }
 
     /// Quality on the verdict's samples, with the seed and the metric of the report.
     fn quality(&self, measured: &mut Measured, found: &mut Verification) -> Result<Option<QualityReport>, BakeError> {
         let Some(claimed) = &self.report.quality else { return Ok(None) };
         let Some(split) = self.verdict() else {
-            found.add("quality", "on the verdict's samples", "-", Holds::No("MissingSamples: the report lists samples that the data does not have".to_owned()));
+            found.add(
+                "quality",
+                "on the verdict's samples",
+                "-",
+                Holds::No("MissingSamples: the report lists samples that the data does not have".to_owned()),
+            );
             return Ok(None);
         };
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -198,7 +222,8 @@ impl Again<'_> {
                 return Ok(None);
             }
         };
-        measured.outputs_constant = outputs.iter().all(|o| constant(&o.baked)) && !outputs.iter().all(|o| constant(&o.baseline));
+        measured.outputs_constant =
+            outputs.iter().all(|o| constant(&o.baked)) && !outputs.iter().all(|o| constant(&o.baseline));
         let gated = claimed.consistency.iter().filter(|c| c.gated).map(|c| c.output.clone()).collect();
         let quality = quality::evaluate(&Evaluation {
             outputs,
@@ -247,11 +272,18 @@ impl Again<'_> {
                 }
                 again = timer.compare(a.as_mut(), b.as_mut(), &feed, paired::Plan { max_seconds: 1.0, ..plan })?;
             }
-            let holds = if overlap(&again, claimed) { Holds::Yes } else { Holds::No("SpeedupNotReproduced: the intervals have nothing in common".to_owned()) };
+            let holds = if overlap(&again, claimed) {
+                Holds::Yes
+            } else {
+                Holds::No("SpeedupNotReproduced: the intervals have nothing in common".to_owned())
+            };
             found.add(claim, interval(claimed), interval(&again), holds);
             if at == 0 {
                 let of = Interval { lower: again.lower, upper: again.upper };
-                measured.figures.insert(Metric::Speedup, Figure::new(again.ratio, Some(of), again.ratios.len(), "median of paired ratios, order statistics"));
+                measured.figures.insert(
+                    Metric::Speedup,
+                    Figure::new(again.ratio, Some(of), again.ratios.len(), "median of paired ratios, order statistics"),
+                );
             }
         }
         Ok(())
@@ -282,7 +314,12 @@ impl Again<'_> {
         let elsewhere = self.elsewhere();
         match &elsewhere {
             Some(why) => found.unchecked("outputs of a fresh process", short(claimed), why),
-            None => found.equal("outputs of a fresh process", &short(claimed), &short(outputs), "the artifact gives other outputs than it did"),
+            None => found.equal(
+                "outputs of a fresh process",
+                &short(claimed),
+                &short(outputs),
+                "the artifact gives other outputs than it did",
+            ),
         }
         let again = probe::spawn(&self.options.program, &request(1))?;
         let threaded = probe::spawn(&self.options.program, &request(2))?;
@@ -295,14 +332,18 @@ impl Again<'_> {
             found.add(claim, claimed.to_string(), same.to_string(), holds);
         }
         if let (Some(claimed), Some(peak)) = (figures.fresh_process.peak_rss_bytes, seen.peak_rss_bytes) {
-            let (claimed_text, peak_text) = (format!("{:.1} MB", claimed as f64 / 1e6), format!("{:.1} MB", peak as f64 / 1e6));
-            match elsewhere {
-                Some(why) => found.unchecked("peak memory", claimed_text, why),
-                None => {
-                    let fits = peak as f64 <= claimed as f64 * (1.0 + MEMORY_ROOM);
-                    let holds = if fits { Holds::Yes } else { Holds::No(format!("it needs over {:.0} % more than claimed", MEMORY_ROOM * 100.0)) };
-                    found.add("peak memory", claimed_text, peak_text, holds);
-                }
+            let (claimed_text, peak_text) =
+                (format!("{:.1} MB", claimed as f64 / 1e6), format!("{:.1} MB", peak as f64 / 1e6));
+            if let Some(why) = elsewhere {
+                found.unchecked("peak memory", claimed_text, why);
+            } else {
+                let fits = peak as f64 <= claimed as f64 * (1.0 + MEMORY_ROOM);
+                let holds = if fits {
+                    Holds::Yes
+                } else {
+                    Holds::No(format!("it needs over {:.0} % more than claimed", MEMORY_ROOM * 100.0))
+                };
+                found.add("peak memory", claimed_text, peak_text, holds);
             }
         }
         Ok(())
@@ -314,7 +355,11 @@ fn figures(claims: &Claims, measured: &Measured, audit: &Audit, found: &mut Veri
     for (metric, claimed) in claims.figures.iter().filter(|(m, _)| m.is_quality()) {
         let name = metric.to_string();
         let holds = match first(audit, |detail| detail.starts_with(&name)) {
-            Holds::Yes => audit.unchecked.iter().find(|u| u.starts_with(&name)).map_or(Holds::Yes, |why| Holds::Unchecked(why.clone())),
+            Holds::Yes => audit
+                .unchecked
+                .iter()
+                .find(|u| u.starts_with(&name))
+                .map_or(Holds::Yes, |why| Holds::Unchecked(why.clone())),
             other => other,
         };
         found.add(name, show(Some(claimed)), show(measured.figures.get(metric)), holds);
@@ -333,7 +378,12 @@ fn verdicts(report: &Report, quality: &QualityReport, found: &mut Verification) 
     for (claimed, again) in claimed.iter().zip(quality::decide(&asked(&claimed), &figures)) {
         let worse = claimed.verdict == Verdict::Pass && again.verdict != Verdict::Pass;
         let holds = if worse { Holds::No(again.message.clone()) } else { Holds::Yes };
-        found.add(format!("gate {}", claimed.metric), format!("{:?}", claimed.verdict), format!("{:?}", again.verdict), holds);
+        found.add(
+            format!("gate {}", claimed.metric),
+            format!("{:?}", claimed.verdict),
+            format!("{:?}", again.verdict),
+            holds,
+        );
     }
 }
 
@@ -363,7 +413,9 @@ fn show(figure: Option<&Figure>) -> String {
     match figure {
         None => "-".to_owned(),
         Some(Figure { estimate: None, .. }) => "no value".to_owned(),
-        Some(Figure { estimate: Some(v), lower: Some(l), upper: Some(u), n, .. }) => format!("{v:.4} [{l:.4}, {u:.4}] n={n}"),
+        Some(Figure { estimate: Some(v), lower: Some(l), upper: Some(u), n, .. }) => {
+            format!("{v:.4} [{l:.4}, {u:.4}] n={n}")
+        }
         Some(Figure { estimate: Some(v), n, .. }) => format!("{v:.4} n={n}"),
     }
 }

@@ -70,20 +70,33 @@ fn summaries(report: &Report, found: &mut Verification) {
         let mut ratios = speedup.paired.ratios.clone();
         ratios.sort_by(f64::total_cmp);
         let [lower, upper] = quantile_interval(&ratios, 0.5);
-        let follows = !ratios.is_empty() && close(percentile(&ratios, 0.5), speedup.paired.ratio) && close(lower, speedup.paired.lower) && close(upper, speedup.paired.upper);
+        let follows = !ratios.is_empty()
+            && close(percentile(&ratios, 0.5), speedup.paired.ratio)
+            && close(lower, speedup.paired.lower)
+            && close(upper, speedup.paired.upper);
         if !follows {
             wrong.push(format!("speedup at batch {}", speedup.batch));
         }
     }
     let holds = if wrong.is_empty() { Holds::Yes } else { Holds::No(format!("do not follow: {}", wrong.join(", "))) };
-    found.add("summaries of timings", "follow from their raw samples", if wrong.is_empty() { "they do" } else { "they do not" }, holds);
+    found.add(
+        "summaries of timings",
+        "follow from their raw samples",
+        if wrong.is_empty() { "they do" } else { "they do not" },
+        holds,
+    );
 }
 
 fn gates(report: &Report, found: &mut Verification) {
     const CLAIM: &str = "gates as reported";
     let claimed = format!("{} gates, {:?}", report.gates.len(), report.outcome.reason);
     let Some(figures) = claimed_figures(report) else {
-        return found.add(CLAIM, claimed, "-", Holds::No("the report holds no quality figures to decide them on".to_owned()));
+        return found.add(
+            CLAIM,
+            claimed,
+            "-",
+            Holds::No("the report holds no quality figures to decide them on".to_owned()),
+        );
     };
     let again = quality::decide(&asked(&report.gates), &figures);
     let differs = |(claimed, again): (&GateResult, &GateResult)| {
@@ -108,7 +121,11 @@ fn gates(report: &Report, found: &mut Verification) {
     if report.outcome.gate_passed != passed || !reasons.contains(&report.outcome.reason) {
         wrong.push(format!("the outcome ({overall:?})"));
     }
-    let holds = if wrong.is_empty() { Holds::Yes } else { Holds::No(format!("other than the report's own figures give: {}", wrong.join(", "))) };
+    let holds = if wrong.is_empty() {
+        Holds::Yes
+    } else {
+        Holds::No(format!("other than the report's own figures give: {}", wrong.join(", ")))
+    };
     found.add(CLAIM, claimed, format!("{} gates, {overall:?}", again.len()), holds);
 }
 

@@ -6,8 +6,9 @@ use super::{Holds, Verification};
 use crate::bake::report::Report;
 use crate::bake::source::Role;
 use crate::bake::{MODEL_FILE, passes};
+use crate::model::digest::sha256_hex;
 use crate::model::{IntakeOptions, Model};
-use crate::optimizer::{Recipe, sha256_hex};
+use crate::optimizer::Recipe;
 
 /// Name of the recipe's file.
 const RECIPE_FILE: &str = "recipe.json";
@@ -27,7 +28,11 @@ pub(super) fn artifacts(folder: &Path, report: &Report, found: &mut Verification
             Ok(bytes) => {
                 let sha256 = sha256_hex(&bytes);
                 let same = sha256.eq_ignore_ascii_case(&artifact.sha256) && bytes.len() as u64 == artifact.bytes;
-                let holds = if same { Holds::Yes } else { Holds::No("DigestMismatch: it is another file than the one that was baked".to_owned()) };
+                let holds = if same {
+                    Holds::Yes
+                } else {
+                    Holds::No("DigestMismatch: it is another file than the one that was baked".to_owned())
+                };
                 found.add(&artifact.file, claimed, format!("{} ({} bytes)", short(&sha256), bytes.len()), holds);
                 if artifact.file == MODEL_FILE {
                     model = Some(bytes);
@@ -109,26 +114,42 @@ impl Sources {
 }
 
 /// Replays the recipe on the input model and compares bytes.
-pub(super) fn recipe(folder: &Path, report: &Report, sources: &Sources, artifact: Option<&[u8]>, found: &mut Verification) {
+pub(super) fn recipe(
+    folder: &Path,
+    report: &Report,
+    sources: &Sources,
+    artifact: Option<&[u8]>,
+    found: &mut Verification,
+) {
     const CLAIM: &str = "recipe replay";
     let claimed = "gives the artifact, byte for byte";
     let Some((file, input)) = &sources.model else { return found.unchecked(CLAIM, claimed, &sources.missing_model) };
-    let Some(artifact) = artifact else { return found.unchecked(CLAIM, claimed, "there is no artifact to compare with") };
+    let Some(artifact) = artifact else {
+        return found.unchecked(CLAIM, claimed, "there is no artifact to compare with");
+    };
     let refused = |why: String| Holds::No(why);
     if report.baked.is_none() {
         // Nothing was applied: the artifact is the input file itself.
         let same = file.as_slice() == artifact;
-        let holds = if same { Holds::Yes } else { refused("the artifact is claimed to be the input, and is not".to_owned()) };
+        let holds =
+            if same { Holds::Yes } else { refused("the artifact is claimed to be the input, and is not".to_owned()) };
         return found.add(CLAIM, "the artifact is the input", if same { "it is" } else { "it is not" }, holds);
     }
     let replayed = std::fs::read(folder.join(RECIPE_FILE))
         .map_err(|e| e.to_string())
-        .and_then(|text| serde_json::from_slice::<Recipe>(&text).map_err(|e| format!("{RECIPE_FILE} is no recipe: {e}")))
+        .and_then(|text| {
+            serde_json::from_slice::<Recipe>(&text).map_err(|e| format!("{RECIPE_FILE} is no recipe: {e}"))
+        })
         .and_then(|recipe| recipe.replay(input, &passes::of_step).map_err(|e| e.to_string()));
     match replayed {
         Err(why) => found.add(CLAIM, claimed, "-", refused(why)),
         Ok(model) if model.to_bytes() == artifact => found.add(CLAIM, claimed, "the same bytes", Holds::Yes),
-        Ok(_) => found.add(CLAIM, claimed, "other bytes", refused("the artifact is not what the recipe makes of the input".to_owned())),
+        Ok(_) => found.add(
+            CLAIM,
+            claimed,
+            "other bytes",
+            refused("the artifact is not what the recipe makes of the input".to_owned()),
+        ),
     }
 }
 

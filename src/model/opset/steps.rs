@@ -26,6 +26,7 @@ pub(super) fn changes(op_type: &str, version: i64) -> bool {
 }
 
 /// Rewrites one node whose operator [`changes`] at `version`. `None`: this node reads the same in both versions. The error says why it cannot be done.
+#[allow(clippy::too_many_lines)] // a table: one arm per change, each a few lines
 pub(super) fn rewrite(
     old: &NodeProto,
     version: i64,
@@ -131,7 +132,7 @@ pub(super) fn rewrite(
         }
         ("ReduceSum" | "Squeeze" | "Unsqueeze", 13) | (_, 18) => attribute_to_input(&mut new, "axes", site),
         ("RoiAlign", 16) => {
-            new.attribute.push(build::string_attribute("coordinate_transformation_mode", "output_half_pixel"))
+            new.attribute.push(build::string_attribute("coordinate_transformation_mode", "output_half_pixel"));
         }
         ("GridSample", 20) => {
             let renamed = match string_attribute(old, "mode") {

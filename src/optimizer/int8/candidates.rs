@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::dynamic::WeightScheme;
 use super::glob::Exclude;
 use super::linear::{Operator, linear};
 use super::roles::WeightKind;
@@ -80,7 +81,7 @@ pub struct DynamicSite {
     pub n: usize,
     /// Rows of the activation (for a convolution: positions of the output), when the same in every observed run.
     pub rows: Option<usize>,
-    /// Relative RMS error of the 8-bit weights. The activation's error comes on top.
+    /// Relative RMS error of the weights under the default scheme. The activation's error comes on top.
     pub error: f64,
 }
 
@@ -190,7 +191,8 @@ pub fn dynamic_sites(model: &Model, facts: &Facts, exclude: &Exclude) -> Vec<Dyn
     let mut sites = Vec::new();
     for node in model.graph().node.iter().filter(|n| !exclude.matches_node(n)) {
         let Ok(found) = linear(model, &index, facts, node) else { continue };
-        let error = weight_error(&found.matrix, &[found.channel_axis()], 127, Range::MaxAbs);
+        let limit = WeightScheme::default().limit();
+        let error = weight_error(&found.matrix, &[found.channel_axis()], limit, Range::MaxAbs);
         if error.is_infinite() {
             continue;
         }

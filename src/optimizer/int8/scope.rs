@@ -25,7 +25,7 @@ pub(super) enum Use<'m> {
 
 /// Every graph of a model (the main one is number 0) and every use of every tensor.
 pub(super) struct Scopes<'m> {
-    scopes: Vec<Scope<'m>>,
+    graphs: Vec<Scope<'m>>,
     uses: HashMap<(usize, &'m str), Vec<Use<'m>>>,
     overridable: HashSet<&'m str>,
 }
@@ -50,10 +50,10 @@ pub(super) struct Reading<'m> {
 impl<'m> Scopes<'m> {
     /// Walks the whole model.
     pub(super) fn new(model: &'m Model) -> Self {
-        let mut all = Self { scopes: Vec::new(), uses: HashMap::new(), overridable: overridable(model) };
+        let mut all = Self { graphs: Vec::new(), uses: HashMap::new(), overridable: overridable(model) };
         all.enter(model.graph(), None);
-        for scope in 0..all.scopes.len() {
-            let graph = all.scopes[scope].graph;
+        for scope in 0..all.graphs.len() {
+            let graph = all.graphs[scope].graph;
             for node in &graph.node {
                 for (position, name) in node.input.iter().enumerate().filter(|(_, n)| !n.is_empty()) {
                     all.record(scope, name, Use::Input { scope, node, position });
@@ -65,11 +65,15 @@ impl<'m> Scopes<'m> {
     }
 
     fn enter(&mut self, graph: &'m GraphProto, parent: Option<usize>) {
-        let number = self.scopes.len();
-        let mut defined: HashSet<&str> =
-            graph.initializer.iter().map(|t| t.name()).chain(graph.input.iter().map(|i| i.name())).collect();
+        let number = self.graphs.len();
+        let mut defined: HashSet<&str> = graph
+            .initializer
+            .iter()
+            .map(crate::model::onnx::TensorProto::name)
+            .chain(graph.input.iter().map(crate::model::onnx::ValueInfoProto::name))
+            .collect();
         defined.extend(graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)));
-        self.scopes.push(Scope { graph, parent, defined });
+        self.graphs.push(Scope { graph, parent, defined });
         graph.node.iter().flat_map(subgraphs).for_each(|inner| self.enter(inner, Some(number)));
     }
 
@@ -81,8 +85,8 @@ impl<'m> Scopes<'m> {
 
     /// The graph that defines what `name` means inside graph `scope`.
     fn home(&self, mut scope: usize, name: &str) -> Option<usize> {
-        while !self.scopes[scope].defined.contains(name) {
-            scope = self.scopes[scope].parent?;
+        while !self.graphs[scope].defined.contains(name) {
+            scope = self.graphs[scope].parent?;
         }
         Some(scope)
     }
@@ -95,7 +99,7 @@ impl<'m> Scopes<'m> {
     /// Every numeric constant, graph by graph: initializers, then `Constant` nodes. An initializer that a caller may override by feeding it is none.
     pub(super) fn constants(&self) -> Vec<Constant<'m>> {
         let mut found = Vec::new();
-        for (scope, Scope { graph, .. }) in self.scopes.iter().enumerate() {
+        for (scope, Scope { graph, .. }) in self.graphs.iter().enumerate() {
             for proto in graph.initializer.iter().filter(|t| scope > 0 || !self.overridable.contains(t.name())) {
                 found.extend(Tensor::from_proto(proto).ok().map(|tensor| Constant {
                     scope,
@@ -113,7 +117,7 @@ impl<'m> Scopes<'m> {
     /// The constant that `name` means inside graph `scope`.
     fn constant(&self, scope: usize, name: &str) -> Option<Tensor> {
         let home = self.home(scope, name)?;
-        let graph = self.scopes[home].graph;
+        let graph = self.graphs[home].graph;
         if home == 0 && self.overridable.contains(name) {
             return None;
         }
@@ -177,5 +181,5 @@ pub(super) fn overridable(model: &Model) -> HashSet<&str> {
     if model.proto().ir_version() < 4 {
         return HashSet::new();
     }
-    model.graph().input.iter().map(|i| i.name()).collect()
+    model.graph().input.iter().map(crate::model::onnx::ValueInfoProto::name).collect()
 }

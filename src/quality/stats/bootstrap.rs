@@ -20,6 +20,7 @@ pub struct Resampler {
 
 impl Resampler {
     /// Resamples of `n` samples under `seed`.
+    #[must_use]
     pub fn new(n: usize, seed: u64) -> Self {
         Self { n, seed }
     }

@@ -18,6 +18,7 @@ pub struct Groups {
 
 impl Groups {
     /// Assigns `n` samples. Random, since data sets are often sorted by class; seeded, so that it can be repeated.
+    #[must_use]
     pub fn new(n: usize, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         rng.set_stream(u64::MAX);
@@ -29,22 +30,26 @@ impl Groups {
     }
 
     /// The group of sample `i`, below [`GROUPS`].
+    #[must_use]
     pub fn of(&self, i: usize) -> usize {
         usize::from(self.of[i])
     }
 
     /// Number of samples.
+    #[must_use]
     pub fn len(&self) -> usize {
         self.of.len()
     }
 
     /// Whether there is no sample.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.of.is_empty()
     }
 }
 
 /// Standard error of the statistic from its values without each group: `sqrt((G-1)/G * sum (x_g - mean)^2)`.
+#[must_use]
 pub fn standard_error(without: &[f64]) -> f64 {
     let groups = without.len() as f64;
     let mean = without.iter().sum::<f64>() / groups;
@@ -52,6 +57,7 @@ pub fn standard_error(without: &[f64]) -> f64 {
 }
 
 /// The 95 % interval `estimate ± t(19) * standard error`. `None` unless there are exactly [`GROUPS`] finite values.
+#[must_use]
 pub fn group_jackknife(estimate: f64, without: &[f64]) -> Option<Interval> {
     if without.len() != GROUPS || !estimate.is_finite() || without.iter().any(|v| !v.is_finite()) {
         return None;

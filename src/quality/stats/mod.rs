@@ -26,21 +26,25 @@ pub struct Interval {
 
 impl Interval {
     /// The interval between two ends, in either order.
+    #[must_use]
     pub fn new(a: f64, b: f64) -> Self {
         Self { lower: a.min(b), upper: a.max(b) }
     }
 
     /// Whether both ends are the same number, so that the interval says nothing about its own uncertainty.
+    #[must_use]
     pub fn is_zero_width(self) -> bool {
         self.lower == self.upper
     }
 
     /// Whether `value` lies inside.
+    #[must_use]
     pub fn contains(self, value: f64) -> bool {
         self.lower <= value && value <= self.upper
     }
 
     /// Whether the two have a number in common.
+    #[must_use]
     pub fn overlaps(self, other: Self) -> bool {
         self.lower <= other.upper && other.lower <= self.upper
     }
@@ -57,6 +61,7 @@ impl Interval {
 }
 
 /// `1 - defect`, and 1 only when there is no defect at all, however small it is.
+#[must_use]
 pub fn complement(defect: f64) -> f64 {
     let value = 1.0 - defect;
     if defect > 0.0 && value >= 1.0 { 1.0_f64.next_down() } else { value }

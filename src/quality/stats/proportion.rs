@@ -5,6 +5,7 @@ use super::{ALPHA, Interval};
 
 /// Wilson's score interval for `successes` of `n` (Wilson 1927, "Probable inference, the law of succession, and statistical inference", JASA 22).
 /// Everything is possible when `n` is 0.
+#[must_use]
 pub fn wilson(successes: u64, n: u64) -> Interval {
     if n == 0 {
         return Interval { lower: 0.0, upper: 1.0 };
@@ -54,6 +55,7 @@ impl PairedCounts {
 /// Interval for the ratio of the first success rate to the second when both are of the same samples: Wilson score intervals of the two proportions at a
 /// reduced z, divided crosswise (Bonett and Price 2006, "Confidence intervals for a ratio of binomial proportions based on paired data", Statistics in
 /// Medicine 25:3039-3047). Pairs without any success do not enter. `None` when the second never succeeds.
+#[must_use]
 pub fn ratio_of_paired_proportions(counts: PairedCounts) -> Option<Interval> {
     let first = (counts.both + counts.only_first) as f64;
     let second = (counts.both + counts.only_second) as f64;

@@ -3,11 +3,13 @@
 use statrs::distribution::{ContinuousCDF, Normal, StudentsT};
 
 /// Quantile of the standard normal distribution at `p`; infinite at 0 and 1.
+#[must_use]
 pub fn normal(p: f64) -> f64 {
     Normal::standard().inverse_cdf(p)
 }
 
 /// Distribution function of the standard normal distribution.
+#[must_use]
 pub fn normal_cdf(x: f64) -> f64 {
     Normal::standard().cdf(x)
 }
@@ -16,11 +18,13 @@ pub fn normal_cdf(x: f64) -> f64 {
 ///
 /// # Panics
 /// When `freedom` is not positive.
+#[must_use]
 pub fn student_t(p: f64, freedom: f64) -> f64 {
     StudentsT::new(0.0, 1.0, freedom).expect("degrees of freedom are positive").inverse_cdf(p)
 }
 
 /// The `p` quantile of ascending values, linear between order statistics (type 7 of Hyndman and Fan 1996). NaN when there are none.
+#[must_use]
 pub fn of_sorted(sorted: &[f64], p: f64) -> f64 {
     let Some(last) = sorted.len().checked_sub(1) else { return f64::NAN };
     let at = p.clamp(0.0, 1.0) * last as f64;
