@@ -181,7 +181,7 @@ fn datasets() -> Vec<Case> {
         data("a file that is no archive", b"x,y\n1,2\n".to_vec(), &["validation.npz"]),
         data("a damaged archive", samples(60, 0.3)[..200].to_vec(), &["not a readable .npz"]),
         data("one sample", samples(1, 0.3), &["too few samples (1)"]),
-        calibration("calibration data that is the validation data", samples(60, 0.3), &["spec.data.validation and spec.data.calibration share 60 samples"]),
+        calibration("calibration data that is the validation data", samples(60, 0.3), &["spec.data.validation and spec.data.calibration share 60 of 60 samples"]),
         calibration("calibration data of another shape", npz(&[("x", "<f4", "(60, 3)", floats(180, 0.3))]), &["input 'x' is declared as [N, 2]"]),
         spec("validation data that is not there", "/data/validation/uri", json!("gone.npz"), 12, &["gone.npz"]),
     ]
