@@ -9,7 +9,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[command(name = "bakehouse", version, arg_required_else_help = true, propagate_version = true)]
 #[command(
     after_help = "Exit codes: 0 baked, gates passed · 2 usage or invalid BakeJob · 3 a gate failed · 4 a gate is inconclusive · 10 invalid model · \
-11 unsupported operator · 12 invalid data · 13 access denied · 14 output unwritable · 22 memory limit too small · 70 internal"
+11 unsupported operator · 12 invalid data · 13 access denied · 14 output unwritable · 22 memory limit too small · 70 internal\n\n\
+Environment: BAKEHOUSE_ORT_LIB is ONNX Runtime's library, or none · BAKEHOUSE_MEMORY_LIMIT is the bytes that a bake may use, where the control group does \
+not tell · BAKEHOUSE_LOG is a filter for log lines"
 )]
 pub(crate) struct Cli {
     /// What to do.
@@ -101,7 +103,7 @@ pub(crate) struct BakeArgs {
     /// No progress, only the result.
     #[arg(short, long)]
     pub(crate) quiet: bool,
-    /// Take the plan that needs the least memory.
+    /// Take less memory: compare every second internal tensor only.
     #[arg(long)]
     pub(crate) low_memory: bool,
     /// Only this document of the file, counted from 0. Used by a batch for its own processes.

@@ -12,6 +12,7 @@ use crate::bake::intake::SEARCH_SHARE;
 use crate::bake::judge::Bench;
 use crate::bake::measure::PROBE_SAMPLES;
 use crate::bake::report::{BatchSpeedup, Report};
+use crate::bake::source::Role;
 use crate::bake::timing::Timer;
 use crate::bake::{BakeError, MODEL_FILE, Options, probe};
 use crate::engine::{Dataset, SharedEngine, batch, dataset};
@@ -171,18 +172,27 @@ impl Again<'_> {
         let name = |i: &usize| unique.get(*i).cloned().unwrap_or_else(|| format!("no sample {i}"));
         claims.verdict_samples = self.report.data.verdict.iter().map(name).collect();
         let split = self.data.split_search(SEARCH_SHARE);
-        measured.raw_samples = Some(split.verdict.len());
         let searched = self.report.data.search.iter().chain(&split.search).filter_map(|&i| hashes.get(i).cloned());
         measured.other_splits.insert("search".to_owned(), searched.collect());
+        // Samples that another split holds too were left out of the verdict.
+        let mut held_out: BTreeSet<usize> = split.verdict.into_iter().collect();
+        let mut complete = 0;
         for (role, path) in &sources.others {
             match Dataset::load(path, self.input, dataset::Limits::default()) {
                 Ok(other) => {
-                    let hashes: BTreeSet<String> = other.dataset.hashes().iter().map(|h| hex(h)).collect();
-                    measured.other_splits.insert(format!("{role:?}").to_lowercase(), hashes);
+                    // Of calibration data, a job may have used the first samples only.
+                    let used = if *role == Role::Calibration { self.report.data.calibration_samples } else { usize::MAX };
+                    let known: BTreeSet<String> = other.dataset.hashes().iter().take(used).map(|h| hex(h)).collect();
+                    held_out.retain(|&i| !known.contains(&hashes[i]));
+                    measured.other_splits.insert(format!("{role:?}").to_lowercase(), known);
+                    complete += 1;
                 }
                 Err(error) => found.unchecked(format!("{role:?} samples"), "unknown to the verdict", error.to_string()),
             }
         }
+        let named = self.report.data.files.iter().filter(|f| matches!(f.role, Role::Calibration | Role::Training));
+        // With a split missing, how many samples it held too cannot be told.
+        measured.raw_samples = (named.count() == complete).then_some(held_out.len());
         let audit = cheat::audit(
             &Claims { verdict_samples: claims.verdict_samples.clone(), ..Claims::default() },
             &Measured {
@@ -196,7 +206,7 @@ impl Again<'_> {
         found.add(
             "verdict samples",
             claimed,
-            format!("{} of them; {others} compared", split.verdict.len()),
+            format!("{} of them; {others} compared", held_out.len()),
             first(&audit, |_| true),
         );
     }
