@@ -36,7 +36,7 @@ const MOST_VALUES: usize = 64;
 /// Shapes and small integer values by tensor name.
 #[derive(Debug, Default)]
 pub(crate) struct Shapes {
-    shapes: HashMap<String, Vec<Extent>>,
+    extents: HashMap<String, Vec<Extent>>,
     values: HashMap<String, Values>,
     next: u32,
 }
@@ -77,7 +77,7 @@ impl Shapes {
                     _ => shapes.symbol(),
                 });
             }
-            shapes.shapes.insert(name.to_owned(), extents);
+            shapes.extents.insert(name.to_owned(), extents);
         }
         shapes
     }
@@ -104,7 +104,7 @@ impl Shapes {
 
     /// The extents of a tensor, constants included.
     pub(crate) fn get(&self, net: &Net, tensor: &str) -> Option<Vec<Extent>> {
-        if let Some(shape) = self.shapes.get(tensor) {
+        if let Some(shape) = self.extents.get(tensor) {
             return Some(shape.clone());
         }
         Some(net.constant_info(tensor)?.1.iter().map(|&d| Fixed(d as i64)).collect())
@@ -130,7 +130,7 @@ impl Shapes {
 
     /// Records the shape of a tensor that a pass made.
     pub(crate) fn set(&mut self, tensor: &str, shape: Vec<Extent>) {
-        self.shapes.insert(tensor.to_owned(), shape);
+        self.extents.insert(tensor.to_owned(), shape);
     }
 
     /// Adds what a node computes.
@@ -139,21 +139,21 @@ impl Shapes {
         let standard = matches!(node.domain(), "" | "ai.onnx");
         if standard && let Some(values) = self.value_rule(net, node).filter(|v| v.items.len() <= MOST_VALUES) {
             let shape = if values.scalar { Vec::new() } else { vec![Fixed(values.items.len() as i64)] };
-            self.shapes.insert(output.clone(), shape);
+            self.extents.insert(output.clone(), shape);
             self.values.insert(output.clone(), values);
             return;
         }
         if standard && let Some(shapes) = self.shape_rule(net, node) {
             for (output, shape) in node.output.iter().zip(shapes) {
-                self.shapes.insert(output.clone(), shape);
+                self.extents.insert(output.clone(), shape);
             }
         }
         for output in node.output.iter().filter(|o| !o.is_empty()) {
-            if !self.shapes.contains_key(output)
+            if !self.extents.contains_key(output)
                 && let Some(rank) = net.facts().rank(output)
             {
                 let fresh = self.symbols(rank);
-                self.shapes.insert(output.clone(), fresh);
+                self.extents.insert(output.clone(), fresh);
             }
         }
     }
@@ -210,7 +210,7 @@ impl Shapes {
             }
             "Unsqueeze" => {
                 let from = self.values(net, first).filter(|v| v.scalar)?;
-                let axes = self.list(net, node, 1, "axes")?;
+                let axes = list(net, node, 1, "axes")?;
                 (axes.len() == 1).then_some(Values { scalar: false, items: from.items })?
             }
             "Squeeze" => {
@@ -219,7 +219,7 @@ impl Shapes {
             }
             "Reshape" => {
                 let from = self.values(net, first)?;
-                match self.list(net, node, 1, "shape")?.as_slice() {
+                match list(net, node, 1, "shape")?.as_slice() {
                     [] => Values { scalar: true, items: from.items },
                     [_] => Values { scalar: false, items: from.items },
                     _ => return None,
@@ -266,14 +266,7 @@ impl Shapes {
         total
     }
 
-    /// A constant list of integers that newer opsets take as an input and older ones as an attribute.
-    fn list(&self, net: &Net, node: &NodeProto, position: usize, attribute: &str) -> Option<Vec<i64>> {
-        match input(node, position) {
-            Some(tensor) => net.ints(tensor),
-            None => edit::ints_attribute(node, attribute).map(<[i64]>::to_vec),
-        }
-    }
-
+    #[allow(clippy::too_many_lines, reason = "one arm per operator")]
     fn shape_rule(&mut self, net: &Net, node: &NodeProto) -> Option<Vec<Vec<Extent>>> {
         let first = input(node, 0).unwrap_or_default();
         let x = self.get(net, first);
@@ -349,13 +342,13 @@ impl Shapes {
             }
             "Squeeze" => {
                 let x = x?;
-                let axes = self.list(net, node, 1, "axes")?;
+                let axes = list(net, node, 1, "axes")?;
                 let axes = axes.iter().map(|&a| axis(a, x.len())).collect::<Option<Vec<_>>>()?;
                 x.iter().enumerate().filter(|(i, _)| !axes.contains(i)).map(|(_, &d)| d).collect()
             }
             "Unsqueeze" => {
                 let x = x?;
-                let axes = self.list(net, node, 1, "axes")?;
+                let axes = list(net, node, 1, "axes")?;
                 let rank = x.len() + axes.len();
                 let axes = axes.iter().map(|&a| axis(a, rank)).collect::<Option<Vec<_>>>()?;
                 let mut rest = x.into_iter();
@@ -398,15 +391,14 @@ impl Shapes {
             "ConstantOfShape" => self.values(net, first)?.items,
             "Pad" => {
                 let x = x?;
-                let pads =
-                    self.list(net, node, 1, "pads").filter(|p| p.len() == 2 * x.len() && input(node, 3).is_none())?;
+                let pads = list(net, node, 1, "pads").filter(|p| p.len() == 2 * x.len() && input(node, 3).is_none())?;
                 (0..x.len())
                     .map(|i| self.arithmetic("Add", x[i], Fixed(pads[i] + pads[i + x.len()])))
                     .collect::<Option<_>>()?
             }
             "Split" => return self.split(net, node, &x?),
             "ReduceSum" | "ReduceMean" | "ReduceMax" | "ReduceMin" | "ReduceProd" | "ReduceL1" | "ReduceL2"
-            | "ReduceLogSumExp" | "ReduceSumSquare" => self.reduced(net, node, &x?)?,
+            | "ReduceLogSumExp" | "ReduceSumSquare" => Self::reduced(net, node, &x?)?,
             "ArgMax" | "ArgMin" => {
                 let mut x = x?;
                 let along = axis(edit::int_attribute(node, "axis", 0), x.len())?;
@@ -517,14 +509,14 @@ impl Shapes {
     }
 
     fn sliced(&mut self, net: &Net, node: &NodeProto, x: &[Extent]) -> Option<Vec<Extent>> {
-        let starts = self.list(net, node, 1, "starts");
-        let ends = self.list(net, node, 2, "ends");
-        let axes = match self.list(net, node, 3, "axes") {
+        let starts = list(net, node, 1, "starts");
+        let ends = list(net, node, 2, "ends");
+        let axes = match list(net, node, 3, "axes") {
             Some(axes) => axes,
             None if input(node, 3).is_some() => return Some(self.symbols(x.len())),
             None => (0..x.len() as i64).collect(),
         };
-        let steps = if input(node, 4).is_some() { self.list(net, node, 4, "steps") } else { Some(vec![1; axes.len()]) };
+        let steps = if input(node, 4).is_some() { list(net, node, 4, "steps") } else { Some(vec![1; axes.len()]) };
         let mut out = x.to_vec();
         for (i, &a) in axes.iter().enumerate() {
             let a = axis(a, x.len())?;
@@ -543,7 +535,7 @@ impl Shapes {
     fn split(&mut self, net: &Net, node: &NodeProto, x: &[Extent]) -> Option<Vec<Vec<Extent>>> {
         let along = axis(edit::int_attribute(node, "axis", 0), x.len())?;
         let parts = node.output.len() as i64;
-        let sizes = self.list(net, node, 1, "split");
+        let sizes = list(net, node, 1, "split");
         let size = |shapes: &mut Self, i: usize| match (&sizes, x[along]) {
             (Some(sizes), _) => sizes.get(i).map(|&s| Fixed(s)),
             (None, Fixed(n)) if input(node, 1).is_none() && n % parts == 0 => Some(Fixed(n / parts)),
@@ -558,8 +550,8 @@ impl Shapes {
         Some(out)
     }
 
-    fn reduced(&mut self, net: &Net, node: &NodeProto, x: &[Extent]) -> Option<Vec<Extent>> {
-        let axes = match self.list(net, node, 1, "axes") {
+    fn reduced(net: &Net, node: &NodeProto, x: &[Extent]) -> Option<Vec<Extent>> {
+        let axes = match list(net, node, 1, "axes") {
             Some(axes) => axes,
             None if input(node, 1).is_some() => return None,
             None => Vec::new(),
@@ -618,7 +610,7 @@ impl Shapes {
                 Fixed(n) if n > 0 => n,
                 Fixed(_) => return None,
                 d if from.get(i) == Some(&d) => 0,
-                _ => {
+                Symbol(_) => {
                     if open.replace(i).is_some() {
                         return None;
                     }
@@ -627,6 +619,14 @@ impl Shapes {
             });
         }
         Some(target)
+    }
+}
+
+/// A constant list of integers that newer opsets take as an input and older ones as an attribute.
+fn list(net: &Net, node: &NodeProto, position: usize, attribute: &str) -> Option<Vec<i64>> {
+    match input(node, position) {
+        Some(tensor) => net.ints(tensor),
+        None => edit::ints_attribute(node, attribute).map(<[i64]>::to_vec),
     }
 }
 

@@ -50,7 +50,7 @@ fn binary(call: &Call, op: &str, a: &Tensor, b: &Tensor) -> Option<Tensor> {
                 "Min" => zip::<$t>(a, b, &shape, |x, y| Some(if x.is_nan() || x < y { x } else { y })),
                 "Max" => zip::<$t>(a, b, &shape, |x, y| Some(if x.is_nan() || x > y { x } else { y })),
                 "Mod" if fmod => zip::<$t>(a, b, &shape, |x, y| Some(x % y)),
-                _ => compare::<$t>(op, a, b, shape),
+                _ => compare::<$t>(op, a, b, &shape),
             }
         };
     }
@@ -70,7 +70,7 @@ fn binary(call: &Call, op: &str, a: &Tensor, b: &Tensor) -> Option<Tensor> {
                     let zero: $t = 0;
                     Some(if !fmod && r != zero && (r < zero) != (y < zero) { r.wrapping_add(y) } else { r })
                 }),
-                _ => compare::<$t>(op, a, b, shape),
+                _ => compare::<$t>(op, a, b, &shape),
             }
         };
     }
@@ -86,7 +86,7 @@ fn binary(call: &Call, op: &str, a: &Tensor, b: &Tensor) -> Option<Tensor> {
         DType::U32 => integer!(u32),
         DType::U16 => integer!(u16),
         DType::U8 => integer!(u8),
-        DType::Bool => logic(op, a, b, shape),
+        DType::Bool => logic(op, a, b, &shape),
         DType::F16 | DType::BF16 => None,
     }
 }
@@ -120,7 +120,7 @@ fn zip<T: Element>(a: &Tensor, b: &Tensor, shape: &[usize], f: impl Fn(T, T) -> 
     Some(Tensor::new(shape, &data))
 }
 
-fn compare<T: Element + PartialOrd>(op: &str, a: &Tensor, b: &Tensor, shape: Vec<usize>) -> Option<Tensor> {
+fn compare<T: Element + PartialOrd>(op: &str, a: &Tensor, b: &Tensor, shape: &[usize]) -> Option<Tensor> {
     let test: fn(T, T) -> bool = match op {
         "Equal" => |x, y| x == y,
         "Less" => |x, y| x < y,
@@ -130,12 +130,12 @@ fn compare<T: Element + PartialOrd>(op: &str, a: &Tensor, b: &Tensor, shape: Vec
         _ => return None,
     };
     let (x, y) = (a.values::<T>()?, b.values::<T>()?);
-    let (i, j) = (broadcast_walk(a.shape(), &shape), broadcast_walk(b.shape(), &shape));
+    let (i, j) = (broadcast_walk(a.shape(), shape), broadcast_walk(b.shape(), shape));
     let data: Vec<bool> = i.into_iter().zip(j).map(|(i, j)| test(x[i], y[j])).collect();
-    Some(Tensor::from_bools(&shape, &data))
+    Some(Tensor::from_bools(shape, &data))
 }
 
-fn logic(op: &str, a: &Tensor, b: &Tensor, shape: Vec<usize>) -> Option<Tensor> {
+fn logic(op: &str, a: &Tensor, b: &Tensor, shape: &[usize]) -> Option<Tensor> {
     let test: fn(bool, bool) -> bool = match op {
         "Equal" => |x, y| x == y,
         "And" => |x, y| x && y,
@@ -143,10 +143,10 @@ fn logic(op: &str, a: &Tensor, b: &Tensor, shape: Vec<usize>) -> Option<Tensor> 
         "Xor" => |x, y| x != y,
         _ => return None,
     };
-    let (i, j) = (broadcast_walk(a.shape(), &shape), broadcast_walk(b.shape(), &shape));
+    let (i, j) = (broadcast_walk(a.shape(), shape), broadcast_walk(b.shape(), shape));
     let (x, y) = (a.bytes(), b.bytes());
     let data: Vec<bool> = i.into_iter().zip(j).map(|(i, j)| test(x[i] != 0, y[j] != 0)).collect();
-    Some(Tensor::from_bools(&shape, &data))
+    Some(Tensor::from_bools(shape, &data))
 }
 
 /// Operators of one input.
@@ -213,6 +213,7 @@ pub(super) fn cast(call: &Call) -> Option<Tensor> {
 }
 
 /// A tensor in another element type.
+#[allow(clippy::cast_lossless, reason = "one macro for types that are lossless and types that are not")]
 pub(super) fn convert(x: &Tensor, to: DType) -> Option<Tensor> {
     if x.dtype() == to {
         return Some(x.clone());
@@ -225,7 +226,8 @@ pub(super) fn convert(x: &Tensor, to: DType) -> Option<Tensor> {
                 let data = v.iter().map(|&f| {
                     let whole = f.trunc();
                     // The upper bound is exclusive because the maximum of a 64-bit type is not a float.
-                    (whole >= <$t>::MIN as f64 && whole < <$t>::MAX as f64 + 1.0).then_some(whole as $t)
+                    let (low, high) = (<$t>::MIN as f64, <$t>::MAX as f64 + 1.0);
+                    (low..high).contains(&whole).then_some(whole as $t)
                 });
                 Some(Tensor::new(shape, &data.collect::<Option<Vec<$t>>>()?))
             }};

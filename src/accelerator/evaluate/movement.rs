@@ -209,13 +209,12 @@ pub(super) fn split(call: &Call) -> Option<Vec<Tensor>> {
     let along = axis(edit::int_attribute(call.node, "axis", 0), x.shape().len())?;
     let parts = call.node.output.len();
     let extent = x.shape()[along];
-    let sizes = match call.list(1, "split")? {
-        Some(sizes) => to_shape(&sizes)?,
-        None => {
-            // From opset 18 on the last part may be smaller.
-            let size = extent.div_ceil(parts.max(1));
-            (0..parts).map(|i| size.min(extent.saturating_sub(i * size))).collect()
-        }
+    let sizes = if let Some(sizes) = call.list(1, "split")? {
+        to_shape(&sizes)?
+    } else {
+        // From opset 18 on the last part may be smaller.
+        let size = extent.div_ceil(parts.max(1));
+        (0..parts).map(|i| size.min(extent.saturating_sub(i * size))).collect()
     };
     if sizes.len() != parts || sizes.iter().sum::<usize>() != extent {
         return None;

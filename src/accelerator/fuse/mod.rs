@@ -39,7 +39,9 @@ fn replace(net: &mut Net, id: Id, fused: NodeProto) {
     let before: Vec<Id> =
         net.get(id).map(|n| n.input.iter().filter_map(|i| net.producer(i).map(|p| p.0)).collect()).unwrap_or_default();
     net.set(id, fused);
-    before.into_iter().for_each(|source| net.remove_unused(source));
+    for source in before {
+        net.remove_unused(source);
+    }
 }
 
 /// The effect of a pass that needs an opset.

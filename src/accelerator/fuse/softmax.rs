@@ -47,11 +47,11 @@ fn matched(net: &Net, shapes: &Shapes, id: Id) -> Option<String> {
     let (exp_of, sum_of) = (input(div, 0)?, input(div, 1)?);
     let (_, exp) = net.producer_op(exp_of, "Exp")?;
     let (_, sum) =
-        net.producer_op(&same(net, shapes, sum_of)?, "ReduceSum").or_else(|| net.producer_op(sum_of, "ReduceSum"))?;
+        net.producer_op(&same(net, sum_of)?, "ReduceSum").or_else(|| net.producer_op(sum_of, "ReduceSum"))?;
     let (_, sub) = net.producer_op(input(exp, 0)?, "Sub")?;
     let x = input(sub, 0)?;
     let max_of = input(sub, 1)?;
-    let (_, max) = net.producer_op(&same(net, shapes, max_of)?, "ReduceMax")?;
+    let (_, max) = net.producer_op(&same(net, max_of)?, "ReduceMax")?;
     let rank = shapes.rank(net, x)?;
     let last = reduces_last_or_restored(net, shapes, sum, sum_of, rank)
         && reduces_last_or_restored(net, shapes, max, max_of, rank);
@@ -59,15 +59,15 @@ fn matched(net: &Net, shapes: &Shapes, id: Id) -> Option<String> {
 }
 
 /// The reduction behind what may only restore its dropped axis (Reshape, Unsqueeze, Expand) or bound it by minus infinity (Max).
-fn same(net: &Net, shapes: &Shapes, tensor: &str) -> Option<String> {
+fn same(net: &Net, tensor: &str) -> Option<String> {
     let (_, node) = net.producer(tensor)?;
     match node.op_type() {
         "ReduceSum" | "ReduceMax" => Some(tensor.to_owned()),
-        "Reshape" | "Unsqueeze" => same(net, shapes, input(node, 0)?),
+        "Reshape" | "Unsqueeze" => same(net, input(node, 0)?),
         "Max" => {
             let (a, b) = (input(node, 0)?, input(node, 1)?);
             let open = |name: &str| net.scalar(name) == Some(f64::NEG_INFINITY);
-            if open(a) { same(net, shapes, b) } else { open(b).then(|| same(net, shapes, a))? }
+            if open(a) { same(net, b) } else { open(b).then(|| same(net, a))? }
         }
         _ => None,
     }

@@ -214,7 +214,7 @@ impl Region {
         for reader in net.readers(name).to_vec() {
             if let Some(perm) = self.composed(net, reader) {
                 net.change(reader, |node| {
-                    node.input[0] = moved.to_owned();
+                    moved.clone_into(&mut node.input[0]);
                     node.attribute = vec![edit::ints("perm", &as_ints(&perm))];
                 });
                 if perm.is_sorted() {
