@@ -1,4 +1,4 @@
-//! BatchNormalization folded into the linear operator before it, or into the one behind it where no padding lies in between.
+//! `BatchNormalization` folded into the linear operator before it, or into the one behind it where no padding lies in between.
 
 use super::linear::{Affine, Kind, Linear, unpadded};
 use super::net::{self, Id, Net, input};

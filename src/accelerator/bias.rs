@@ -1,4 +1,4 @@
-//! Constant factors and summands behind a linear operator go into its weight and bias; a MatMul with a bias becomes a Gemm; constants in a row become one.
+//! Constant factors and summands behind a linear operator go into its weight and bias; a `MatMul` with a bias becomes a Gemm; constants in a row become one.
 
 use super::evaluate::{Call, evaluate};
 use super::linear::{Affine, Linear};

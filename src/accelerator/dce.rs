@@ -28,6 +28,7 @@ impl Pass for EliminateDeadCode {
 mod tests {
     use super::*;
     use crate::model::build::{Builder, graph_attribute};
+    use crate::model::onnx::NodeProto;
     use crate::model::{DType, Tensor};
 
     #[test]
@@ -52,7 +53,7 @@ mod tests {
             .build();
         let effect = EliminateDeadCode.apply(&mut model, &mut Facts::default()).unwrap();
         assert_eq!(effect, Effect::Applied { rewrites: 3, fused: vec![] });
-        let ops: Vec<_> = model.graph().node.iter().map(|n| n.op_type()).collect();
+        let ops: Vec<_> = model.graph().node.iter().map(NodeProto::op_type).collect();
         assert_eq!(ops, ["Add", "If"]);
         assert_eq!(model.graph().initializer.len(), 1);
     }

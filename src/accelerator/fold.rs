@@ -60,12 +60,31 @@ impl Folding {
         }
         // An output that is constant is computed by a node all the same: not every runtime hands out an initializer.
         let fed_out = node.output.iter().any(|o| net.is_output(o));
-        if !fed_out && (store(net, id) || self.compute(net, id)) {
+        if !fed_out && (Self::store(net, id) || self.compute(net, id)) {
             return true;
         }
         let Some(node) = net.get(id) else { return false };
         self.shapes.visit(net, node);
         (!fed_out && self.known_values(net, id)) || self.constant_target(net, id)
+    }
+
+    /// `Constant` node to initializer, without decoding the tensor.
+    fn store(net: &mut Net, id: Id) -> bool {
+        let Some(node) = net.op(id, "Constant") else { return false };
+        let [output] = node.output.as_slice() else { return false };
+        let output = output.clone();
+        let tensor = edit::attribute(node, "value").and_then(|a| a.t.clone());
+        let proto = match tensor {
+            Some(proto) if DType::from_onnx(proto.data_type()).is_some() => proto,
+            Some(_) => return false,
+            None => match edit::constant_value(node) {
+                Some(value) => value.to_proto(&output),
+                None => return false,
+            },
+        };
+        net.remove(id);
+        net.add_initializer(crate::model::onnx::TensorProto { name: Some(output), ..proto });
+        true
     }
 
     fn compute(&mut self, net: &mut Net, id: Id) -> bool {
@@ -98,7 +117,7 @@ impl Folding {
             return false;
         }
         self.budget -= grown;
-        replace(net, id, outputs);
+        Self::replace(net, id, outputs);
         true
     }
 
@@ -118,7 +137,7 @@ impl Folding {
             },
             _ => return false,
         };
-        replace(net, id, vec![value]);
+        Self::replace(net, id, vec![value]);
         true
     }
 
@@ -147,31 +166,12 @@ impl Folding {
         }
         true
     }
-}
 
-/// `Constant` node to initializer, without decoding the tensor.
-fn store(net: &mut Net, id: Id) -> bool {
-    let Some(node) = net.op(id, "Constant") else { return false };
-    let [output] = node.output.as_slice() else { return false };
-    let output = output.clone();
-    let tensor = edit::attribute(node, "value").and_then(|a| a.t.clone());
-    let proto = match tensor {
-        Some(proto) if DType::from_onnx(proto.data_type()).is_some() => proto,
-        Some(_) => return false,
-        None => match edit::constant_value(node) {
-            Some(value) => value.to_proto(&output),
-            None => return false,
-        },
-    };
-    net.remove(id);
-    net.add_initializer(crate::model::onnx::TensorProto { name: Some(output), ..proto });
-    true
-}
-
-fn replace(net: &mut Net, id: Id, outputs: Vec<Tensor>) {
-    let Some(node) = net.remove(id) else { return };
-    for (name, value) in node.output.iter().zip(outputs).filter(|(name, _)| !name.is_empty()) {
-        net.add_initializer(value.to_proto(name));
+    fn replace(net: &mut Net, id: Id, outputs: Vec<Tensor>) {
+        let Some(node) = net.remove(id) else { return };
+        for (name, value) in node.output.iter().zip(outputs).filter(|(name, _)| !name.is_empty()) {
+            net.add_initializer(value.to_proto(name));
+        }
     }
 }
 
@@ -211,6 +211,7 @@ fn integer_type(net: &Net, node: &crate::model::onnx::NodeProto) -> Option<DType
 mod tests {
     use super::*;
     use crate::model::build::Builder;
+    use crate::model::onnx::NodeProto;
 
     fn apply(mut model: Model) -> (Model, Effect) {
         let effect = FoldConstants.apply(&mut model, &mut Facts::default()).unwrap();
@@ -218,10 +219,10 @@ mod tests {
     }
 
     fn ops(model: &Model) -> Vec<&str> {
-        model.graph().node.iter().map(|n| n.op_type()).collect()
+        model.graph().node.iter().map(NodeProto::op_type).collect()
     }
 
-    /// `y = Reshape(x, [dim 0 of x, -1])` as PyTorch exports `x.view(x.size(0), -1)`.
+    /// `y = Reshape(x, [dim 0 of x, -1])` as `PyTorch` exports `x.view(x.size(0), -1)`.
     fn exported_flatten(channels: &str) -> Model {
         Builder::new(13)
             .input("x", DType::F32, &["N", channels, "4"])

@@ -1,4 +1,4 @@
-//! Conv, ConvTranspose, Gemm and MatMul with constant `float32` weights: what a per-channel scale and shift can be folded into.
+//! Conv, `ConvTranspose`, Gemm and `MatMul` with constant `float32` weights: what a per-channel scale and shift can be folded into.
 //!
 //! All arithmetic is in `f64`, rounded once to `f32`.
 
@@ -26,7 +26,7 @@ impl Affine {
         Self { scale: vec![1.0; shift.len()], shift }
     }
 
-    /// An inference-mode BatchNormalization: scale / sqrt(var + eps), and what the mean and bias add (Ioffe and Szegedy 2015, algorithm 2).
+    /// An inference-mode `BatchNormalization`: scale / sqrt(var + eps), and what the mean and bias add (Ioffe and Szegedy 2015, algorithm 2).
     pub(crate) fn of_batch_norm(net: &Net, node: &NodeProto) -> Option<Self> {
         let training =
             edit::int_attribute(node, "training_mode", 0) != 0 || edit::int_attribute(node, "spatial", 1) == 0;
@@ -88,6 +88,8 @@ pub(crate) struct Linear {
     pub(crate) channels: usize,
     /// Name of the weight.
     pub(crate) weight: String,
+    /// Name of the output.
+    pub(crate) output: String,
 }
 
 impl Linear {
@@ -117,7 +119,8 @@ impl Linear {
             (Kind::MatMul, [_, n]) => *n,
             _ => return None,
         };
-        (dtype == DType::F32 && channels > 0).then_some(Self { id, kind, shape, channels, weight })
+        let output = node.output.first()?.clone();
+        (dtype == DType::F32 && channels > 0).then_some(Self { id, kind, shape, channels, weight, output })
     }
 
     /// The linear operator whose only reader is `reader`, which takes it as `tensor`.
@@ -163,7 +166,7 @@ impl Linear {
     }
 
     /// Multiplies the weight and bias by `affine`, so that the operator gives what it gave followed by `affine`. `false`, and nothing changed, when that is not
-    /// possible: a bias that is computed, a shift behind a MatMul, a result that `float32` cannot hold.
+    /// possible: a bias that is computed, a shift behind a `MatMul`, a result that `float32` cannot hold.
     pub(crate) fn absorb(&self, net: &mut Net, affine: &Affine) -> bool {
         if affine.scale.len() != self.channels || (self.kind == Kind::MatMul && !affine.only_scales()) {
             return false;
@@ -209,10 +212,10 @@ impl Linear {
         let input_of =
             |channel: usize, i: usize| if self.kind == Kind::Conv { channel / rows * per_group + i } else { i };
         let values = weight.to_f32();
-        for (position, &w) in values.iter().enumerate() {
-            let (channel, i) = self.channel_of(position, net);
-            bias[channel] += alpha * f64::from(w) * affine.shift[input_of(channel, i)];
-        }
+        self.each_pair(net, |channel, i, span| {
+            let sum: f64 = values[span].iter().map(|&w| f64::from(w)).sum();
+            bias[channel] += alpha * sum * affine.shift[input_of(channel, i)];
+        });
         let bias: Vec<f32> = bias.into_iter().map(|b| b as f32).collect();
         let Some(weight) = self.scaled(net, |channel, i| affine.scale[input_of(channel, i)]) else { return false };
         if bias.iter().any(|b| !b.is_finite()) {
@@ -226,19 +229,24 @@ impl Linear {
         true
     }
 
-    /// Output channel of a weight's element, and its input channel (within the group).
-    fn channel_of(&self, position: usize, net: &Net) -> (usize, usize) {
+    /// Calls `f` with output channel, input channel (within the group) and the range of elements that connect the two, in the weight's own order.
+    fn each_pair(&self, net: &Net, mut f: impl FnMut(usize, usize, std::ops::Range<usize>)) {
         let inner: usize = self.shape[2..].iter().product();
-        let (first, second) = (position / inner / self.shape[1], position / inner % self.shape[1]);
-        match self.kind {
-            Kind::Conv => (first, second),
-            Kind::ConvTranspose => {
-                let group = self.channels / self.shape[1];
-                let per_group = (self.shape[0] / group).max(1);
-                (first / per_group * self.shape[1] + second, first % per_group)
+        let (rows, columns) = (self.shape[0], self.shape[1]);
+        let transposed = net.get(self.id).is_some_and(trans_b);
+        // Input channels of each group of a `ConvTranspose`, whose weight has them in front.
+        let per_group = (rows * columns / self.channels).max(1);
+        for first in 0..rows {
+            for second in 0..columns {
+                let at = (first * columns + second) * inner;
+                let (channel, i) = match self.kind {
+                    Kind::Conv => (first, second),
+                    Kind::ConvTranspose => (first / per_group * columns + second, first % per_group),
+                    Kind::Gemm if transposed => (first, second),
+                    Kind::Gemm | Kind::MatMul => (second, first),
+                };
+                f(channel, i, at..at + inner);
             }
-            Kind::Gemm if net.get(self.id).is_some_and(trans_b) => (first, second),
-            Kind::Gemm | Kind::MatMul => (second, first),
         }
     }
 
@@ -246,16 +254,17 @@ impl Linear {
     fn scaled(&self, net: &Net, factor: impl Fn(usize, usize) -> f64) -> Option<Tensor> {
         let weight = net.constant(&self.weight)?;
         let values = weight.to_f32();
-        let mut out = Vec::with_capacity(values.len());
-        for (position, &w) in values.iter().enumerate() {
-            let (channel, i) = self.channel_of(position, net);
-            let product = (f64::from(w) * factor(channel, i)) as f32;
-            if w.is_finite() && !product.is_finite() {
-                return None;
+        let mut out: Vec<u8> = Vec::with_capacity(values.len() * size_of::<f32>());
+        let mut fits = true;
+        self.each_pair(net, |channel, i, span| {
+            let factor = factor(channel, i);
+            for &w in &values[span] {
+                let product = (f64::from(w) * factor) as f32;
+                fits &= product.is_finite() || !w.is_finite();
+                out.extend_from_slice(&product.to_le_bytes());
             }
-            out.push(product);
-        }
-        Some(Tensor::new(&self.shape, &out))
+        });
+        fits.then(|| Tensor::from_bytes(DType::F32, self.shape.clone(), out.into()).ok())?
     }
 
     /// Gives the operator another weight. A weight that others read stays theirs.

@@ -43,11 +43,13 @@ pub const PASS_NAMES: &[&str] = &[
 /// The passes of level Conservative in their order. To be run, in rounds, until none of them applies any more.
 ///
 /// GELU is not among them: see [`fuse::gelu`].
+#[must_use]
 pub fn conservative_passes() -> Vec<Box<dyn Pass>> {
     PASS_NAMES.iter().filter(|&&name| name != "fuse-gelu").filter_map(|name| by_name(name)).collect()
 }
 
 /// A pass of this room by its name. None of them has parameters.
+#[must_use]
 pub fn by_name(name: &str) -> Option<Box<dyn Pass>> {
     Some(match name {
         "fold-constants" => Box::new(fold::FoldConstants),

@@ -128,6 +128,11 @@ impl Shapes {
         Some(Values { scalar: shape.is_empty(), items })
     }
 
+    /// Records the shape of a tensor that a pass made.
+    pub(crate) fn set(&mut self, tensor: &str, shape: Vec<Extent>) {
+        self.extents.insert(tensor.to_owned(), shape);
+    }
+
     /// Adds what a node computes.
     pub(crate) fn visit(&mut self, net: &Net, node: &NodeProto) {
         let Some(output) = node.output.first() else { return };
@@ -261,7 +266,7 @@ impl Shapes {
         total
     }
 
-    #[allow(clippy::too_many_lines)] // a table: one arm per operator
+    #[allow(clippy::too_many_lines, reason = "one arm per operator")]
     fn shape_rule(&mut self, net: &Net, node: &NodeProto) -> Option<Vec<Vec<Extent>>> {
         let first = input(node, 0).unwrap_or_default();
         let x = self.get(net, first);

@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::reference::{difference, run};
 use super::*;
 use crate::model::build::Builder;
-use crate::model::onnx::AttributeProto;
+use crate::model::onnx::{AttributeProto, NodeProto};
 use crate::model::{DType, Facts, Model, Tensor, edit};
 
 /// Numbers without a pattern, the same on every machine.
@@ -65,7 +65,7 @@ fn bake(model: &Model, inner: &[usize], names: &[&str]) -> (Model, Vec<String>) 
 }
 
 fn ops(model: &Model) -> Vec<&str> {
-    model.graph().node.iter().map(|n| n.op_type()).collect()
+    model.graph().node.iter().map(NodeProto::op_type).collect()
 }
 
 fn all() -> Vec<&'static str> {

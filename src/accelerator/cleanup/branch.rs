@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::accelerator::net::{Id, Net, rename_reads};
 use crate::model::edit;
+use crate::model::onnx::TensorProto;
 
 pub(super) fn inline(net: &mut Net, id: Id) -> bool {
     let Some(node) = net.get(id) else { return false };
@@ -26,7 +27,7 @@ pub(super) fn inline(net: &mut Net, id: Id) -> bool {
     let own = graph
         .initializer
         .iter()
-        .map(crate::model::onnx::TensorProto::name)
+        .map(TensorProto::name)
         .chain(graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)));
     for name in own.filter(|n| !n.is_empty()) {
         if !names.contains_key(name) {

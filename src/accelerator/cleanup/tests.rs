@@ -1,6 +1,6 @@
 use super::*;
 use crate::model::build::{Builder, graph_attribute};
-use crate::model::onnx::AttributeProto;
+use crate::model::onnx::{AttributeProto, NodeProto};
 use crate::model::{Tensor, edit};
 
 fn apply(mut model: Model) -> Model {
@@ -11,7 +11,7 @@ fn apply(mut model: Model) -> Model {
 }
 
 fn ops(model: &Model) -> Vec<&str> {
-    model.graph().node.iter().map(|n| n.op_type()).collect()
+    model.graph().node.iter().map(NodeProto::op_type).collect()
 }
 
 /// `Relu -> op(constants) -> Neg` with x of shape [N, 3, 4].

@@ -213,6 +213,7 @@ pub(super) fn cast(call: &Call) -> Option<Tensor> {
 }
 
 /// A tensor in another element type.
+#[allow(clippy::cast_lossless, reason = "one macro for types that are lossless and types that are not")]
 pub(super) fn convert(x: &Tensor, to: DType) -> Option<Tensor> {
     if x.dtype() == to {
         return Some(x.clone());
@@ -225,7 +226,8 @@ pub(super) fn convert(x: &Tensor, to: DType) -> Option<Tensor> {
                 let data = v.iter().map(|&f| {
                     let whole = f.trunc();
                     // The upper bound is exclusive because the maximum of a 64-bit type is not a float.
-                    (whole >= <$t>::MIN as f64 && whole < <$t>::MAX as f64 + 1.0).then_some(whole as $t)
+                    let (low, high) = (<$t>::MIN as f64, <$t>::MAX as f64 + 1.0);
+                    (low..high).contains(&whole).then_some(whole as $t)
                 });
                 Some(Tensor::new(shape, &data.collect::<Option<Vec<$t>>>()?))
             }};

@@ -31,8 +31,8 @@ impl<'a> Call<'a> {
         self.inputs.get(position)?.as_ref()
     }
 
-    /// A list of integers that newer opsets take as an input and older ones as an attribute. `Some(None)` when it is left out, `None` when it is not readable.
-    #[allow(clippy::option_option)] // both absences matter, and `?` takes the outer one
+    /// A list of integers that newer opsets take as an input and older ones as an attribute. `Some(None)` when it is left out.
+    #[allow(clippy::option_option, reason = "left out and unreadable are two things")]
     fn list(&self, position: usize, attribute: &str) -> Option<Option<Vec<i64>>> {
         if let Some(tensor) = self.input(position) {
             return Some(Some(tensor.to_i64()?.into_owned()));

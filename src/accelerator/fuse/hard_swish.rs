@@ -1,4 +1,4 @@
-//! `x * clip(x + 3, 0, 6) / 6` to HardSwish (opset 14; Howard et al. 2019), or to HardSigmoid and a Mul below.
+//! `x * clip(x + 3, 0, 6) / 6` to `HardSwish` (opset 14; Howard et al. 2019), or to `HardSigmoid` and a Mul below.
 
 use super::{other_than, partner, replace};
 use crate::accelerator::activation::bounds;

@@ -1,7 +1,7 @@
 use crate::accelerator::by_name;
 use crate::accelerator::reference::{difference, run};
 use crate::model::build::Builder;
-use crate::model::onnx::AttributeProto;
+use crate::model::onnx::{AttributeProto, NodeProto};
 use crate::model::{DType, Effect, Facts, Model, Tensor, edit};
 
 fn sample() -> Tensor {
@@ -19,7 +19,7 @@ fn apply(pass: &str, model: &Model) -> (Model, Effect) {
 }
 
 fn ops(model: &Model) -> Vec<&str> {
-    model.graph().node.iter().map(|n| n.op_type()).collect()
+    model.graph().node.iter().map(NodeProto::op_type).collect()
 }
 
 fn start(opset: i64) -> Builder {
@@ -100,7 +100,7 @@ fn a_gelu_of_either_form_is_put_together_from_opset_20_on() {
     }
     let tanh = start(20)
         .initializer("k", Tensor::scalar(0.044_715_f32))
-        .initializer("r", Tensor::scalar(0.797_884_56_f32))
+        .initializer("r", Tensor::scalar(0.797_884_6_f32))
         .node("Mul", &["k", "x"], "a", vec![])
         .node("Mul", &["x", "a"], "b", vec![])
         .node("Mul", &["x", "b"], "c", vec![])

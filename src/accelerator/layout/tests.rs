@@ -1,5 +1,6 @@
 use super::*;
 use crate::model::build::Builder;
+use crate::model::onnx::NodeProto;
 use crate::model::{DType, Tensor};
 
 const TO_LAST: &[i64] = &[0, 2, 3, 1];
@@ -15,7 +16,7 @@ fn apply(mut model: Model) -> (Model, Effect) {
 }
 
 fn ops(model: &Model) -> Vec<&str> {
-    model.graph().node.iter().map(|n| n.op_type()).collect()
+    model.graph().node.iter().map(NodeProto::op_type).collect()
 }
 
 #[test]
