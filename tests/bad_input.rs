@@ -171,18 +171,38 @@ fn datasets() -> Vec<Case> {
         .flat_map(|(i, b)| if i == 7 { f32::NAN.to_le_bytes() } else { b.try_into().unwrap() })
         .collect();
     vec![
-        data("an array of another name", npz(&[("image", "<f4", "(60, 2)", floats(120, 0.3))]), &["array 'image' is no input of the model", "'x'"]),
-        data("an array of another shape", npz(&[("x", "<f4", "(60, 3)", floats(180, 0.3))]), &["input 'x' is declared as [N, 2]"]),
+        data(
+            "an array of another name",
+            npz(&[("image", "<f4", "(60, 2)", floats(120, 0.3))]),
+            &["array 'image' is no input of the model", "'x'"],
+        ),
+        data(
+            "an array of another shape",
+            npz(&[("x", "<f4", "(60, 3)", floats(180, 0.3))]),
+            &["input 'x' is declared as [N, 2]"],
+        ),
         data("an array of text", npz(&[("x", "<U5", "(60, 2)", vec![0; 60 * 2 * 20])]), &["not a number"]),
         data("an array of Python objects", npz(&[("x", "|O", "(60, 2)", vec![0; 960])]), &["pickle"]),
         data("no sample", npz(&[("x", "<f4", "(0, 2)", vec![])]), &["holds no sample"]),
         data("samples that are not numbers", npz(&[("x", "<f4", "(60, 2)", nan)]), &["NaN"]),
-        data("labels of another number", npz(&[("x", "<f4", "(60, 2)", floats(120, 0.3)), ("labels", "<i8", "(59,)", vec![0; 472])]), &["one label per sample"]),
+        data(
+            "labels of another number",
+            npz(&[("x", "<f4", "(60, 2)", floats(120, 0.3)), ("labels", "<i8", "(59,)", vec![0; 472])]),
+            &["one label per sample"],
+        ),
         data("a file that is no archive", b"x,y\n1,2\n".to_vec(), &["validation.npz"]),
         data("a damaged archive", samples(60, 0.3)[..200].to_vec(), &["not a readable .npz"]),
         data("one sample", samples(1, 0.3), &["too few samples (1)"]),
-        calibration("calibration data that is the validation data", samples(60, 0.3), &["spec.data.validation and spec.data.calibration share 60 of 60 samples"]),
-        calibration("calibration data of another shape", npz(&[("x", "<f4", "(60, 3)", floats(180, 0.3))]), &["input 'x' is declared as [N, 2]"]),
+        calibration(
+            "calibration data that is the validation data",
+            samples(60, 0.3),
+            &["spec.data.validation and spec.data.calibration share 60 of 60 samples"],
+        ),
+        calibration(
+            "calibration data of another shape",
+            npz(&[("x", "<f4", "(60, 3)", floats(180, 0.3))]),
+            &["input 'x' is declared as [N, 2]"],
+        ),
         spec("validation data that is not there", "/data/validation/uri", json!("gone.npz"), 12, &["gone.npz"]),
     ]
 }

@@ -181,7 +181,8 @@ impl Again<'_> {
             match Dataset::load(path, self.input, dataset::Limits::default()) {
                 Ok(other) => {
                     // Of calibration data, a job may have used the first samples only.
-                    let used = if *role == Role::Calibration { self.report.data.calibration_samples } else { usize::MAX };
+                    let used =
+                        if *role == Role::Calibration { self.report.data.calibration_samples } else { usize::MAX };
                     let known: BTreeSet<String> = other.dataset.hashes().iter().take(used).map(|h| hex(h)).collect();
                     held_out.retain(|&i| !known.contains(&hashes[i]));
                     measured.other_splits.insert(format!("{role:?}").to_lowercase(), known);
