@@ -88,8 +88,6 @@ pub(crate) struct Linear {
     pub(crate) channels: usize,
     /// Name of the weight.
     pub(crate) weight: String,
-    /// Name of the output.
-    pub(crate) output: String,
 }
 
 impl Linear {
@@ -119,8 +117,7 @@ impl Linear {
             (Kind::MatMul, [_, n]) => *n,
             _ => return None,
         };
-        let output = node.output.first()?.clone();
-        (dtype == DType::F32 && channels > 0).then_some(Self { id, kind, shape, channels, weight, output })
+        (dtype == DType::F32 && channels > 0).then_some(Self { id, kind, shape, channels, weight })
     }
 
     /// The linear operator whose only reader is `reader`, which takes it as `tensor`.

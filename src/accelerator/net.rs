@@ -222,11 +222,6 @@ impl<'a> Net<'a> {
         self.outputs.contains(tensor)
     }
 
-    /// Whether a tensor is an input of the graph.
-    pub(crate) fn is_input(&self, tensor: &str) -> bool {
-        self.inputs.contains(tensor)
-    }
-
     /// The initializer behind a name, when no caller can override it.
     pub(crate) fn initializer(&self, tensor: &str) -> Option<&TensorProto> {
         if self.overridable.contains(tensor) {

@@ -128,11 +128,6 @@ impl Shapes {
         Some(Values { scalar: shape.is_empty(), items })
     }
 
-    /// Records the shape of a tensor that a pass made.
-    pub(crate) fn set(&mut self, tensor: &str, shape: Vec<Extent>) {
-        self.extents.insert(tensor.to_owned(), shape);
-    }
-
     /// Adds what a node computes.
     pub(crate) fn visit(&mut self, net: &Net, node: &NodeProto) {
         let Some(output) = node.output.first() else { return };

@@ -104,7 +104,12 @@ impl Judge for SearchJudge<'_, '_> {
         let score = |metric: Metric, estimate: Option<f64>| {
             // A metric that has no value on this split (no taps, a baseline at chance) does not steer the search; the verdict says Inconclusive.
             estimate.and_then(|estimate| {
-                Some(Score { metric: metric.to_string(), estimate: broken(estimate), threshold: min(metric)? })
+                Some(Score {
+                    metric: metric.to_string(),
+                    estimate: broken(estimate),
+                    threshold: min(metric)?,
+                    needed: needed(metric),
+                })
             })
         };
         Ok([
@@ -126,5 +131,14 @@ impl Judge for SearchJudge<'_, '_> {
 
     fn trying(&mut self, candidate: &str) {
         self.progress.detail(candidate);
+    }
+}
+
+/// Share of the room above a gate that a candidate must keep on the search split. Accuracy has the least room: a percent of it is what people notice.
+fn needed(metric: Metric) -> f64 {
+    match metric {
+        Metric::AccuracyRetention => 0.8,
+        Metric::OutputConsistency => 0.5,
+        _ => 0.25,
     }
 }

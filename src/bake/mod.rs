@@ -23,7 +23,7 @@ mod timing;
 pub mod verify;
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 pub use assess::assess;
 pub use error::BakeError;
@@ -59,14 +59,14 @@ pub struct Options {
     pub low_memory: bool,
 }
 
-/// Slack that the search keeps on its own samples, so that the verdict's lower bound clears the gate on others.
-const SEARCH_SLACK: f64 = 0.7;
+/// No new candidate is begun after so many seconds of searching.
+const SEARCH_SECONDS: u64 = 60;
 
 /// The most sites whose own effect on quality is measured before they are left out by expected harm alone.
 const MEASURED_SITES: usize = 12;
 
 /// The most samples that a candidate is scored on during the search; the verdict takes all of its own.
-const MOST_SEARCH_SAMPLES: usize = 256;
+const MOST_SEARCH_SAMPLES: usize = 128;
 
 /// Name of the artifact's file.
 const MODEL_FILE: &str = "model.onnx";
@@ -158,7 +158,7 @@ fn optimise(
     let limits = Limits {
         goal: job.goal,
         input_bytes: loaded.model.to_bytes().len(),
-        slack: SEARCH_SLACK,
+        deadline: Instant::now() + Duration::from_secs(SEARCH_SECONDS),
         measured_sites: MEASURED_SITES,
     };
     let variants = if job.level == Level::Conservative || job.recipe.is_some() {

@@ -5,6 +5,7 @@
 
 use schemars::JsonSchema;
 use std::collections::HashSet;
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 
@@ -24,6 +25,8 @@ pub struct Score {
     pub estimate: f64,
     /// The gate's threshold.
     pub threshold: f64,
+    /// Slack that a candidate keeps, so that the verdict's lower bound clears the gate on other samples. See [`Score::slack`].
+    pub needed: f64,
 }
 
 impl Score {
@@ -35,6 +38,11 @@ impl Score {
             self.estimate - 1.0
         };
         if slack.is_nan() { f64::NEG_INFINITY } else { slack }
+    }
+
+    /// How far the slack is above what is needed.
+    pub fn margin(&self) -> f64 {
+        self.slack() - self.needed
     }
 }
 
@@ -108,8 +116,9 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    fn slack(&self) -> f64 {
-        self.quality.iter().map(Score::slack).fold(1.0, f64::min)
+    /// How far the worst metric is above what it needs; negative when the candidate is not good enough.
+    fn margin(&self) -> f64 {
+        self.quality.iter().map(Score::margin).fold(1.0, f64::min)
     }
 }
 
@@ -120,8 +129,8 @@ pub struct Limits {
     pub goal: Goal,
     /// Bytes of the input's file.
     pub input_bytes: usize,
-    /// Slack that a candidate keeps on the search split, so that the verdict's lower bound clears the gate on other samples. See [`Score::slack`].
-    pub slack: f64,
+    /// No new candidate is begun after this; what was found until then stands.
+    pub deadline: Instant,
     /// The most sites whose own effect is measured before they are ranked by expected harm alone.
     pub measured_sites: usize,
 }
@@ -132,6 +141,10 @@ pub fn search(base: &Work, variants: &[Variant], limits: &Limits, judge: &mut dy
     for variant in variants {
         if variant.sites.is_empty() {
             continue;
+        }
+        if Instant::now() >= limits.deadline {
+            judge.trying("nothing more: the time of the search is up");
+            break;
         }
         judge.trying(&variant.name);
         candidates.extend(explore(base, variant, limits, judge));
@@ -169,19 +182,18 @@ fn explore(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judg
     let mut mask = vec![true; variant.sites.len()];
     let mut candidate = attempt(base, variant, &mask, judge);
     if candidate.refused.is_none()
-        && candidate.slack() < limits.slack
+        && candidate.margin() < 0.0
         && let Some((repaired, kept)) = repair(base, variant, limits, judge)
     {
         (candidate, mask) = (repaired, kept);
     }
-    if candidate.refused.is_some() || candidate.slack() < limits.slack {
+    if candidate.refused.is_some() || candidate.margin() < 0.0 {
         return vec![candidate];
     }
     time(&mut candidate, judge);
     let mut found = vec![candidate];
     if variant.tunable > 0 && limits.goal != Goal::Size {
-        found
-            .extend(without_small_sites(base, variant, &mask, judge).into_iter().filter(|c| c.slack() >= limits.slack));
+        found.extend(without_small_sites(base, variant, &mask, judge).into_iter().filter(|c| c.margin() >= 0.0));
     }
     found
 }
@@ -225,12 +237,12 @@ fn repair(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge
     let count = variant.sites.len();
     let mut harm: Vec<(f64, usize)> = (0..count)
         .map(|site| {
-            if count > limits.measured_sites {
+            if count > limits.measured_sites || Instant::now() >= limits.deadline {
                 return (variant.sites[site].error, site);
             }
             let alone: Vec<bool> = (0..count).map(|s| s == site).collect();
             let one = attempt(base, variant, &alone, judge);
-            (if one.refused.is_some() { f64::INFINITY } else { 1.0 - one.slack() }, site)
+            (if one.refused.is_some() { f64::INFINITY } else { 1.0 - one.margin() }, site)
         })
         .collect();
     harm.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
@@ -241,11 +253,11 @@ fn repair(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge
     };
     let (mut low, mut high) = (0, count);
     let mut best = None;
-    while low + 1 < high {
+    while low + 1 < high && Instant::now() < limits.deadline {
         let middle = usize::midpoint(low, high);
         let mask = choose(middle);
         let candidate = attempt(base, variant, &mask, judge);
-        if candidate.refused.is_none() && candidate.slack() >= limits.slack {
+        if candidate.refused.is_none() && candidate.margin() >= 0.0 {
             (low, best) = (middle, Some((candidate, mask)));
         } else {
             high = middle;
@@ -261,7 +273,7 @@ fn attempt(base: &Work, variant: &Variant, mask: &[bool], judge: &mut dyn Judge)
     let mut refused = None;
     for pass in (variant.build)(mask) {
         let before = PassRecord::skipped(pass.name(), "", &work.model);
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         let effect = pass.apply(&mut work.model, &mut work.facts);
         let seconds = started.elapsed().as_secs_f64();
         match effect {
@@ -318,7 +330,7 @@ fn attempt(base: &Work, variant: &Variant, mask: &[bool], judge: &mut dyn Judge)
 /// Why a candidate may not be the result under goal and budget.
 fn refusal(candidate: &Candidate, limits: &Limits) -> Option<String> {
     if let Some(worst) =
-        candidate.quality.iter().filter(|s| s.slack() < limits.slack).min_by(|a, b| a.slack().total_cmp(&b.slack()))
+        candidate.quality.iter().filter(|s| s.margin() < 0.0).min_by(|a, b| a.margin().total_cmp(&b.margin()))
     {
         return Some(format!(
             "{} is {:.4} on the search split, too near the gate's {}",
@@ -378,9 +390,9 @@ mod tests {
 
     #[test]
     fn slack_is_one_when_unchanged_zero_at_the_gate_and_fails_closed_on_nan() {
-        let score = |estimate| Score { metric: "m".into(), estimate, threshold: 0.95 };
+        let score = |estimate| Score { metric: "m".into(), estimate, threshold: 0.95, needed: 0.5 };
         assert!((score(1.0).slack() - 1.0).abs() < 1e-12);
-        assert!(score(0.95).slack().abs() < 1e-12);
+        assert!(score(0.95).slack().abs() < 1e-12 && score(0.95).margin() < 0.0);
         assert_eq!(score(f64::NAN).slack(), f64::NEG_INFINITY);
     }
 }
