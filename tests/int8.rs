@@ -8,6 +8,7 @@ use bakehouse::engine::{Feed, LoadOptions, SharedEngine};
 use bakehouse::model::build::{Builder, graph_attribute, string_attribute, tensor_attribute};
 use bakehouse::model::edit::{float, int, ints};
 use bakehouse::model::{DType, Effect, Facts, Model, Pass, Tensor};
+use bakehouse::optimizer::int8::WeightKind as Kind;
 use bakehouse::optimizer::int8::{
     DynamicInt8, EmbeddingInt8, Encoding, Exclude, NodePlan, Range, TablePlan, WeightInt8, WeightKind, WeightScheme,
     dynamic_sites, embedding_sites, from_parameters, quantizable_weights,
@@ -109,7 +110,7 @@ fn all_products(model: &Model, weights: WeightScheme) -> DynamicInt8 {
 }
 
 fn ops(model: &Model) -> Vec<&str> {
-    model.graph().node.iter().map(|n| n.op_type()).collect()
+    model.graph().node.iter().map(bakehouse::model::onnx::NodeProto::op_type).collect()
 }
 
 fn initializer_type(model: &Model, name: &str) -> Option<DType> {
@@ -154,7 +155,6 @@ fn every_operator() -> Vec<(&'static str, Model, Feed, Vec<(WeightKind, Vec<usiz
     };
     let image = feed("x", tensor(&[1, 8, 6, 6], 7));
     let steps = feed("x", tensor(&[5, 1, 24], 8));
-    use WeightKind as Kind;
     vec![
         ("MatMul", product(17), product_feed(), vec![(Kind::MatMul, vec![1])]),
         (
@@ -254,7 +254,10 @@ fn a_tied_weight_is_stored_once() {
 #[test]
 fn half_precision_takes_half_the_bytes_and_ten_bits() {
     let model = product(17);
-    let tensors = quantizable_weights(&model, &Exclude::default(), 512).iter().map(|s| s.half()).collect();
+    let tensors = quantizable_weights(&model, &Exclude::default(), 512)
+        .iter()
+        .map(bakehouse::optimizer::int8::WeightSite::half)
+        .collect();
     let stored = applied(&model, &WeightInt8 { tensors, min_elements: 512 });
     assert_eq!(ops(&stored), ["Cast", "MatMul", "Add"]);
     assert!(difference(&model, &stored, &product_feed()) < 1e-3);
@@ -264,7 +267,10 @@ fn half_precision_takes_half_the_bytes_and_ten_bits() {
         .node("MatMul", &["x", "w"], "y", vec![])
         .output("y", DType::F32, &["64"])
         .build();
-    let tensors = quantizable_weights(&huge, &Exclude::default(), 512).iter().map(|s| s.half()).collect();
+    let tensors = quantizable_weights(&huge, &Exclude::default(), 512)
+        .iter()
+        .map(bakehouse::optimizer::int8::WeightSite::half)
+        .collect();
     skipped(&huge, &WeightInt8 { tensors, min_elements: 512 });
 }
 
@@ -315,7 +321,7 @@ fn weights_that_branches_take_or_hold_are_stored_where_they_are_defined() {
     let inner: Vec<Vec<&str>> = stored.graph().node[2]
         .attribute
         .iter()
-        .map(|a| a.g.as_ref().unwrap().node.iter().map(|n| n.op_type()).collect())
+        .map(|a| a.g.as_ref().unwrap().node.iter().map(bakehouse::model::onnx::NodeProto::op_type).collect())
         .collect();
     assert_eq!(inner, [vec!["MatMul"], vec!["Cast", "Mul", "MatMul"]]);
     #[cfg(feature = "ort")]
@@ -388,7 +394,7 @@ fn before_ir_version_4_the_signature_stays_and_new_constants_are_nodes() {
     }
     let stored = applied(&model, &all_weights(&model, Encoding::Dequantize, Range::MaxAbs));
     assert_eq!(ops(&stored), ["Constant", "Constant", "Cast", "Mul", "MatMul", "Add"]);
-    let inputs: Vec<&str> = stored.graph().input.iter().map(|i| i.name()).collect();
+    let inputs: Vec<&str> = stored.graph().input.iter().map(bakehouse::model::onnx::ValueInfoProto::name).collect();
     assert_eq!(inputs, ["x", "b"]);
     assert!(difference(&model, &stored, &product_feed()) < 0.01);
 }

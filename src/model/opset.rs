@@ -337,7 +337,7 @@ mod tests {
     }
 
     fn ops(graph: &GraphProto) -> Vec<&str> {
-        graph.node.iter().map(|n| n.op_type()).collect()
+        graph.node.iter().map(super::super::onnx::NodeProto::op_type).collect()
     }
 
     fn constant(model: &Model, position: usize, input: usize) -> Tensor {

@@ -369,14 +369,14 @@ fn rank(candidates: &mut [Candidate], limits: &Limits) {
 mod tests {
     use super::*;
 
-    fn speed(ratio: f64, half: f64) -> Option<Speed> {
-        Some(Speed { ratio, lower: ratio - half, upper: ratio + half, n: 100 })
+    fn speed(ratio: f64, half: f64) -> Speed {
+        Speed { ratio, lower: ratio - half, upper: ratio + half, n: 100 }
     }
 
     #[test]
     fn each_goal_prefers_what_it_names() {
-        let fast = |goal| merit(goal, speed(2.0, 0.1), 90, 100);
-        let small = |goal| merit(goal, speed(1.0, 0.1), 25, 100);
+        let fast = |goal| merit(goal, Some(speed(2.0, 0.1)), 90, 100);
+        let small = |goal| merit(goal, Some(speed(1.0, 0.1)), 25, 100);
         assert!(fast(Goal::Latency) > small(Goal::Latency));
         assert!(small(Goal::Size) > fast(Goal::Size));
         assert!(small(Goal::Balanced) > fast(Goal::Balanced));
@@ -384,8 +384,8 @@ mod tests {
 
     #[test]
     fn a_speedup_within_the_noise_counts_as_none() {
-        assert_eq!(merit(Goal::Latency, speed(1.05, 0.1), 100, 100), 0.0);
-        assert!(merit(Goal::Latency, speed(1.05, 0.01), 100, 100) > 0.0);
+        assert_eq!(merit(Goal::Latency, Some(speed(1.05, 0.1)), 100, 100), 0.0);
+        assert!(merit(Goal::Latency, Some(speed(1.05, 0.01)), 100, 100) > 0.0);
     }
 
     #[test]

@@ -190,7 +190,7 @@ mod tests {
 
     #[test]
     fn ticks_are_round_and_inside() {
-        assert_eq!(Scale::linear([0.0, 1.0], [0.0, 1.0]).ticks(5), [0.0, 0.2, 0.4, 0.6000000000000001, 0.8, 1.0]);
+        assert_eq!(Scale::linear([0.0, 1.0], [0.0, 1.0]).ticks(5), [0.0, 0.2, 0.4, 0.600_000_000_000_000_1, 0.8, 1.0]);
         assert_eq!(Scale::log([1e-4, 1.2e-3], [0.0, 1.0]).ticks(5), [1e-4, 2e-4, 5e-4, 1e-3]);
         let narrow = Scale::log([100.0, 103.0], [0.0, 1.0]);
         assert!(narrow.ticks(5).len() >= 3);
