@@ -132,12 +132,12 @@ fn models() -> Vec<Case> {
         model("a web page that was saved as .onnx", b"<html>not found</html>".to_vec(), &["HTML or XML"]),
         model(
             "a cyclic graph",
-            edited(|m| m.graph_mut().node[0].input[0] = "y".to_owned()),
+            edited(|m| "y".clone_into(&mut m.graph_mut().node[0].input[0])),
             &["waits for its own result"],
         ),
         model(
             "a node that reads what nothing produces",
-            edited(|m| m.graph_mut().node[0].input[0] = "ghost".to_owned()),
+            edited(|m| "ghost".clone_into(&mut m.graph_mut().node[0].input[0])),
             &["'ghost', which nothing produces"],
         ),
         model(

@@ -251,17 +251,13 @@ impl Linear {
     fn scaled(&self, net: &Net, factor: impl Fn(usize, usize) -> f64) -> Option<Tensor> {
         let weight = net.constant(&self.weight)?;
         let values = weight.to_f32();
-        let mut out: Vec<u8> = Vec::with_capacity(values.len() * size_of::<f32>());
-        let mut fits = true;
+        let mut out: Vec<f32> = Vec::with_capacity(values.len());
         self.each_pair(net, |channel, i, span| {
             let factor = factor(channel, i);
-            for &w in &values[span] {
-                let product = (f64::from(w) * factor) as f32;
-                fits &= product.is_finite() || !w.is_finite();
-                out.extend_from_slice(&product.to_le_bytes());
-            }
+            out.extend(values[span].iter().map(|&w| (f64::from(w) * factor) as f32));
         });
-        fits.then(|| Tensor::from_bytes(DType::F32, self.shape.clone(), out.into()).ok())?
+        let fits = out.iter().zip(values.iter()).all(|(new, old)| new.is_finite() || !old.is_finite());
+        fits.then(|| Tensor::new(&self.shape, &out))
     }
 
     /// Gives the operator another weight. A weight that others read stays theirs.

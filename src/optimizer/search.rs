@@ -238,7 +238,8 @@ fn repair(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge
     let mut harm: Vec<(f64, usize)> = (0..count)
         .map(|site| {
             if count > limits.measured_sites || Instant::now() >= limits.deadline {
-                return (variant.sites[site].error, site);
+                // Harm per weight: a site that is left out costs its size, so the large ones stay in as long as they can.
+                return (variant.sites[site].error / variant.sites[site].elements.max(1) as f64, site);
             }
             let alone: Vec<bool> = (0..count).map(|s| s == site).collect();
             let one = attempt(base, variant, &alone, judge);
