@@ -215,7 +215,15 @@ fn row(number: usize, candidate: &CandidateFigures, report: &Report) -> [Cell; 7
     let scores = candidate
         .quality
         .iter()
-        .map(|s| format!("{} {} (gate {})", s.metric, share(s.estimate), share(s.threshold)))
+        .map(|s| {
+            format!(
+                "{} {} (gate {}, to keep {} of the room)",
+                s.metric,
+                share(s.estimate),
+                share(s.threshold),
+                percent(s.needed)
+            )
+        })
         .collect::<Vec<_>>()
         .join("; ");
     let room = match slack(candidate) {

@@ -55,8 +55,10 @@ impl Scale {
         }
         let rough = (high - low) / wanted.max(1) as f64;
         let power = 10_f64.powf(rough.log10().floor());
-        let step =
-            [1.0, 2.0, 5.0, 10.0].map(|m| m * power).into_iter().find(|s| *s >= rough * 0.999).unwrap_or(10.0 * power);
+        // Of the round steps the one nearest to the wished, as a ratio.
+        let off = |step: &f64| (step / rough).ln().abs();
+        let steps = [1.0, 2.0, 5.0, 10.0].map(|m| m * power);
+        let step = steps.into_iter().min_by(|a, b| off(a).total_cmp(&off(b))).unwrap_or(rough);
         let first = (low / step).ceil() as i64;
         (first..).map(|i| i as f64 * step).take_while(|v| *v <= high * (1.0 + 1e-12)).take(wanted * 3).collect()
     }
