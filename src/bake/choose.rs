@@ -14,7 +14,7 @@ use crate::api::bakejob::{Goal, Verdict};
 use crate::api::{Reason, ResolvedJob};
 use crate::model::Model;
 use crate::model::stats::node_stats;
-use crate::optimizer::search::{Candidate, Speed, merit};
+use crate::optimizer::search::{Candidate, Speed, is_slower, merit};
 use crate::optimizer::{PassRecord, Step};
 use crate::profiler::paired;
 use crate::quality::{self, GateResult, QualityReport};
@@ -125,7 +125,7 @@ fn final_plan(job: &ResolvedJob) -> paired::Plan {
 /// Why a candidate is no improvement by the final, longer measurement, or `None` when it is one.
 fn no_gain(goal: Goal, candidate: &Candidate, speedup: &[BatchSpeedup], input_bytes: usize) -> Option<String> {
     let first = speedup.first().map(|s| &s.paired)?;
-    if goal != Goal::Size && first.upper < 1.0 {
+    if is_slower(goal, first.upper) {
         return Some(format!("slower than the input: {:.2}x [{:.2}, {:.2}]", first.ratio, first.lower, first.upper));
     }
     let speed = Speed { ratio: first.ratio, lower: first.lower, upper: first.upper, n: first.ratios.len() };
