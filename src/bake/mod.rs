@@ -63,7 +63,7 @@ pub struct Options {
 const SEARCH_SECONDS: u64 = 60;
 
 /// The most sites whose own effect on quality is measured before they are left out by expected harm alone.
-const MEASURED_SITES: usize = 12;
+const MEASURED_SITES: usize = 40;
 
 /// The most samples that a candidate is scored on during the search; the verdict takes all of its own.
 const MOST_SEARCH_SAMPLES: usize = 128;

@@ -86,11 +86,11 @@ impl Sites {
                 let (of_dynamic, rest) = mask.split_at(dynamic.len());
                 let (of_tables, of_others) = rest.split_at(tables.len());
                 let nodes: Vec<NodePlan> = chosen(&dynamic, of_dynamic)
-                    .map(|d| NodePlan { output: d.output.clone(), weights: scheme, range: Range::Mse })
+                    .map(|d| NodePlan { output: d.output.clone(), weights: scheme, range: Range::MaxAbs })
                     .collect();
                 // A product that stays in float still has its weight stored.
                 let mut stored: Vec<TensorPlan> =
-                    chosen(&others, of_others).map(|w| w.plan(Encoding::CastMul, Range::Mse)).collect();
+                    chosen(&others, of_others).map(|w| w.plan(Encoding::CastMul, Range::MaxAbs)).collect();
                 stored.sort_by(|a, b| a.tensor.cmp(&b.tensor));
                 passes(nodes, table_plans(&tables, of_tables), stored)
             }),
@@ -107,7 +107,7 @@ impl Sites {
             sites: tables.iter().map(table_info).chain(others.iter().map(weight_info)).collect(),
             build: Box::new(move |mask| {
                 let (of_tables, of_others) = mask.split_at(tables.len());
-                let stored = chosen(&others, of_others).map(|w| w.plan(Encoding::CastMul, Range::Mse)).collect();
+                let stored = chosen(&others, of_others).map(|w| w.plan(Encoding::CastMul, Range::MaxAbs)).collect();
                 passes(Vec::new(), table_plans(&tables, of_tables), stored)
             }),
         }
@@ -137,7 +137,7 @@ fn chosen<'a, T>(all: &'a [T], mask: &'a [bool]) -> impl Iterator<Item = &'a T> 
 }
 
 fn table_plans(tables: &[EmbeddingSite], mask: &[bool]) -> Vec<TablePlan> {
-    chosen(tables, mask).map(|t| TablePlan { tensor: t.tensor.clone(), range: Range::Mse }).collect()
+    chosen(tables, mask).map(|t| TablePlan { tensor: t.tensor.clone(), range: Range::MaxAbs }).collect()
 }
 
 fn table_info(table: &EmbeddingSite) -> SiteInfo {

@@ -232,20 +232,16 @@ fn without_small_sites(base: &Work, variant: &Variant, mask: &[bool], judge: &mu
     found
 }
 
-/// Leaves out the most harmful sites until the budget is kept: measures each site's own harm (or takes the expected one), then bisects on how many may stay.
+/// Leaves out the most harmful sites until the budget is kept, bisecting on how many may stay. Where there are sites that compute, those are what is left out.
 fn repair(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge) -> Option<(Candidate, Vec<bool>)> {
     let count = variant.sites.len();
-    let mut harm: Vec<(f64, usize)> = (0..count)
-        .map(|site| {
-            if count > limits.measured_sites || Instant::now() >= limits.deadline {
-                // Harm per weight: a site that is left out costs its size, so the large ones stay in as long as they can.
-                return (variant.sites[site].error / variant.sites[site].elements.max(1) as f64, site);
-            }
-            let alone: Vec<bool> = (0..count).map(|s| s == site).collect();
-            let one = attempt(base, variant, &alone, judge);
-            (if one.refused.is_some() { f64::INFINITY } else { 1.0 - one.margin() }, site)
-        })
-        .collect();
+    let suspects = if variant.tunable > 0 { variant.tunable } else { count };
+    let of_suspects = measured_harm(base, variant, suspects, limits, judge).unwrap_or_else(|| {
+        // Harm per weight: a site that is left out costs its size, so the large ones stay in as long as they can.
+        variant.sites[..suspects].iter().map(|s| s.error / s.elements.max(1) as f64).collect()
+    });
+    let mut harm: Vec<(f64, usize)> =
+        (0..count).map(|site| (of_suspects.get(site).copied().unwrap_or(f64::NEG_INFINITY), site)).collect();
     harm.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let choose = |keep: usize| {
         let mut mask = vec![false; count];
@@ -265,6 +261,29 @@ fn repair(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge
         }
     }
     best
+}
+
+/// What each of the first `suspects` sites costs in quality when it alone is rewritten; `None` where there are too many of them, or not the time.
+fn measured_harm(
+    base: &Work,
+    variant: &Variant,
+    suspects: usize,
+    limits: &Limits,
+    judge: &mut dyn Judge,
+) -> Option<Vec<f64>> {
+    if suspects > limits.measured_sites {
+        return None;
+    }
+    let mut harm = Vec::with_capacity(suspects);
+    for site in 0..suspects {
+        if Instant::now() >= limits.deadline {
+            return None;
+        }
+        let alone: Vec<bool> = (0..variant.sites.len()).map(|s| s == site).collect();
+        let one = attempt(base, variant, &alone, judge);
+        harm.push(if one.refused.is_some() { f64::INFINITY } else { -one.margin() });
+    }
+    Some(harm)
 }
 
 /// Applies the variant's passes for one choice of sites and scores the result. What goes wrong is the candidate's refusal, never an error of the bake.
