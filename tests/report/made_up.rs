@@ -425,12 +425,13 @@ pub(crate) fn report() -> Report {
 /// A bake that found nothing better: the input is the artifact, no speedup is claimed.
 pub(crate) fn unchanged() -> Report {
     let mut report = report();
-    report.outcome.reason = Reason::NoImprovement;
-    report.outcome.message =
-        "The input is returned unchanged, nothing better passed (lossless: no better than the input under the goal)."
-            .to_owned();
-    report.outcome.candidate = "input".to_owned();
-    report.outcome.gate_passed = Some(true);
+    report.outcome = OutcomeFigures {
+        reason: Reason::NoImprovement,
+        message: "The input is returned unchanged, nothing better passed (lossless: no better than the input under the goal)."
+            .to_owned(),
+        gate_passed: Some(true),
+        candidate: "input".to_owned(),
+    };
     report.baked = None;
     report.speedup.clear();
     report.engine_fusion = None;
