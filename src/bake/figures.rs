@@ -73,6 +73,9 @@ pub(super) fn gate_figures(
     figures
 }
 
+/// Samples that a 95 % interval of the 99th percentile needs: the least n for which 1 - 0.99^n > 0.975.
+pub(super) const SAMPLES_FOR_P99: usize = 368;
+
 /// Latency figures of the first batch size, with intervals from order statistics.
 fn latency_figures(model: &ModelFigures, figures: &mut Figures) {
     let Some(first) = model.latency.first() else { return };
@@ -85,10 +88,11 @@ fn latency_figures(model: &ModelFigures, figures: &mut Figures) {
     let summary = &first.summary;
     let median = quantile_interval(&sorted, 0.5);
     figures.insert(Metric::LatencyP50, figure(summary.p50, median));
-    if let Some(p95) = summary.p95 {
+    // With fewer samples no order statistic bounds these quantiles from above at 95 %; then there is no interval, and no gate passes.
+    if let Some(p95) = summary.p95.filter(|_| n >= 72) {
         figures.insert(Metric::LatencyP95, figure(p95, quantile_interval(&sorted, 0.95)));
     }
-    if let Some(p99) = summary.p99 {
+    if let Some(p99) = summary.p99.filter(|_| n >= SAMPLES_FOR_P99) {
         let tail = quantile_interval(&sorted, 0.99);
         figures.insert(Metric::LatencyP99, figure(p99, tail));
         figures

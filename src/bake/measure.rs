@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::time::Instant;
 
+use super::figures::SAMPLES_FOR_P99;
 use super::probe::{self, Seen, outputs_digest};
 use super::report::{BatchLatency, BatchSpeedup, Determinism, ModelFigures};
 use super::timing::Timer;
 use super::{BakeError, Options};
-use crate::api::ResolvedJob;
 use crate::api::bakejob::Runtime;
+use crate::api::{Metric, ResolvedJob};
 use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine, batch};
 use crate::model::infer::{InferOptions, infer};
 use crate::model::stats::Stats;
@@ -20,6 +21,9 @@ const LATENCY_SECONDS: f64 = 0.4;
 
 /// A run that takes longer is not measured unless its batch size is asked for.
 const LONG_RUN_SECONDS: f64 = 0.05;
+
+/// The same where a gate is on the tail.
+const TAIL_SECONDS: f64 = 20.0;
 
 /// Samples that determinism and the fresh process are checked on.
 pub(super) const PROBE_SAMPLES: usize = 4;
@@ -86,10 +90,16 @@ impl Measurer<'_> {
         let fresh_process = self.fresh_process(file)?;
         let determinism = self.determinism(model, &fresh_process)?;
         let mut session = self.timer.load(model)?;
+        // A gate on the tail needs more samples than a median does.
+        let tail = self.job.gates.iter().any(|g| matches!(g.metric, Metric::LatencyP99 | Metric::Jitter));
         let plan = latency::Plan {
             warmup: self.job.profile.warmup,
-            iterations: self.job.profile.iterations,
-            max_seconds: LATENCY_SECONDS,
+            iterations: if tail {
+                self.job.profile.iterations.max(SAMPLES_FOR_P99)
+            } else {
+                self.job.profile.iterations
+            },
+            max_seconds: if tail { TAIL_SECONDS } else { LATENCY_SECONDS },
             cpu_time: true,
         };
         let mut latencies = Vec::new();
