@@ -106,7 +106,7 @@ fn all_weights(model: &Model, encoding: Encoding, range: Range) -> WeightInt8 {
 fn all_products(model: &Model, weights: WeightScheme) -> DynamicInt8 {
     let sites = dynamic_sites(model, &Facts::default(), &Exclude::default());
     let plan = |output: String| NodePlan { output, weights, range: Range::MaxAbs };
-    DynamicInt8 { nodes: sites.into_iter().map(|s| plan(s.output)).collect() }
+    DynamicInt8 { nodes: sites.into_iter().map(|s| plan(s.output)).collect(), ..DynamicInt8::default() }
 }
 
 fn ops(model: &Model) -> Vec<&str> {
@@ -489,12 +489,15 @@ fn a_constant_on_the_left_or_a_transposed_activation_is_no_dynamic_site() {
         .build();
     assert_eq!(dynamic_sites(&left, &Facts::default(), &Exclude::default()), []);
     let plan = |output: &str| NodePlan { output: output.into(), weights: WeightScheme::Int8, range: Range::MaxAbs };
-    let reason = skipped(&left, &DynamicInt8 { nodes: vec![plan("m"), plan("y")] });
+    let reason = skipped(&left, &DynamicInt8 { nodes: vec![plan("m"), plan("y")], ..DynamicInt8::default() });
     assert!(
         reason.contains("MatMul_0: its weight is not constant") && reason.contains("Gemm_1: its activation"),
         "{reason}"
     );
-    assert!(skipped(&left, &DynamicInt8 { nodes: vec![plan("nowhere")] }).contains("no listed node"));
+    assert!(
+        skipped(&left, &DynamicInt8 { nodes: vec![plan("nowhere")], ..DynamicInt8::default() })
+            .contains("no listed node")
+    );
 }
 
 #[test]

@@ -12,8 +12,13 @@ use crate::quality::{self, QualityReport};
 pub fn assess(job: &ResolvedJob, options: &Options, other: &Model) -> Result<QualityReport, BakeError> {
     let loaded = intake::load(job, options)?;
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let bench =
-        super::judge::Bench::new(loaded.engine.engine.clone(), threads, &loaded.model, loaded.verdict(), &loaded.taps)?;
+    let bench = super::judge::Bench::for_verdict(
+        loaded.engine.engine.clone(),
+        threads,
+        &loaded.model,
+        loaded.verdict(),
+        &loaded.taps,
+    )?;
     let pairs = bench.pairs(other)?;
     Ok(quality::evaluate(&figures::evaluation(job, &loaded, pairs, bench.split.labels.as_ref()))?)
 }

@@ -11,7 +11,7 @@ use super::publish::Staging;
 use super::report::{BatchSpeedup, EngineFusion, ModelFigures};
 use super::{BakeError, Options, Stages};
 use crate::api::bakejob::{Goal, Verdict};
-use crate::api::{Reason, ResolvedJob};
+use crate::api::{Metric, Reason, ResolvedJob};
 use crate::model::Model;
 use crate::model::stats::node_stats;
 use crate::optimizer::search::{Candidate, Speed, is_slower, merit};
@@ -119,7 +119,10 @@ fn quality_of(
 }
 
 fn final_plan(job: &ResolvedJob) -> paired::Plan {
-    paired::Plan { max_rounds: job.profile.iterations.max(21) * 4, max_seconds: 0.5, ..paired::Plan::default() }
+    // Where the speedup decides, it is worth a narrower interval.
+    let decides = job.goal == Goal::Latency || job.gates.iter().any(|g| g.metric == Metric::Speedup);
+    let max_seconds = if decides { 0.5 } else { 0.25 };
+    paired::Plan { max_rounds: job.profile.iterations.max(21) * 4, max_seconds, ..paired::Plan::default() }
 }
 
 /// Why a candidate is no improvement by the final, longer measurement, or `None` when it is one.

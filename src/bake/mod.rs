@@ -62,9 +62,6 @@ pub struct Options {
 /// No new candidate is begun after so many seconds of searching.
 const SEARCH_SECONDS: u64 = 60;
 
-/// The most sites whose own effect on quality is measured before they are left out by expected harm alone.
-const MEASURED_SITES: usize = 40;
-
 /// The most samples that a candidate is scored on during the search; the verdict takes all of its own.
 const MOST_SEARCH_SAMPLES: usize = 128;
 
@@ -106,8 +103,7 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
     let mut search = optimise(job, options, &loaded, &timer, &workload, &advise::advise(&machine), &mut stages)?;
 
     stages.enter(Stage::Validate);
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let bench = Bench::new(engine.clone(), cores, &loaded.model, loaded.verdict(), &loaded.taps)?;
+    let bench = Bench::for_verdict(engine.clone(), cores(), &loaded.model, loaded.verdict(), &loaded.taps)?;
     let chosen =
         choose::choose(job, &loaded, &bench, &measurer, &baseline, &mut search.candidates, &staging, &mut stages)?;
 
@@ -154,17 +150,16 @@ fn optimise(
         lossless.extend(driver.run_lossless(&mut work, &wanted));
     }
     let bench =
-        Bench::new(engine.clone(), timer.threads(), &loaded.model, loaded.search(MOST_SEARCH_SAMPLES), &loaded.taps)?;
+        Bench::for_search(engine.clone(), cores(), &loaded.model, loaded.search(MOST_SEARCH_SAMPLES), &loaded.taps)?;
     let limits = Limits {
         goal: job.goal,
         input_bytes: loaded.model.to_bytes().len(),
         deadline: Instant::now() + Duration::from_secs(SEARCH_SECONDS),
-        measured_sites: MEASURED_SITES,
     };
     let variants = if job.level == Level::Conservative || job.recipe.is_some() {
         Vec::new()
     } else {
-        plan::variants(job, &work, advice)
+        plan::variants(job, &work, loaded, advice)
     };
     let mut judge = SearchJudge {
         bench,
@@ -173,7 +168,7 @@ fn optimise(
         session: timer.load(&loaded.model)?,
         timer,
         feed: workload.feeds[0].1.clone(),
-        plan: paired::Plan { min_rounds: 15, max_rounds: 60, width: 0.04, max_seconds: 0.15, cpu_time: true },
+        plan: paired::Plan { min_rounds: 15, max_rounds: 60, width: 0.04, max_seconds: 0.1, cpu_time: true },
         progress: stages.progress,
     };
     let candidates = crate::optimizer::search(&work, &variants, &limits, &mut judge);
@@ -253,6 +248,11 @@ impl<'p> Stages<'p> {
         self.close();
         self.records
     }
+}
+
+/// Threads for work that is not timed.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// The time now, RFC 3339, UTC.

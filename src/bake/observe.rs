@@ -6,10 +6,24 @@ use crate::quality::Rows;
 
 /// Features of one tap and sample. Of a larger tap, positions are sampled evenly, the same for every model: CKA compares similarities between samples, which
 /// so many positions give as well as all, in bounded time and memory.
-const MOST_FEATURES: usize = 1_024;
+const MOST_FEATURES: usize = 512;
 
 /// Outputs of a model, `[output][sample]`.
 pub(super) type Outputs = Vec<Vec<Tensor>>;
+
+/// What a model gave on a split.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) outputs: Outputs,
+    /// Features of the taps, in their order.
+    pub(super) features: Vec<Rows>,
+}
+
+/// Models of fewer bytes are loaded once per thread, each session on one thread: small runs scale over samples and not inside one.
+const SMALL_MODEL_BYTES: usize = 16 << 20;
+
+/// Fewer feeds per session are not worth loading it.
+const FEEDS_PER_SESSION: usize = 32;
 
 /// Runs every feed; each output of the model as one column over the samples.
 pub(super) fn outputs(
@@ -18,14 +32,7 @@ pub(super) fn outputs(
     feeds: &[Feed],
     threads: usize,
 ) -> Result<Outputs, EngineError> {
-    let mut session = engine.load(model, &LoadOptions { threads, ..LoadOptions::default() })?;
-    let mut columns: Outputs = model.graph().output.iter().map(|_| Vec::with_capacity(feeds.len())).collect();
-    for feed in feeds {
-        for (column, tensor) in columns.iter_mut().zip(session.run(feed)?) {
-            column.push(tensor);
-        }
-    }
-    Ok(columns)
+    Ok(seen(engine, model, &[], feeds, threads, true)?.outputs)
 }
 
 /// Runs every feed and keeps the features of the taps.
@@ -39,15 +46,75 @@ pub(super) fn features(
     if taps.is_empty() {
         return Ok(Vec::new());
     }
-    let mut tapped: Vec<Vec<Tensor>> = taps.iter().map(|_| Vec::with_capacity(feeds.len())).collect();
+    Ok(seen(engine, model, taps, feeds, threads, false)?.features)
+}
+
+/// Outputs and features from the same runs: half the work of asking for them one by one, but the taps keep the engine from fusing across them, so the outputs
+/// may differ from those of a deployed model by rounding.
+pub(super) fn together(
+    engine: &SharedEngine,
+    model: &Model,
+    taps: &[String],
+    feeds: &[Feed],
+    threads: usize,
+) -> Result<Seen, EngineError> {
+    seen(engine, model, taps, feeds, threads, true)
+}
+
+fn seen(
+    engine: &SharedEngine,
+    model: &Model,
+    taps: &[String],
+    feeds: &[Feed],
+    threads: usize,
+    keep_outputs: bool,
+) -> Result<Seen, EngineError> {
+    let small = prost::Message::encoded_len(model.proto()) < SMALL_MODEL_BYTES;
+    let sessions = if small { threads.clamp(1, (feeds.len() / FEEDS_PER_SESSION).max(1)) } else { 1 };
+    let threads = if sessions > 1 { 1 } else { threads };
+    let columns = |feeds: &[Feed]| columns(engine, model, taps, feeds, threads, keep_outputs);
+    let parts: Vec<Vec<Vec<Tensor>>> = if sessions == 1 {
+        vec![columns(feeds)?]
+    } else {
+        let chunks = feeds.chunks(feeds.len().div_ceil(sessions));
+        std::thread::scope(|scope| {
+            let running: Vec<_> = chunks.map(|chunk| scope.spawn(|| columns(chunk))).collect();
+            running
+                .into_iter()
+                .map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                .collect::<Result<_, _>>()
+        })?
+    };
+    let mut whole = parts.into_iter();
+    let mut all = whole.next().unwrap_or_default();
+    for part in whole {
+        all.iter_mut().zip(part).for_each(|(column, more)| column.extend(more));
+    }
+    let tapped = all.split_off(if keep_outputs { model.graph().output.len() } else { 0 });
+    let features = tapped.iter().map(|samples| Rows::from_tensors(samples, MOST_FEATURES)).collect();
+    Ok(Seen { outputs: all, features })
+}
+
+/// Outputs (where kept), then taps, each over all feeds.
+fn columns(
+    engine: &SharedEngine,
+    model: &Model,
+    taps: &[String],
+    feeds: &[Feed],
+    threads: usize,
+    keep_outputs: bool,
+) -> Result<Vec<Vec<Tensor>>, EngineError> {
     let mut session = engine.load(model, &LoadOptions { threads, taps: taps.to_vec(), ..LoadOptions::default() })?;
     let outputs = model.graph().output.len();
+    let kept = if keep_outputs { 0 } else { outputs };
+    let mut columns: Vec<Vec<Tensor>> = (kept..outputs + taps.len()).map(|_| Vec::with_capacity(feeds.len())).collect();
     for feed in feeds {
-        for (tap, tensor) in tapped.iter_mut().zip(session.run(feed)?.drain(outputs..)) {
-            tap.push(if tensor.len() > MOST_FEATURES { sampled(&tensor, MOST_FEATURES) } else { tensor });
+        for (i, tensor) in session.run(feed)?.drain(kept..).enumerate() {
+            let large_tap = kept + i >= outputs && tensor.len() > MOST_FEATURES;
+            columns[i].push(if large_tap { sampled(&tensor, MOST_FEATURES) } else { tensor });
         }
     }
-    Ok(tapped.iter().map(|samples| Rows::from_tensors(samples, MOST_FEATURES)).collect())
+    Ok(columns)
 }
 
 /// `room` of the elements, evenly spaced.

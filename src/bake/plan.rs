@@ -1,5 +1,6 @@
 //! What the search may try: per level and goal, the lossy passes with everything that is theirs to decide left open site by site.
 
+use super::intake::Loaded;
 use crate::api::ResolvedJob;
 use crate::api::bakejob::Goal;
 use crate::hardware::advise::Advice;
@@ -7,20 +8,29 @@ use crate::model::Pass;
 use crate::optimizer::Work;
 use crate::optimizer::int8::linear::Operator;
 use crate::optimizer::int8::{
-    DynamicInt8, DynamicSite, EmbeddingInt8, EmbeddingSite, Encoding, Exclude, NodePlan, Range, TablePlan, TensorPlan,
-    WeightInt8, WeightScheme, WeightSite, dynamic_sites, embedding_sites, quantizable_weights,
+    self, Balance, DynamicInt8, DynamicSite, EmbeddingInt8, EmbeddingSite, Encoding, Exclude, NodePlan, Range,
+    TablePlan, TensorPlan, WeightInt8, WeightScheme, WeightSite, dynamic_sites, embedding_sites, quantizable_weights,
 };
 use crate::optimizer::search::{SiteInfo, Variant};
 
 /// Weights of fewer elements are not worth the nodes that restore them.
 const MIN_ELEMENTS: usize = 256;
 
-/// The variants of level Light, most promising first.
-pub(super) fn variants(job: &ResolvedJob, work: &Work, advice: &Advice) -> Vec<Variant> {
+/// The variants of level Light, most promising first. Of dynamic products, what they cost in quality is read off real activations of the calibration data.
+pub(super) fn variants(job: &ResolvedJob, work: &Work, loaded: &Loaded, advice: &Advice) -> Vec<Variant> {
     let allowed = |pass: &str| job.passes.as_ref().is_none_or(|names| names.iter().any(|n| n == pass));
     let exclude = Exclude::new(&job.exclude);
-    let sites = Sites {
-        dynamic: if allowed(DynamicInt8::NAME) { dynamic(work, &exclude) } else { Vec::new() },
+    // Eight bits are exact where the CPU adds products in 32 bits; elsewhere pairs may saturate, which seven bits never do.
+    let schemes = if advice.u8s8_saturates {
+        vec![WeightScheme::Int8Reduced, WeightScheme::Int8]
+    } else {
+        vec![WeightScheme::Int8]
+    };
+    let dynamic =
+        if allowed(DynamicInt8::NAME) && job.goal != Goal::Size { dynamic(work, &exclude) } else { Vec::new() };
+    let mut sites = Sites {
+        dynamic,
+        balances: Vec::new(),
         tables: if allowed(EmbeddingInt8::NAME) {
             embedding_sites(&work.model, &exclude, MIN_ELEMENTS)
         } else {
@@ -32,17 +42,14 @@ pub(super) fn variants(job: &ResolvedJob, work: &Work, advice: &Advice) -> Vec<V
             Vec::new()
         },
     };
-    // Eight bits are exact where the CPU adds products in 32 bits; elsewhere pairs may saturate, which seven bits never do.
-    let schemes = if advice.u8s8_saturates {
-        vec![WeightScheme::Int8Reduced, WeightScheme::Int8]
-    } else {
-        vec![WeightScheme::Int8]
-    };
+    let (engine, feeds) = (&loaded.engine.engine, &loaded.calibration.feeds);
+    // An engine that cannot hand out these activations leaves the errors of the weights as the estimate, and nothing balanced.
+    sites.balances = int8::balance(engine, &work.model, &work.facts, &mut sites.dynamic, feeds, schemes[0].limit())
+        .unwrap_or_default();
     let mut variants = Vec::new();
-    if job.goal != Goal::Size {
-        for scheme in schemes {
-            let name = if scheme == WeightScheme::Int8Reduced { "dynamic-int8-reduced" } else { "dynamic-int8" };
-            variants.push(sites.dynamic_and_stored(name, scheme));
+    for balanced in [false, true] {
+        for &scheme in &schemes {
+            variants.extend(sites.dynamic_and_stored(scheme, balanced));
         }
     }
     variants.push(sites.stored());
@@ -56,13 +63,20 @@ fn dynamic(work: &Work, exclude: &Exclude) -> Vec<DynamicSite> {
 
 struct Sites {
     dynamic: Vec<DynamicSite>,
+    balances: Vec<Balance>,
     tables: Vec<EmbeddingSite>,
     weights: Vec<WeightSite>,
 }
 
 impl Sites {
-    /// Integer products where they can be, 8-bit tables, and every other weight stored in 8 bits.
-    fn dynamic_and_stored(&self, name: &str, scheme: WeightScheme) -> Variant {
+    /// Integer products where they can be, 8-bit tables, and every other weight stored in 8 bits. `None` where that is no variant of its own.
+    fn dynamic_and_stored(&self, scheme: WeightScheme, balanced: bool) -> Option<Variant> {
+        if self.dynamic.is_empty() || (balanced && self.balances.is_empty()) {
+            return None;
+        }
+        let name = if balanced { "balanced-int8" } else { "dynamic-int8" };
+        let reduced = if scheme == WeightScheme::Int8Reduced { "-reduced" } else { "" };
+        let balances = if balanced { self.balances.clone() } else { Vec::new() };
         let others: Vec<WeightSite> = self
             .weights
             .iter()
@@ -78,10 +92,11 @@ impl Sites {
         sites.extend(self.tables.iter().map(table_info));
         sites.extend(others.iter().map(weight_info));
         let (dynamic, tables) = (self.dynamic.clone(), self.tables.clone());
-        Variant {
-            name: name.to_owned(),
+        Some(Variant {
+            name: format!("{name}{reduced}"),
+            kind: "dynamic",
             tunable,
-            sites: if tunable == 0 { Vec::new() } else { sites },
+            sites,
             build: Box::new(move |mask| {
                 let (of_dynamic, rest) = mask.split_at(dynamic.len());
                 let (of_tables, of_others) = rest.split_at(tables.len());
@@ -92,9 +107,10 @@ impl Sites {
                 let mut stored: Vec<TensorPlan> =
                     chosen(&others, of_others).map(|w| w.plan(Encoding::CastMul, Range::MaxAbs)).collect();
                 stored.sort_by(|a, b| a.tensor.cmp(&b.tensor));
-                passes(nodes, table_plans(&tables, of_tables), stored)
+                let dynamic = DynamicInt8 { nodes, balances: balances.clone() };
+                passes(dynamic, table_plans(&tables, of_tables), stored)
             }),
-        }
+        })
     }
 
     /// Every weight stored in 8 bits, restored to float when the model loads.
@@ -103,12 +119,13 @@ impl Sites {
         let tables = self.tables.clone();
         Variant {
             name: "stored-int8".to_owned(),
+            kind: "stored",
             tunable: 0,
             sites: tables.iter().map(table_info).chain(others.iter().map(weight_info)).collect(),
             build: Box::new(move |mask| {
                 let (of_tables, of_others) = mask.split_at(tables.len());
                 let stored = chosen(&others, of_others).map(|w| w.plan(Encoding::CastMul, Range::MaxAbs)).collect();
-                passes(Vec::new(), table_plans(&tables, of_tables), stored)
+                passes(DynamicInt8::default(), table_plans(&tables, of_tables), stored)
             }),
         }
     }
@@ -118,10 +135,10 @@ impl Sites {
     }
 }
 
-fn passes(nodes: Vec<NodePlan>, tables: Vec<TablePlan>, tensors: Vec<TensorPlan>) -> Vec<Box<dyn Pass>> {
+fn passes(dynamic: DynamicInt8, tables: Vec<TablePlan>, tensors: Vec<TensorPlan>) -> Vec<Box<dyn Pass>> {
     let mut passes: Vec<Box<dyn Pass>> = Vec::new();
-    if !nodes.is_empty() {
-        passes.push(Box::new(DynamicInt8 { nodes }));
+    if !dynamic.nodes.is_empty() {
+        passes.push(Box::new(dynamic));
     }
     if !tables.is_empty() {
         passes.push(Box::new(EmbeddingInt8 { tables }));

@@ -73,7 +73,10 @@ pub trait Judge {
 pub struct Variant {
     /// Stable name of the candidate, e.g. `dynamic-int8`.
     pub name: String,
-    /// What can be left out: name, number of weights behind it, expected harm (relative weight error; only the order counts).
+    /// Neighbours of one kind run the same kernels on other numbers, the quickest first: the first that keeps enough quality stands for all of them, and if
+    /// none does, the one that keeps most is repaired.
+    pub kind: &'static str,
+    /// What can be left out: name, number of weights behind it, expected harm (relative error; only the order counts).
     pub sites: Vec<SiteInfo>,
     /// The passes for a choice of sites (`true` = rewritten).
     #[allow(clippy::type_complexity)]
@@ -131,23 +134,20 @@ pub struct Limits {
     pub input_bytes: usize,
     /// No new candidate is begun after this; what was found until then stands.
     pub deadline: Instant,
-    /// The most sites whose own effect is measured before they are ranked by expected harm alone.
-    pub measured_sites: usize,
 }
 
 /// Tries every variant on top of `base` and returns all candidates, the eligible ones first and best first. `base` itself is among them.
 pub fn search(base: &Work, variants: &[Variant], limits: &Limits, judge: &mut dyn Judge) -> Vec<Candidate> {
     let mut candidates = vec![lossless(base, judge)];
-    for variant in variants {
-        if variant.sites.is_empty() {
+    for alike in variants.chunk_by(|a, b| a.kind == b.kind) {
+        if alike.iter().all(|variant| variant.sites.is_empty()) {
             continue;
         }
         if Instant::now() >= limits.deadline {
             judge.trying("nothing more: the time of the search is up");
             break;
         }
-        judge.trying(&variant.name);
-        candidates.extend(explore(base, variant, limits, judge));
+        candidates.extend(explore(base, alike, limits, judge));
     }
     let mut seen = HashSet::new();
     candidates.retain(|c| c.refused.is_some() || seen.insert(sha256_hex(&c.work.model.to_bytes())));
@@ -177,10 +177,29 @@ fn lossless(base: &Work, judge: &mut dyn Judge) -> Candidate {
     }
 }
 
-/// The best form of one variant: all its sites, or as many as the budget bears, or those that pay in time.
-fn explore(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge) -> Vec<Candidate> {
+/// The best form of variants of one kind: all sites, or as many as the budget bears, or those that pay in time.
+fn explore(base: &Work, alike: &[Variant], limits: &Limits, judge: &mut dyn Judge) -> Vec<Candidate> {
+    let mut tried: Vec<(Candidate, &Variant)> = Vec::new();
+    for variant in alike {
+        judge.trying(&variant.name);
+        let candidate = attempt(base, variant, &vec![true; variant.sites.len()], judge);
+        let enough = candidate.refused.is_none() && candidate.margin() >= 0.0;
+        tried.push((candidate, variant));
+        if enough {
+            break;
+        }
+    }
+    let order = |a: &Candidate, b: &Candidate| {
+        a.refused.is_none().cmp(&b.refused.is_none()).then(a.margin().total_cmp(&b.margin()))
+    };
+    let best = (0..tried.len()).max_by(|&a, &b| order(&tried[a].0, &tried[b].0)).unwrap_or(0);
+    let (mut candidate, variant) = tried.swap_remove(best);
+    let mut found: Vec<Candidate> = tried.into_iter().map(|(candidate, _)| candidate).collect();
+    for other in &mut found {
+        let why = || format!("{} runs the same kernels and keeps more quality", variant.name);
+        other.refused = other.refused.take().or_else(|| Some(why()));
+    }
     let mut mask = vec![true; variant.sites.len()];
-    let mut candidate = attempt(base, variant, &mask, judge);
     if candidate.refused.is_none()
         && candidate.margin() < 0.0
         && let Some((repaired, kept)) = repair(base, variant, limits, judge)
@@ -188,10 +207,11 @@ fn explore(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judg
         (candidate, mask) = (repaired, kept);
     }
     if candidate.refused.is_some() || candidate.margin() < 0.0 {
-        return vec![candidate];
+        found.push(candidate);
+        return found;
     }
     time(&mut candidate, judge);
-    let mut found = vec![candidate];
+    found.push(candidate);
     if variant.tunable > 0 && limits.goal != Goal::Size {
         found.extend(without_small_sites(base, variant, &mask, judge).into_iter().filter(|c| c.margin() >= 0.0));
     }
@@ -236,12 +256,11 @@ fn without_small_sites(base: &Work, variant: &Variant, mask: &[bool], judge: &mu
 fn repair(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge) -> Option<(Candidate, Vec<bool>)> {
     let count = variant.sites.len();
     let suspects = if variant.tunable > 0 { variant.tunable } else { count };
-    let of_suspects = measured_harm(base, variant, suspects, limits, judge).unwrap_or_else(|| {
-        // Harm per weight: a site that is left out costs its size, so the large ones stay in as long as they can.
-        variant.sites[..suspects].iter().map(|s| s.error / s.elements.max(1) as f64).collect()
-    });
-    let mut harm: Vec<(f64, usize)> =
-        (0..count).map(|site| (of_suspects.get(site).copied().unwrap_or(f64::NEG_INFINITY), site)).collect();
+    // Harm per weight: a site that is left out costs its size, so the large ones stay in as long as they can.
+    let of_site = |site: &SiteInfo| site.error.powi(2) / site.elements.max(1) as f64;
+    let mut harm: Vec<(f64, usize)> = (0..count)
+        .map(|site| (if site < suspects { of_site(&variant.sites[site]) } else { f64::NEG_INFINITY }, site))
+        .collect();
     harm.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let choose = |keep: usize| {
         let mut mask = vec![false; count];
@@ -261,32 +280,6 @@ fn repair(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge
         }
     }
     best
-}
-
-/// What each of the first `suspects` sites costs in quality when it alone is rewritten; `None` where there are too many of them, or not the time.
-fn measured_harm(
-    base: &Work,
-    variant: &Variant,
-    suspects: usize,
-    limits: &Limits,
-    judge: &mut dyn Judge,
-) -> Option<Vec<f64>> {
-    if suspects > limits.measured_sites {
-        return None;
-    }
-    let mut harm = Vec::with_capacity(suspects);
-    let began = Instant::now();
-    let time_left = limits.deadline.saturating_duration_since(began);
-    for site in 0..suspects {
-        // Half of the time left is for the bisection that this prepares.
-        if site > 0 && began.elapsed() / site as u32 * suspects as u32 > time_left / 2 {
-            return None;
-        }
-        let alone: Vec<bool> = (0..variant.sites.len()).map(|s| s == site).collect();
-        let one = attempt(base, variant, &alone, judge);
-        harm.push(if one.refused.is_some() { f64::INFINITY } else { -one.margin() });
-    }
-    Some(harm)
 }
 
 /// Applies the variant's passes for one choice of sites and scores the result. What goes wrong is the candidate's refusal, never an error of the bake.

@@ -16,7 +16,7 @@ pub struct Plan {
     pub warmup: usize,
     /// Samples.
     pub iterations: usize,
-    /// Stop sampling after this long, but not before a tenth of the samples.
+    /// Stop sampling after this long by the clock of the samples, but not before a tenth of the samples.
     pub max_seconds: f64,
     /// CPU time of the calling thread instead of wall time. Right for one thread, wrong for more.
     pub cpu_time: bool,
@@ -70,14 +70,14 @@ pub fn measure<E>(plan: Plan, run: &mut dyn FnMut() -> Result<(), E>) -> Result<
     }
     let runs_per_sample = (SHORTEST_SAMPLE_S / shortest.max(1e-9)).ceil().clamp(1.0, 1_000.0) as usize;
     let mut seconds = Vec::with_capacity(plan.iterations);
-    let began = clock::wall_seconds();
+    let began = now();
     while seconds.len() < plan.iterations {
         let start = now();
         for _ in 0..runs_per_sample {
             run()?;
         }
         seconds.push((now() - start) / runs_per_sample as f64);
-        if clock::wall_seconds() - began > plan.max_seconds && seconds.len() * 10 >= plan.iterations {
+        if now() - began > plan.max_seconds && seconds.len() * 10 >= plan.iterations {
             break;
         }
     }

@@ -20,7 +20,7 @@ pub struct Plan {
     pub max_rounds: usize,
     /// Stop once the interval is narrower than this share of the ratio.
     pub width: f64,
-    /// Stop after this long, but not before `min_rounds`.
+    /// Stop after this long by the clock of the rounds, but not before `min_rounds`.
     pub max_seconds: f64,
     /// CPU time of the calling thread instead of wall time. Right for one thread, wrong for more.
     pub cpu_time: bool,
@@ -75,7 +75,7 @@ pub fn compare<E>(
     let (runs_a, runs_b) = (runs_for(a)?, runs_for(b)?);
     let (mut times_a, mut times_b, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     let mut drawn = ChaCha8Rng::seed_from_u64(0);
-    let began = clock::wall_seconds();
+    let began = now();
     while ratios.len() < plan.max_rounds {
         let (time_a, time_b);
         if drawn.random_bool(0.5) {
@@ -92,7 +92,7 @@ pub fn compare<E>(
         ratios.push(time_a / time_b.max(1e-12));
         if ratios.len() >= plan.min_rounds && ratios.len() % 5 == 0 {
             let (ratio, [lower, upper]) = summary(&ratios);
-            if upper - lower < plan.width * ratio || clock::wall_seconds() - began > plan.max_seconds {
+            if upper - lower < plan.width * ratio || now() - began > plan.max_seconds {
                 break;
             }
         }

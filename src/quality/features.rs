@@ -45,9 +45,10 @@ impl Rows {
         let Some(first) = samples.first() else { return Self::default() };
         if samples.iter().all(|t| t.shape() == first.shape()) {
             let step = first.len().div_ceil(max_width.max(1)).max(1);
-            let values =
-                samples.iter().flat_map(|t| t.to_f32().iter().step_by(step).copied().collect::<Vec<_>>()).collect();
-            return Self { width: first.len().div_ceil(step), values };
+            let width = first.len().div_ceil(step);
+            let mut values = Vec::with_capacity(samples.len() * width);
+            samples.iter().for_each(|t| values.extend(t.to_f32().iter().step_by(step)));
+            return Self { width, values };
         }
         let channels = |t: &Tensor| t.shape().last().copied().unwrap_or(1);
         let width = if samples.iter().all(|t| channels(t) == channels(first)) { channels(first) } else { 1 };

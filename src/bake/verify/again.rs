@@ -226,7 +226,7 @@ impl Again<'_> {
             return Ok(None);
         };
         let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let bench = Bench::new(self.engine.clone(), threads, self.input, split, &self.report.data.taps)?;
+        let bench = Bench::for_verdict(self.engine.clone(), threads, self.input, split, &self.report.data.taps)?;
         let (outputs, taps) = match bench.pairs(self.model) {
             Ok(pairs) => pairs,
             Err(error) => {

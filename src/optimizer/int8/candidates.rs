@@ -81,7 +81,7 @@ pub struct DynamicSite {
     pub n: usize,
     /// Rows of the activation (for a convolution: positions of the output), when the same in every observed run.
     pub rows: Option<usize>,
-    /// Relative RMS error of the weights under the default scheme. The activation's error comes on top.
+    /// Relative RMS error of the weights under the default scheme; after [`super::balance()`] that of the products on real activations.
     pub error: f64,
 }
 

@@ -29,6 +29,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::balance::Balance;
 use super::linear::{Bias, Linear, Operator, linear};
 use super::scheme::{Layout, Range, quantise};
 use super::store::{Store, remove_unread};
@@ -73,11 +74,14 @@ pub struct NodePlan {
 }
 
 /// Computes the listed nodes of the main graph in integers. `Conv` becomes `ConvInteger`, which ONNX Runtime does not fuse and which is rarely faster: list it only where it was measured.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DynamicInt8 {
     /// The nodes.
     pub nodes: Vec<NodePlan>,
+    /// Activations of `MatMul` and `Gemm` whose channels are evened out before they are quantised.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub balances: Vec<Balance>,
 }
 
 impl DynamicInt8 {
@@ -104,7 +108,7 @@ impl Pass for DynamicInt8 {
             model.upgrade(facts, DEFAULT_TARGET)?;
         }
         let index = Index::new(model.graph());
-        let mut writer = Writer::new(model);
+        let mut writer = Writer::new(model, &self.balances);
         let mut nodes = Vec::with_capacity(model.graph().node.len());
         let mut unread = Vec::new();
         let (mut rewrites, mut refused) = (0, Vec::new());
@@ -151,21 +155,25 @@ struct Weights {
     zero: Option<String>,
 }
 
-/// What tells quantised weights apart: tensor, whether transposed, convolution or product, scheme, range, bits of the factor in the scales.
-type WeightKey = (String, bool, bool, WeightScheme, Range, u32);
+/// What tells quantised weights apart: tensor, whether transposed, convolution or product, scheme, range, bits of the factor in the scales,
+/// name of the activation whose balance it carries.
+type WeightKey = (String, bool, bool, WeightScheme, Range, u32, Option<String>);
 
 /// Writes nodes; hands each activation and each weight out once.
-struct Writer {
+struct Writer<'p> {
     store: Store,
+    balances: HashMap<&'p str, &'p Balance>,
     taken: HashSet<String>,
-    activations: BTreeMap<String, Activation>,
+    /// By name, and whether its channels are balanced.
+    activations: BTreeMap<(String, bool), Activation>,
     weights: BTreeMap<WeightKey, Weights>,
     zero: Option<String>,
 }
 
-impl Writer {
-    fn new(model: &Model) -> Self {
+impl<'p> Writer<'p> {
+    fn new(model: &Model, balances: &'p [Balance]) -> Self {
         Self {
+            balances: balances.iter().map(|b| (b.activation.as_str(), b)).collect(),
             store: Store::new(model.proto().ir_version()),
             taken: model.tensor_names(),
             activations: BTreeMap::new(),
@@ -186,9 +194,11 @@ impl Writer {
         plan: &NodePlan,
         facts: &mut Facts,
     ) -> Result<Vec<NodeProto>, String> {
-        let weights = self.weights(found, plan).ok_or("its weight holds an infinity or a NaN")?;
+        let balance = self.balance_of(found)?;
+        let weights = self.weights(found, plan, balance.as_ref()).ok_or("its weight holds an infinity or a NaN")?;
         let mut nodes = Vec::with_capacity(6);
-        let [codes, scale, zero] = self.activation(&found.activation, facts, &mut nodes);
+        let balance = balance.map(|(balance, _)| balance);
+        let [codes, scale, zero] = self.activation(&found.activation, balance, facts, &mut nodes);
         let output = original.output[0].as_str();
         let [sums, float, scales] = ["sums", "float", "rescale"].map(|s| self.fresh(&format!("{output}_{s}")));
         let (integer, attributes) = match found.operator {
@@ -216,31 +226,67 @@ impl Writer {
         Ok(nodes)
     }
 
-    fn activation(&mut self, name: &str, facts: &mut Facts, nodes: &mut Vec<NodeProto>) -> Activation {
-        if let Some(known) = self.activations.get(name) {
+    /// The balance of what a product reads, and its weights so balanced.
+    fn balance_of(&self, found: &Linear) -> Result<Option<(&'p Balance, Tensor)>, String> {
+        let listed = self.balances.get(found.activation.as_str()).filter(|_| found.operator != Operator::Conv);
+        listed
+            .map(|&balance| {
+                let weights = balance.balanced(&found.matrix);
+                let wrong = || format!("its activation's balance has {} channels", balance.exponents.len());
+                Ok((balance, weights.ok_or_else(wrong)?))
+            })
+            .transpose()
+    }
+
+    fn activation(
+        &mut self,
+        name: &str,
+        balance: Option<&Balance>,
+        facts: &mut Facts,
+        nodes: &mut Vec<NodeProto>,
+    ) -> Activation {
+        let key = (name.to_owned(), balance.is_some());
+        if let Some(known) = self.activations.get(&key) {
             return known.clone();
         }
+        let fact = facts.get(name).cloned();
+        let read = balance.map_or_else(
+            || name.to_owned(),
+            |balance| {
+                let [divisors, even] = ["divisors", "balanced"].map(|s| self.fresh(&format!("{name}_{s}")));
+                let values = balance.divisors();
+                self.store.add(&divisors, &Tensor::new(&[values.len()], &values));
+                nodes.push(node("Mul", "", &[name, &divisors], &[&even], vec![]));
+                if let Some(fact) = fact.clone() {
+                    facts.insert(even.as_str(), fact);
+                }
+                even
+            },
+        );
         let names = ["codes", "scale", "zero_point"].map(|s| self.fresh(&format!("{name}_{s}")));
         let outputs = names.each_ref().map(String::as_str);
-        nodes.push(node("DynamicQuantizeLinear", "", &[name], &outputs, vec![]));
-        if let Some(fact) = facts.get(name).cloned() {
+        nodes.push(node("DynamicQuantizeLinear", "", &[&read], &outputs, vec![]));
+        if let Some(fact) = fact {
             facts.insert(outputs[0], TensorFact { dtype: DType::U8, shape: fact.shape });
             facts.insert(outputs[1], TensorFact { dtype: DType::F32, shape: vec![] });
             facts.insert(outputs[2], TensorFact { dtype: DType::U8, shape: vec![] });
         }
-        self.activations.insert(name.to_owned(), names.clone());
+        self.activations.insert(key, names.clone());
         names
     }
 
-    fn weights(&mut self, found: &Linear, plan: &NodePlan) -> Option<Weights> {
+    fn weights(&mut self, found: &Linear, plan: &NodePlan, balance: Option<&(&Balance, Tensor)>) -> Option<Weights> {
         let conv = found.operator == Operator::Conv;
-        let key = (found.weight.clone(), found.transposed, conv, plan.weights, plan.range, found.alpha.to_bits());
+        let carried = balance.map(|(balance, _)| balance.activation.clone());
+        let matrix = balance.map_or(&found.matrix, |(_, weights)| weights);
+        let key =
+            (found.weight.clone(), found.transposed, conv, plan.weights, plan.range, found.alpha.to_bits(), carried);
         if let Some(known) = self.weights.get(&key) {
             return Some(known.clone());
         }
         let shape = found.matrix.shape();
         let layout = Layout::new(shape, &[found.channel_axis()])?;
-        let mut quantised = quantise(&found.matrix.to_f32(), layout, plan.weights.limit(), plan.range)?;
+        let mut quantised = quantise(&matrix.to_f32(), layout, plan.weights.limit(), plan.range)?;
         quantised.scales.iter_mut().for_each(|s| *s *= found.alpha);
         let [codes, scales] = ["codes", "scales"].map(|s| self.fresh(&format!("{}_{s}", found.weight)));
         // A convolution's channels lie on axis 1 of what it gives.

@@ -6,8 +6,10 @@
 //! | [`EmbeddingInt8`] | int8 table and one scale per row | only the rows that are looked up become float |
 //! | [`WeightInt8`] | int8 (or half-precision) weights and scales | the float weights again, restored when the model loads |
 //!
-//! They compose in this order: each leaves alone what an earlier one took. [`candidates`] says where each could act, [`scheme`] holds the arithmetic.
+//! They compose in this order: each leaves alone what an earlier one took. [`balance`] evens out the channels of what is quantised at run time, [`candidates`] says where
+//! each could act, [`scheme`] holds the arithmetic.
 
+pub mod balance;
 pub mod candidates;
 pub mod dynamic;
 pub mod embedding;
@@ -19,6 +21,7 @@ mod scope;
 mod store;
 pub mod weight;
 
+pub use balance::{Balance, balance};
 pub use candidates::{DynamicSite, EmbeddingSite, WeightSite, dynamic_sites, embedding_sites, quantizable_weights};
 pub use dynamic::{DynamicInt8, NodePlan, WeightScheme};
 pub use embedding::{EmbeddingInt8, TablePlan};
