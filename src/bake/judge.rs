@@ -148,13 +148,13 @@ impl Judge for SearchJudge<'_, '_> {
         .collect();
         if scores.iter().all(|s| s.margin() >= 0.0) {
             let report = quality::evaluate(&evaluation).map_err(|e| EngineError::Data(e.to_string()))?;
-            // An interval narrows with the root of the number of samples.
+            // An interval narrows with the root of the number of samples; how wide it is, a split of few samples tells only within a factor of about two.
             let (here, there) = (self.bench.split.len(), self.loaded.split.verdict.len());
-            let narrower = (here as f64 / there.max(1) as f64).sqrt().min(1.0);
+            let expected = 2.0 * (here as f64 / there.max(1) as f64).sqrt().min(1.0);
             for (metric, figure) in report.figures() {
                 let score = scores.iter_mut().find(|s| s.metric == metric.to_string() && s.threshold < 1.0);
                 if let (Some(score), Some(lower)) = (score, figure.lower) {
-                    let half = (score.estimate - lower) * narrower / (1.0 - score.threshold);
+                    let half = (score.estimate - lower) * expected / (1.0 - score.threshold);
                     score.needed = score.needed.max(half);
                 }
             }

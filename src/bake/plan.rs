@@ -1,5 +1,7 @@
 //! What the search may try: per level and goal, the lossy passes with everything that is theirs to decide left open site by site.
 
+use std::collections::HashSet;
+
 use super::intake::Loaded;
 use crate::api::ResolvedJob;
 use crate::api::bakejob::Goal;
@@ -77,12 +79,9 @@ impl Sites {
         let name = if balanced { "balanced-int8" } else { "dynamic-int8" };
         let reduced = if scheme == WeightScheme::Int8Reduced { "-reduced" } else { "" };
         let balances = if balanced { self.balances.clone() } else { Vec::new() };
-        let others: Vec<WeightSite> = self
-            .weights
-            .iter()
-            .filter(|w| !self.dynamic.iter().any(|d| d.weight == w.tensor) && !self.is_table(w))
-            .cloned()
-            .collect();
+        let weights = self.weights.iter().filter(|w| !self.is_table(w)).cloned();
+        let (of_products, others): (Vec<WeightSite>, Vec<WeightSite>) =
+            weights.partition(|w| self.dynamic.iter().any(|d| d.weight == w.tensor));
         let mut sites: Vec<SiteInfo> = self
             .dynamic
             .iter()
@@ -103,9 +102,15 @@ impl Sites {
                 let nodes: Vec<NodePlan> = chosen(&dynamic, of_dynamic)
                     .map(|d| NodePlan { output: d.output.clone(), weights: scheme, range: Range::MaxAbs })
                     .collect();
-                // A product that stays in float still has its weight stored.
-                let mut stored: Vec<TensorPlan> =
-                    chosen(&others, of_others).map(|w| w.plan(Encoding::CastMul, Range::MaxAbs)).collect();
+                // A product that stays in float still has its weight stored in 8 bits; what 8 bits harm, in half precision.
+                let float = dynamic.iter().zip(of_dynamic).filter(|(_, on)| !**on).map(|(d, _)| &d.weight);
+                let float: HashSet<&String> = float.collect();
+                let mut stored: Vec<TensorPlan> = of_products
+                    .iter()
+                    .filter(|w| float.contains(&w.tensor))
+                    .map(|w| w.plan(Encoding::CastMul, Range::MaxAbs))
+                    .chain(eight_or_half(&others, of_others))
+                    .collect();
                 stored.sort_by(|a, b| a.tensor.cmp(&b.tensor));
                 let dynamic = DynamicInt8 { nodes, balances: balances.clone() };
                 passes(dynamic, table_plans(&tables, of_tables), stored)
@@ -113,19 +118,22 @@ impl Sites {
         })
     }
 
-    /// Every weight stored in 8 bits, restored to float when the model loads.
+    /// Every weight stored in 8 bits, restored to float when the model loads; in half precision where 8 bits harm.
     fn stored(&self) -> Variant {
-        let others: Vec<WeightSite> = self.weights.iter().filter(|w| !self.is_table(w)).cloned().collect();
         let tables = self.tables.clone();
+        let weights: Vec<WeightSite> = self.weights.iter().filter(|w| !self.is_table(w)).cloned().collect();
+        let of_tables: Vec<WeightSite> = self.weights.iter().filter(|w| self.is_table(w)).cloned().collect();
         Variant {
             name: "stored-int8".to_owned(),
             kind: "stored",
             tunable: 0,
-            sites: tables.iter().map(table_info).chain(others.iter().map(weight_info)).collect(),
+            sites: tables.iter().map(table_info).chain(weights.iter().map(weight_info)).collect(),
             build: Box::new(move |mask| {
-                let (of_tables, of_others) = mask.split_at(tables.len());
-                let stored = chosen(&others, of_others).map(|w| w.plan(Encoding::CastMul, Range::MaxAbs)).collect();
-                passes(DynamicInt8::default(), table_plans(&tables, of_tables), stored)
+                let (table_mask, weight_mask) = mask.split_at(tables.len());
+                let plans = table_plans(&tables, table_mask);
+                let halves = of_tables.iter().filter(|w| !plans.iter().any(|p| p.tensor == w.tensor));
+                let stored = halves.map(WeightSite::half).chain(eight_or_half(&weights, weight_mask)).collect();
+                passes(DynamicInt8::default(), plans, stored)
             }),
         }
     }
@@ -147,6 +155,13 @@ fn passes(dynamic: DynamicInt8, tables: Vec<TablePlan>, tensors: Vec<TensorPlan>
         passes.push(Box::new(WeightInt8 { tensors, min_elements: MIN_ELEMENTS }));
     }
     passes
+}
+
+/// Plans that store what is chosen in 8 bits and the rest in half precision.
+fn eight_or_half(weights: &[WeightSite], mask: &[bool]) -> impl Iterator<Item = TensorPlan> {
+    let plan =
+        |(w, eight): (&WeightSite, &bool)| if *eight { w.plan(Encoding::CastMul, Range::MaxAbs) } else { w.half() };
+    weights.iter().zip(mask).map(plan)
 }
 
 fn chosen<'a, T>(all: &'a [T], mask: &'a [bool]) -> impl Iterator<Item = &'a T> {

@@ -257,14 +257,12 @@ fn repair(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge
     let count = variant.sites.len();
     let suspects = if variant.tunable > 0 { variant.tunable } else { count };
     // Harm per weight: a site that is left out costs its size, so the large ones stay in as long as they can.
-    let of_site = |site: &SiteInfo| site.error.powi(2) / site.elements.max(1) as f64;
-    let mut harm: Vec<(f64, usize)> = (0..count)
-        .map(|site| (if site < suspects { of_site(&variant.sites[site]) } else { f64::NEG_INFINITY }, site))
-        .collect();
-    harm.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let harm = |site: usize| variant.sites[site].error.powi(2) / variant.sites[site].elements.max(1) as f64;
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by(|&a, &b| (a < suspects).cmp(&(b < suspects)).then(harm(a).total_cmp(&harm(b))).then(a.cmp(&b)));
     let choose = |keep: usize| {
         let mut mask = vec![false; count];
-        harm[..keep].iter().for_each(|&(_, site)| mask[site] = true);
+        order[..keep].iter().for_each(|&site| mask[site] = true);
         mask
     };
     let (mut low, mut high) = (0, count);
