@@ -1,10 +1,9 @@
 //! Many bakes at once. Each is a process of its own, so that one that crashes or runs out of memory does not disturb the rest; timing runs take turns.
 
-use std::collections::VecDeque;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
@@ -28,30 +27,30 @@ pub(crate) struct Task {
 
 /// Runs the tasks, `jobs` at a time, with `flags` passed on to each. Reports each as it ends; returns the summaries in the order of the tasks.
 pub(crate) fn run(tasks: &[Task], jobs: usize, flags: &[String], quiet: bool) -> Vec<Summary> {
-    let queue: Mutex<VecDeque<usize>> = Mutex::new((0..tasks.len()).collect());
-    let done: Mutex<Vec<Option<Summary>>> = Mutex::new(vec![None; tasks.len()]);
-    std::thread::scope(|scope| {
-        for _ in 0..jobs.min(tasks.len()) {
-            scope.spawn(|| {
-                while let Some(next) = queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front() {
-                    let summary = one(&tasks[next], flags);
-                    let mut done = done.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    done[next] = Some(summary.clone());
-                    let finished = done.iter().flatten().count();
-                    if !quiet {
-                        let _ = writeln!(
-                            std::io::stderr(),
-                            "[{finished}/{}] {}: {}",
-                            tasks.len(),
-                            summary.job,
-                            summary.message
-                        );
-                    }
-                }
-            });
+    let finished = AtomicUsize::new(0);
+    each(tasks.len(), jobs, |next| {
+        let summary = one(&tasks[next], flags);
+        let finished = finished.fetch_add(1, Ordering::Relaxed) + 1;
+        if !quiet {
+            let _ = writeln!(std::io::stderr(), "[{finished}/{}] {}: {}", tasks.len(), summary.job, summary.message);
         }
+        summary
+    })
+}
+
+/// `work` of every number below `count`, `at_once` at a time, in the order of the numbers.
+fn each<R: Send>(count: usize, at_once: usize, work: impl Fn(usize) -> R + Sync) -> Vec<R> {
+    let next = AtomicUsize::new(0);
+    let mut done: Vec<(usize, R)> = std::thread::scope(|scope| {
+        let worker = || {
+            let mine = std::iter::from_fn(|| Some(next.fetch_add(1, Ordering::Relaxed)).filter(|&n| n < count));
+            mine.map(|n| (n, work(n))).collect::<Vec<_>>()
+        };
+        let workers: Vec<_> = (0..at_once.min(count)).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().flat_map(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     });
-    done.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).into_iter().flatten().collect()
+    done.sort_by_key(|(n, _)| *n);
+    done.into_iter().map(|(_, result)| result).collect()
 }
 
 fn one(task: &Task, flags: &[String]) -> Summary {
@@ -127,6 +126,23 @@ pub(crate) fn table(summaries: &[Summary]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    #[test]
+    fn tasks_run_side_by_side_and_their_results_keep_the_order() {
+        // Each of the two waits for a word of the other: one after the other, neither would ever get it.
+        let (to_first, from_second) = mpsc::channel();
+        let (to_second, from_first) = mpsc::channel();
+        let ends = [std::sync::Mutex::new((to_second, from_second)), std::sync::Mutex::new((to_first, from_first))];
+        let met = each(2, 2, |n| {
+            let (other, mine) = &*ends[n].lock().unwrap();
+            other.send(()).unwrap();
+            mine.recv_timeout(Duration::from_secs(30)).is_ok()
+        });
+        assert_eq!(met, [true, true]);
+        assert_eq!(each(100, 3, |n| n), (0..100).collect::<Vec<_>>());
+    }
 
     #[test]
     fn the_worst_job_decides_the_exit_code() {
