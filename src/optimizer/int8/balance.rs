@@ -53,7 +53,7 @@ const STRENGTHS: [f32; 5] = [0.4, 0.5, 0.6, 0.7, 0.8];
 const LARGEST: f32 = 12.0;
 
 /// Balancing costs a multiplication per element at run time, so it has to take away this share of the squared error.
-const WORTH: f64 = 0.2;
+const WORTH: f64 = 0.5;
 
 /// Feeds that the ranges come from.
 const RANGE_FEEDS: usize = 16;
