@@ -5,6 +5,7 @@ use std::path::Path;
 use super::BakeError;
 use crate::api::ResolvedJob;
 use crate::hardware::MachineFacts;
+use crate::profiler::clock;
 
 /// Environment variable that overrides the limit, in bytes: for tests, and for containers whose control group cannot be read.
 pub const LIMIT_VARIABLE: &str = "BAKEHOUSE_MEMORY_LIMIT";
@@ -25,6 +26,15 @@ pub(super) fn check(job: &ResolvedJob, machine: &MachineFacts) -> Result<(), Bak
     let needed = estimate(size(&job.source.path), splits.into_iter().flatten().map(|p| size(p)));
     // A limit of 0 is an unknown one.
     if limit > 0 && needed > limit { Err(BakeError::Memory { limit, needed }) } else { Ok(()) }
+}
+
+/// Bytes that passes may take now: what the limit leaves beside what this process holds. `None` without a known limit.
+///
+/// # Errors
+/// [`BakeError::Job`] when the variable holds no number.
+pub(super) fn room(machine: &MachineFacts) -> Result<Option<u64>, BakeError> {
+    let limit = limit(std::env::var(LIMIT_VARIABLE).ok().as_deref(), machine)?;
+    Ok((limit > 0).then(|| limit.saturating_sub(clock::rss_bytes().unwrap_or(0))))
 }
 
 /// Bytes of a file; 0 for what cannot be read, which the load stage says better.

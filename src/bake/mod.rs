@@ -34,7 +34,7 @@ pub use summary::Summary;
 use crate::api::ResolvedJob;
 use crate::api::bakejob::Level;
 use crate::engine::Engines;
-use crate::hardware::{advise, detect};
+use crate::hardware::{MachineFacts, advise, detect};
 use crate::model::digest::sha256_hex;
 use crate::optimizer::recipe::RECIPE_VERSION;
 use crate::optimizer::search::Limits;
@@ -100,7 +100,7 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
     let baseline = measurer.figures(&loaded.model, &job.source.path)?;
 
     stages.enter(Stage::Optimize);
-    let mut search = optimise(job, options, &loaded, &timer, &workload, &advise::advise(&machine), &mut stages)?;
+    let mut search = optimise(job, options, &loaded, &timer, &workload, &machine, &mut stages)?;
 
     stages.enter(Stage::Validate);
     let bench = Bench::for_verdict(engine.clone(), cores(), &loaded.model, loaded.verdict(), &loaded.taps)?;
@@ -136,11 +136,12 @@ fn optimise(
     loaded: &Loaded,
     timer: &Timer,
     workload: &Workload,
-    advice: &advise::Advice,
+    machine: &MachineFacts,
     stages: &mut Stages<'_>,
 ) -> Result<Search, BakeError> {
     let engine = &loaded.engine.engine;
-    let driver = Driver::new(engine.clone(), &loaded.model, loaded.check_feeds())?;
+    let room = memory::room(machine)?;
+    let driver = Driver::new(engine.clone(), &loaded.model, loaded.check_feeds())?.with_room(room);
     let mut work = Work { model: loaded.model.clone(), facts: loaded.facts.clone(), steps: Vec::new() };
     let mut lossless = passes::absent_backends(&options.engines, &work.model);
     if let Some(pinned) = &job.recipe {
@@ -155,11 +156,12 @@ fn optimise(
         goal: job.goal,
         input_bytes: loaded.model.to_bytes().len(),
         deadline: Instant::now() + Duration::from_secs(SEARCH_SECONDS),
+        room,
     };
     let variants = if job.level == Level::Conservative || job.recipe.is_some() {
         Vec::new()
     } else {
-        plan::variants(job, &work, loaded, advice)
+        plan::variants(job, &work, loaded, &advise::advise(machine))
     };
     let mut judge = SearchJudge {
         bench,

@@ -28,10 +28,15 @@ pub(super) fn variants(job: &ResolvedJob, work: &Work, loaded: &Loaded, advice: 
     } else {
         vec![WeightScheme::Int8]
     };
-    let dynamic =
-        if allowed(DynamicInt8::NAME) && job.goal != Goal::Size { dynamic(work, &exclude) } else { Vec::new() };
+    let integer = if allowed(DynamicInt8::NAME) && job.goal != Goal::Size {
+        dynamic_sites(&work.model, &work.facts, &exclude)
+    } else {
+        Vec::new()
+    };
+    let (convolutions, dynamic) = integer.into_iter().partition(|s| s.operator == Operator::Conv);
     let mut sites = Sites {
         dynamic,
+        convolutions,
         balances: Vec::new(),
         tables: if allowed(EmbeddingInt8::NAME) {
             embedding_sites(&work.model, &exclude, MIN_ELEMENTS)
@@ -51,49 +56,70 @@ pub(super) fn variants(job: &ResolvedJob, work: &Work, loaded: &Loaded, advice: 
     let mut variants = Vec::new();
     for balanced in [false, true] {
         for &scheme in &schemes {
-            variants.extend(sites.dynamic_and_stored(scheme, balanced));
+            variants.extend(sites.products(scheme, balanced));
         }
     }
+    variants.extend(sites.with_convolutions(schemes[0]));
     variants.push(sites.stored());
     variants
 }
 
-/// Dynamic products, convolutions left out: their integer form is slower wherever it was measured (`ConvInteger` is not fused by ONNX Runtime).
-fn dynamic(work: &Work, exclude: &Exclude) -> Vec<DynamicSite> {
-    dynamic_sites(&work.model, &work.facts, exclude).into_iter().filter(|s| s.operator != Operator::Conv).collect()
-}
-
 struct Sites {
+    /// Products with a constant weight.
     dynamic: Vec<DynamicSite>,
+    convolutions: Vec<DynamicSite>,
     balances: Vec<Balance>,
     tables: Vec<EmbeddingSite>,
     weights: Vec<WeightSite>,
 }
 
 impl Sites {
-    /// Integer products where they can be, 8-bit tables, and every other weight stored in 8 bits. `None` where that is no variant of its own.
-    fn dynamic_and_stored(&self, scheme: WeightScheme, balanced: bool) -> Option<Variant> {
+    /// Integer products where they can be. `None` where that is no variant of its own.
+    fn products(&self, scheme: WeightScheme, balanced: bool) -> Option<Variant> {
         if self.dynamic.is_empty() || (balanced && self.balances.is_empty()) {
             return None;
         }
         let name = if balanced { "balanced-int8" } else { "dynamic-int8" };
         let reduced = if scheme == WeightScheme::Int8Reduced { "-reduced" } else { "" };
         let balances = if balanced { self.balances.clone() } else { Vec::new() };
+        Some(Variant {
+            name: format!("{name}{reduced}"),
+            kind: "products",
+            ..self.dynamic_and_stored(self.dynamic.clone(), scheme, balances)
+        })
+    }
+
+    /// Integer convolutions beside the products. ONNX Runtime does not fuse `ConvInteger`, and it was slower wherever it was measured; so the one with most
+    /// work is timed alone first.
+    fn with_convolutions(&self, scheme: WeightScheme) -> Option<Variant> {
+        let work = |s: &DynamicSite| s.elements() * s.rows.unwrap_or(1);
+        let (most, _) = self.convolutions.iter().enumerate().max_by_key(|(_, s)| work(s))?;
+        let sites = self.convolutions.iter().chain(&self.dynamic).cloned().collect();
+        Some(Variant {
+            name: "dynamic-int8-convolutions".to_owned(),
+            kind: "convolutions",
+            probe: Some(most),
+            ..self.dynamic_and_stored(sites, scheme, Vec::new())
+        })
+    }
+
+    /// Integer arithmetic at `dynamic`, 8-bit tables, and every other weight stored in 8 bits.
+    fn dynamic_and_stored(&self, dynamic: Vec<DynamicSite>, scheme: WeightScheme, balances: Vec<Balance>) -> Variant {
         let weights = self.weights.iter().filter(|w| !self.is_table(w)).cloned();
         let (of_products, others): (Vec<WeightSite>, Vec<WeightSite>) =
-            weights.partition(|w| self.dynamic.iter().any(|d| d.weight == w.tensor));
-        let mut sites: Vec<SiteInfo> = self
-            .dynamic
+            weights.partition(|w| dynamic.iter().any(|d| d.weight == w.tensor));
+        let mut sites: Vec<SiteInfo> = dynamic
             .iter()
             .map(|d| SiteInfo { name: d.output.clone(), elements: d.elements(), error: d.error })
             .collect();
         let tunable = sites.len();
         sites.extend(self.tables.iter().map(table_info));
         sites.extend(others.iter().map(weight_info));
-        let (dynamic, tables) = (self.dynamic.clone(), self.tables.clone());
-        Some(Variant {
-            name: format!("{name}{reduced}"),
-            kind: "dynamic",
+        let tables = self.tables.clone();
+        Variant {
+            name: String::new(),
+            kind: "",
+            probe: None,
             tunable,
             sites,
             build: Box::new(move |mask| {
@@ -115,7 +141,7 @@ impl Sites {
                 let dynamic = DynamicInt8 { nodes, balances: balances.clone() };
                 passes(dynamic, table_plans(&tables, of_tables), stored)
             }),
-        })
+        }
     }
 
     /// Every weight stored in 8 bits, restored to float when the model loads; in half precision where 8 bits harm.
@@ -126,6 +152,7 @@ impl Sites {
         Variant {
             name: "stored-int8".to_owned(),
             kind: "stored",
+            probe: None,
             tunable: 0,
             sites: tables.iter().map(table_info).chain(weights.iter().map(weight_info)).collect(),
             build: Box::new(move |mask| {

@@ -58,6 +58,16 @@ pub trait Pass: Send + Sync {
         serde_json::Value::Object(serde_json::Map::new())
     }
 
+    /// Bytes that the pass may take beside `model`, at most; 0 where that is nothing to speak of.
+    fn working_bytes(&self, _model: &Model) -> u64 {
+        0
+    }
+
+    /// The same pass in a form that takes less memory and may do less; `None` where there is none.
+    fn cheaper(&self) -> Option<Box<dyn Pass>> {
+        None
+    }
+
     /// Rewrites `model`. `facts` are what was observed of the *input* model's tensors; a pass that creates tensors whose facts later passes need adds them.
     fn apply(&self, model: &mut Model, facts: &mut Facts) -> Result<Effect, PassError>;
 }

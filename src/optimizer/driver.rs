@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::recipe::Step;
+use super::room::{Form, form};
 use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine};
 use crate::model::{Effect, Facts, Model, Pass, Tensor};
 
@@ -92,13 +93,20 @@ pub struct Driver {
     engine: SharedEngine,
     feeds: Vec<Feed>,
     reference: Vec<Vec<Tensor>>,
+    room: Option<u64>,
 }
 
 impl Driver {
     /// Runs the input model on `feeds` (a few real samples) to have what every later result is compared with.
     pub fn new(engine: SharedEngine, input: &Model, feeds: Vec<Feed>) -> Result<Self, EngineError> {
         let reference = run_all(&engine, input, &feeds)?;
-        Ok(Self { engine, feeds, reference })
+        Ok(Self { engine, feeds, reference, room: None })
+    }
+
+    /// The same with a limit on what passes may take beside the model, in bytes.
+    #[must_use]
+    pub fn with_room(self, room: Option<u64>) -> Self {
+        Self { room, ..self }
     }
 
     /// Runs `passes` in rounds until nothing changes, each as a transaction. Returns one record per pass, the rounds added up.
@@ -128,6 +136,15 @@ impl Driver {
     }
 
     fn transaction(&self, work: &mut Work, pass: &dyn Pass) -> PassRecord {
+        match form(pass, &work.model, self.room) {
+            Ok(Form::Whole) => self.apply(work, pass, None),
+            Ok(Form::Cheaper(cheaper, why)) => self.apply(work, cheaper.as_ref(), Some(why)),
+            Err(why) => PassRecord::skipped(pass.name(), why, &work.model),
+        }
+    }
+
+    /// One pass; `remark` stands as the reason of a result that is kept.
+    fn apply(&self, work: &mut Work, pass: &dyn Pass, remark: Option<String>) -> PassRecord {
         let (nodes, bytes) = (work.model.graph().node.len(), encoded_len(&work.model));
         let (mut model, mut facts) = (work.model.clone(), work.facts.clone());
         let started = Instant::now();
@@ -163,7 +180,7 @@ impl Driver {
                     Ok(d) => {
                         record = PassRecord {
                             outcome: Outcome::Applied,
-                            reason: None,
+                            reason: remark,
                             rewrites,
                             fused,
                             nodes: [nodes, model.graph().node.len()],

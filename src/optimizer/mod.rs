@@ -3,6 +3,7 @@
 pub mod driver;
 pub mod int8;
 pub mod recipe;
+mod room;
 pub mod search;
 
 pub use driver::{Driver, Outcome, PassRecord, Work};

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::driver::{Outcome, PassRecord, Work, encoded_len};
 use super::recipe::Step;
+use super::room::{Form, form};
 use crate::api::bakejob::Goal;
 use crate::engine::EngineError;
 use crate::model::digest::sha256_hex;
@@ -81,6 +82,8 @@ pub struct Variant {
     /// The passes for a choice of sites (`true` = rewritten).
     #[allow(clippy::type_complexity)]
     pub build: Box<dyn Fn(&[bool]) -> Vec<Box<dyn Pass>>>,
+    /// A site that is tried alone first: where it does not make the model faster by itself, the variant is given up before its quality is looked at.
+    pub probe: Option<usize>,
     /// How many of the sites, from the first on, cost time as well as save it, so that leaving small ones out may make it faster. Weights that are only
     /// stored in 8 bits are restored at load and cost nothing.
     pub tunable: usize,
@@ -134,11 +137,14 @@ pub struct Limits {
     pub input_bytes: usize,
     /// No new candidate is begun after this; what was found until then stands.
     pub deadline: Instant,
+    /// Bytes that a pass may take beside the model; `None` without a known limit.
+    pub room: Option<u64>,
 }
 
 /// Tries every variant on top of `base` and returns all candidates, the eligible ones first and best first. `base` itself is among them.
 pub fn search(base: &Work, variants: &[Variant], limits: &Limits, judge: &mut dyn Judge) -> Vec<Candidate> {
     let mut candidates = vec![lossless(base, judge)];
+    let without = candidates[0].speed.map_or(1.0, |s| s.ratio);
     for alike in variants.chunk_by(|a, b| a.kind == b.kind) {
         if alike.iter().all(|variant| variant.sites.is_empty()) {
             continue;
@@ -147,7 +153,7 @@ pub fn search(base: &Work, variants: &[Variant], limits: &Limits, judge: &mut dy
             judge.trying("nothing more: the time of the search is up");
             break;
         }
-        candidates.extend(explore(base, alike, limits, judge));
+        candidates.extend(explore(base, alike, without, limits, judge));
     }
     let mut seen = HashSet::new();
     candidates.retain(|c| c.refused.is_some() || seen.insert(sha256_hex(&c.work.model.to_bytes())));
@@ -178,11 +184,15 @@ fn lossless(base: &Work, judge: &mut dyn Judge) -> Candidate {
 }
 
 /// The best form of variants of one kind: all sites, or as many as the budget bears, or those that pay in time.
-fn explore(base: &Work, alike: &[Variant], limits: &Limits, judge: &mut dyn Judge) -> Vec<Candidate> {
+/// `without` is the speed of the model without any of them.
+fn explore(base: &Work, alike: &[Variant], without: f64, limits: &Limits, judge: &mut dyn Judge) -> Vec<Candidate> {
     let mut tried: Vec<(Candidate, &Variant)> = Vec::new();
     for variant in alike {
         judge.trying(&variant.name);
-        let candidate = attempt(base, variant, &vec![true; variant.sites.len()], judge);
+        if let Some(slow) = variant.probe.and_then(|site| slow_alone(base, variant, site, without, limits, judge)) {
+            return vec![slow];
+        }
+        let candidate = attempt(base, variant, &vec![true; variant.sites.len()], limits, judge);
         let enough = candidate.refused.is_none() && candidate.margin() >= 0.0;
         tried.push((candidate, variant));
         if enough {
@@ -213,9 +223,37 @@ fn explore(base: &Work, alike: &[Variant], limits: &Limits, judge: &mut dyn Judg
     time(&mut candidate, judge);
     found.push(candidate);
     if variant.tunable > 0 && limits.goal != Goal::Size {
-        found.extend(without_small_sites(base, variant, &mask, judge).into_iter().filter(|c| c.margin() >= 0.0));
+        found
+            .extend(without_small_sites(base, variant, &mask, limits, judge).into_iter().filter(|c| c.margin() >= 0.0));
     }
     found
+}
+
+/// The candidate of one site alone, refused, where it is no faster than the model without it.
+fn slow_alone(
+    base: &Work,
+    variant: &Variant,
+    site: usize,
+    without: f64,
+    limits: &Limits,
+    judge: &mut dyn Judge,
+) -> Option<Candidate> {
+    let alone: Vec<bool> = (0..variant.sites.len()).map(|s| s == site).collect();
+    let mut candidate = make(base, variant, &alone, limits);
+    if candidate.refused.is_none() {
+        time(&mut candidate, judge);
+    }
+    let slow = candidate.speed.filter(|speed| speed.lower <= without);
+    candidate.refused = candidate.refused.or_else(|| {
+        slow.map(|s| {
+            let name = &variant.sites[site].name;
+            format!(
+                "'{name}' alone is no faster: {:.2}x [{:.2}, {:.2}], without it {without:.2}x",
+                s.ratio, s.lower, s.upper
+            )
+        })
+    });
+    candidate.refused.is_some().then_some(candidate)
 }
 
 fn time(candidate: &mut Candidate, judge: &mut dyn Judge) {
@@ -226,7 +264,13 @@ fn time(candidate: &mut Candidate, judge: &mut dyn Judge) {
 }
 
 /// Small sites may cost more in quantising their input than they save: the variant once more with the larger half and the largest quarter alone.
-fn without_small_sites(base: &Work, variant: &Variant, mask: &[bool], judge: &mut dyn Judge) -> Vec<Candidate> {
+fn without_small_sites(
+    base: &Work,
+    variant: &Variant,
+    mask: &[bool],
+    limits: &Limits,
+    judge: &mut dyn Judge,
+) -> Vec<Candidate> {
     let mut sizes: Vec<usize> =
         variant.sites[..variant.tunable].iter().zip(mask).filter(|(_, on)| **on).map(|(s, _)| s.elements).collect();
     sizes.sort_unstable();
@@ -242,7 +286,7 @@ fn without_small_sites(base: &Work, variant: &Variant, mask: &[bool], judge: &mu
             .enumerate()
             .map(|(i, (s, on))| *on && (i >= variant.tunable || s.elements >= threshold))
             .collect();
-        let mut candidate = attempt(base, variant, &larger, judge);
+        let mut candidate = attempt(base, variant, &larger, limits, judge);
         candidate.name = format!("{} from {threshold} weights", variant.name);
         if candidate.refused.is_none() {
             time(&mut candidate, judge);
@@ -270,7 +314,7 @@ fn repair(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge
     while low + 1 < high && Instant::now() < limits.deadline {
         let middle = usize::midpoint(low, high);
         let mask = choose(middle);
-        let candidate = attempt(base, variant, &mask, judge);
+        let candidate = attempt(base, variant, &mask, limits, judge);
         if candidate.refused.is_none() && candidate.margin() >= 0.0 {
             (low, best) = (middle, Some((candidate, mask)));
         } else {
@@ -281,63 +325,77 @@ fn repair(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge
 }
 
 /// Applies the variant's passes for one choice of sites and scores the result. What goes wrong is the candidate's refusal, never an error of the bake.
-fn attempt(base: &Work, variant: &Variant, mask: &[bool], judge: &mut dyn Judge) -> Candidate {
+fn attempt(base: &Work, variant: &Variant, mask: &[bool], limits: &Limits, judge: &mut dyn Judge) -> Candidate {
+    let mut candidate = make(base, variant, mask, limits);
+    if candidate.refused.is_none() {
+        match judge.quality(&candidate.work.model) {
+            Ok(scores) => candidate.quality = scores,
+            Err(error) => candidate.refused = Some(error.to_string()),
+        }
+    }
+    candidate
+}
+
+/// The candidate of one choice of sites, nothing measured yet.
+fn make(base: &Work, variant: &Variant, mask: &[bool], limits: &Limits) -> Candidate {
     let mut work = base.clone();
     let mut records = Vec::new();
     let mut refused = None;
     for pass in (variant.build)(mask) {
-        let before = PassRecord::skipped(pass.name(), "", &work.model);
-        let started = Instant::now();
-        let effect = pass.apply(&mut work.model, &mut work.facts);
-        let seconds = started.elapsed().as_secs_f64();
-        match effect {
-            Err(error) => {
-                refused = Some(error.to_string());
-                records.push(PassRecord {
-                    outcome: Outcome::Failed,
-                    reason: Some(error.to_string()),
-                    seconds,
-                    ..before
-                });
-                break;
-            }
-            Ok(Effect::Skipped { reason }) => records.push(PassRecord { reason: Some(reason), seconds, ..before }),
-            Ok(Effect::Applied { rewrites, fused }) => {
-                work.steps.push(Step::of(pass.as_ref()));
-                records.push(PassRecord {
-                    outcome: Outcome::Applied,
-                    reason: None,
-                    rewrites,
-                    fused,
-                    nodes: [before.nodes[0], work.model.graph().node.len()],
-                    bytes: [before.bytes[0], encoded_len(&work.model)],
-                    seconds,
-                    ..before
-                });
-            }
+        let record = apply(&mut work, pass.as_ref(), limits.room);
+        if record.outcome == Outcome::Failed {
+            refused.clone_from(&record.reason);
+        }
+        records.push(record);
+        if refused.is_some() {
+            break;
         }
     }
     if refused.is_none() && !records.iter().any(|r| r.outcome == Outcome::Applied) {
         refused = Some("no pass of this candidate had anything to do".to_owned());
     }
     refused = refused.or_else(|| work.model.sort().and_then(|_| work.model.check()).err().map(|e| e.to_string()));
-    let mut quality = Vec::new();
-    if refused.is_none() {
-        match judge.quality(&work.model) {
-            Ok(scores) => quality = scores,
-            Err(error) => refused = Some(error.to_string()),
-        }
-    }
     let left_out = variant.sites.iter().zip(mask).filter(|(_, on)| !**on).map(|(s, _)| s.name.clone()).collect();
     Candidate {
         name: variant.name.clone(),
         bytes: encoded_len(&work.model),
         work,
         records,
-        quality,
+        quality: Vec::new(),
         speed: None,
         left_out,
         refused,
+    }
+}
+
+/// Runs one lossy pass, in the form that there is room for.
+fn apply(work: &mut Work, pass: &dyn Pass, room: Option<u64>) -> PassRecord {
+    let before = PassRecord::skipped(pass.name(), "", &work.model);
+    let (cheaper, remark) = match form(pass, &work.model, room) {
+        Ok(Form::Whole) => (None, None),
+        Ok(Form::Cheaper(cheaper, why)) => (Some(cheaper), Some(why)),
+        Err(why) => return PassRecord { reason: Some(why), ..before },
+    };
+    let pass = cheaper.as_deref().unwrap_or(pass);
+    let started = Instant::now();
+    let effect = pass.apply(&mut work.model, &mut work.facts);
+    let seconds = started.elapsed().as_secs_f64();
+    match effect {
+        Err(error) => PassRecord { outcome: Outcome::Failed, reason: Some(error.to_string()), seconds, ..before },
+        Ok(Effect::Skipped { reason }) => PassRecord { reason: Some(reason), seconds, ..before },
+        Ok(Effect::Applied { rewrites, fused }) => {
+            work.steps.push(Step::of(pass));
+            PassRecord {
+                outcome: Outcome::Applied,
+                reason: remark,
+                rewrites,
+                fused,
+                nodes: [before.nodes[0], work.model.graph().node.len()],
+                bytes: [before.bytes[0], encoded_len(&work.model)],
+                seconds,
+                ..before
+            }
+        }
     }
 }
 
