@@ -270,6 +270,7 @@ impl Linear {
                 *slot = factor(channel, i);
             }
             let times = |(w, factor): (&f32, &f64)| (f64::from(*w) * factor) as f32;
+            let start = out.len();
             // Weights are large: whole rows at once where a row has one factor, or one per element.
             if factors.iter().all(|f| *f == factors[0]) {
                 let factor = factors[0];
@@ -280,10 +281,17 @@ impl Linear {
                 let spans = row.chunks_exact(inner).zip(&factors);
                 spans.for_each(|(span, factor)| out.extend(span.iter().map(|w| times((w, factor)))));
             }
+            // Nearly always all are finite: the largest exponent tells.
+            let new = &out[start..];
+            let largest = new.iter().fold(0, |most, v| most.max(v.to_bits() & 0x7fff_ffff));
+            if largest >= f32::INFINITY.to_bits()
+                && new.iter().zip(row).any(|(n, old)| !n.is_finite() && old.is_finite())
+            {
+                return None;
+            }
         }
-        let fits = out.iter().zip(values.iter()).all(|(new, old)| new.is_finite() || !old.is_finite());
         let bytes = Bytes::from_owner(Floats(out));
-        if fits { Tensor::from_bytes(DType::F32, self.shape.clone(), bytes).ok() } else { None }
+        Tensor::from_bytes(DType::F32, self.shape.clone(), bytes).ok()
     }
 
     /// Gives the operator another weight. A weight that others read stays theirs.
