@@ -3,7 +3,8 @@
 
 use super::evaluate::{Call, evaluate};
 use super::net::{self, Id, Net, input};
-use super::shapes::{Extent, Shapes};
+use super::shapes::{Shapes, is_extent};
+use crate::model::infer::{DimExpr, Num};
 use crate::model::{DType, Effect, Facts, Model, Pass, PassError, Tensor, edit};
 
 /// The pass `fold-constants`.
@@ -60,7 +61,7 @@ impl Folding {
         }
         // An output that is constant is computed by a node all the same: not every runtime hands out an initializer.
         let fed_out = node.output.iter().any(|o| net.is_output(o));
-        if !fed_out && (Self::store(net, id) || self.compute(net, id)) {
+        if !fed_out && (self.store(net, id) || self.compute(net, id)) {
             return true;
         }
         let Some(node) = net.get(id) else { return false };
@@ -69,7 +70,7 @@ impl Folding {
     }
 
     /// `Constant` node to initializer, without decoding the tensor.
-    fn store(net: &mut Net, id: Id) -> bool {
+    fn store(&mut self, net: &mut Net, id: Id) -> bool {
         let Some(node) = net.op(id, "Constant") else { return false };
         let [output] = node.output.as_slice() else { return false };
         let output = output.clone();
@@ -83,7 +84,9 @@ impl Folding {
             },
         };
         net.remove(id);
-        net.add_initializer(crate::model::onnx::TensorProto { name: Some(output), ..proto });
+        let proto = crate::model::onnx::TensorProto { name: Some(output), ..proto };
+        self.shapes.constant(&proto);
+        net.add_initializer(proto);
         true
     }
 
@@ -117,7 +120,7 @@ impl Folding {
             return false;
         }
         self.budget -= grown;
-        Self::replace(net, id, outputs);
+        self.replace(net, id, outputs);
         true
     }
 
@@ -126,18 +129,17 @@ impl Folding {
         let Some(node) = net.get(id) else { return false };
         let [output] = node.output.as_slice() else { return false };
         let Some(values) = self.shapes.values(net, output) else { return false };
-        let number = |e: &Extent| if let Extent::Fixed(n) = e { Some(*n) } else { None };
-        let Some(items) = values.items.iter().map(number).collect::<Option<Vec<i64>>>() else { return false };
-        let shape = if values.scalar { vec![] } else { vec![items.len()] };
-        let value = match integer_type(net, node) {
-            Some(DType::I64) => Tensor::new(&shape, &items),
+        let Some(items) = values.nums.iter().map(Num::int).collect::<Option<Vec<i64>>>() else { return false };
+        let value = match self.shapes.dtype(net, output) {
+            Some(DType::I64) => Tensor::new(&values.shape, &items),
             Some(DType::I32) => match items.iter().map(|&i| i32::try_from(i).ok()).collect::<Option<Vec<_>>>() {
-                Some(items) => Tensor::new(&shape, &items),
+                Some(items) => Tensor::new(&values.shape, &items),
                 None => return false,
             },
+            Some(DType::Bool) => Tensor::from_bools(&values.shape, &items.iter().map(|&i| i != 0).collect::<Vec<_>>()),
             _ => return false,
         };
-        Self::replace(net, id, vec![value]);
+        self.replace(net, id, vec![value]);
         true
     }
 
@@ -151,11 +153,11 @@ impl Folding {
         let Some(values) = self.shapes.values(net, target) else { return false };
         let from = self.shapes.get(net, data).unwrap_or_default();
         // A target that itself says "copy" (0) or "open" (-1) is written with those words already.
-        let words = |e: &Extent| matches!(e, Extent::Fixed(0 | -1));
-        let constant = if values.items.iter().any(words) {
-            literal(&from, &values.items)
+        let words = |n: &Num| matches!(n, Num::Int(0 | -1));
+        let constant = if values.nums.iter().any(words) {
+            literal(&from, &values.nums)
         } else {
-            Shapes::reshape_target(&from, &values.items)
+            Shapes::reshape_target(&from, &values.nums.iter().map(Num::dim).collect::<Vec<_>>())
         };
         let Some(constant) = constant else { return false };
         let old = target.to_owned();
@@ -167,44 +169,37 @@ impl Folding {
         true
     }
 
-    fn replace(net: &mut Net, id: Id, outputs: Vec<Tensor>) {
+    fn replace(&mut self, net: &mut Net, id: Id, outputs: Vec<Tensor>) {
         let Some(node) = net.remove(id) else { return };
         for (name, value) in node.output.iter().zip(outputs).filter(|(name, _)| !name.is_empty()) {
-            net.add_initializer(value.to_proto(name));
+            let proto = value.to_proto(name);
+            self.shapes.constant(&proto);
+            net.add_initializer(proto);
         }
     }
 }
 
 /// A target with words in it: symbols must be copies of the axis above them, for the one open axis is taken.
-fn literal(from: &[Extent], items: &[Extent]) -> Option<Vec<i64>> {
+fn literal(from: &[DimExpr], items: &[Num]) -> Option<Vec<i64>> {
     let mut opens = 0;
-    let word = |(i, e): (usize, &Extent)| match e {
-        Extent::Fixed(n) => {
+    let word = |(i, num): (usize, &Num)| match num {
+        Num::Int(n) => {
             opens += usize::from(*n == -1);
-            Some(*n)
+            *n
         }
-        e if from.get(i) == Some(e) => Some(0),
-        Extent::Symbol(_) => {
+        num if from.get(i).is_some_and(|d| is_extent(num, d)) => 0,
+        _ => {
             opens += 1;
-            Some(-1)
+            -1
         }
     };
-    let target = items.iter().enumerate().map(word).collect::<Option<Vec<_>>>()?;
+    let target = items.iter().enumerate().map(word).collect();
     (opens <= 1).then_some(target)
 }
 
 fn widened(node: &crate::model::onnx::NodeProto, from: DType) -> bool {
     let to = i32::try_from(edit::int_attribute(node, "to", 0)).ok().and_then(DType::from_onnx);
     to.is_none_or(|to| to.size() > from.size())
-}
-
-/// Element type of a node of shape arithmetic.
-fn integer_type(net: &Net, node: &crate::model::onnx::NodeProto) -> Option<DType> {
-    match node.op_type() {
-        "Shape" | "Size" => Some(DType::I64),
-        "Cast" => DType::from_onnx(i32::try_from(edit::int_attribute(node, "to", 0)).ok()?),
-        _ => net.dtype(node.output.first()?).or_else(|| net.dtype(input(node, 0)?)),
-    }
 }
 
 #[cfg(test)]

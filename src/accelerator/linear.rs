@@ -2,6 +2,8 @@
 //!
 //! All arithmetic is in `f64`, rounded once to `f32`.
 
+use bytes::Bytes;
+
 use super::net::{Id, Net, input};
 use crate::model::onnx::NodeProto;
 use crate::model::{DType, Tensor, edit};
@@ -230,20 +232,27 @@ impl Linear {
     fn each_pair(&self, net: &Net, mut f: impl FnMut(usize, usize, std::ops::Range<usize>)) {
         let inner: usize = self.shape[2..].iter().product();
         let (rows, columns) = (self.shape[0], self.shape[1]);
-        let transposed = net.get(self.id).is_some_and(trans_b);
-        // Input channels of each group of a `ConvTranspose`, whose weight has them in front.
-        let per_group = (rows * columns / self.channels).max(1);
+        let pair = self.pairs(net);
         for first in 0..rows {
             for second in 0..columns {
                 let at = (first * columns + second) * inner;
-                let (channel, i) = match self.kind {
-                    Kind::Conv => (first, second),
-                    Kind::ConvTranspose => (first / per_group * columns + second, first % per_group),
-                    Kind::Gemm if transposed => (first, second),
-                    Kind::Gemm | Kind::MatMul => (second, first),
-                };
+                let (channel, i) = pair(first, second);
                 f(channel, i, at..at + inner);
             }
+        }
+    }
+
+    /// Output channel and input channel (within the group) of a position along the weight's first two axes.
+    fn pairs(&self, net: &Net) -> impl Fn(usize, usize) -> (usize, usize) {
+        let (rows, columns, kind) = (self.shape[0], self.shape[1], self.kind);
+        let transposed = net.get(self.id).is_some_and(trans_b);
+        // Input channels of each group of a `ConvTranspose`, whose weight has them in front.
+        let per_group = (rows * columns / self.channels).max(1);
+        move |first, second| match kind {
+            Kind::Conv => (first, second),
+            Kind::ConvTranspose => (first / per_group * columns + second, first % per_group),
+            Kind::Gemm if transposed => (first, second),
+            Kind::Gemm | Kind::MatMul => (second, first),
         }
     }
 
@@ -251,13 +260,38 @@ impl Linear {
     fn scaled(&self, net: &Net, factor: impl Fn(usize, usize) -> f64) -> Option<Tensor> {
         let weight = net.constant(&self.weight)?;
         let values = weight.to_f32();
+        let (columns, inner) = (self.shape[1], self.shape[2..].iter().product::<usize>());
+        let pair = self.pairs(net);
         let mut out: Vec<f32> = Vec::with_capacity(values.len());
-        self.each_pair(net, |channel, i, span| {
-            let factor = factor(channel, i);
-            out.extend(values[span].iter().map(|&w| (f64::from(w) * factor) as f32));
-        });
-        let fits = out.iter().zip(values.iter()).all(|(new, old)| new.is_finite() || !old.is_finite());
-        fits.then(|| Tensor::new(&self.shape, &out))
+        let mut factors = vec![0.0; columns];
+        for (first, row) in values.chunks_exact((columns * inner).max(1)).enumerate() {
+            for (second, slot) in factors.iter_mut().enumerate() {
+                let (channel, i) = pair(first, second);
+                *slot = factor(channel, i);
+            }
+            let times = |(w, factor): (&f32, &f64)| (f64::from(*w) * factor) as f32;
+            let start = out.len();
+            // Weights are large: whole rows at once where a row has one factor, or one per element.
+            if factors.iter().all(|f| *f == factors[0]) {
+                let factor = factors[0];
+                out.extend(row.iter().map(|w| times((w, &factor))));
+            } else if inner == 1 {
+                out.extend(row.iter().zip(&factors).map(times));
+            } else {
+                let spans = row.chunks_exact(inner).zip(&factors);
+                spans.for_each(|(span, factor)| out.extend(span.iter().map(|w| times((w, factor)))));
+            }
+            // Nearly always all are finite: the largest exponent tells.
+            let new = &out[start..];
+            let largest = new.iter().fold(0, |most, v| most.max(v.to_bits() & 0x7fff_ffff));
+            if largest >= f32::INFINITY.to_bits()
+                && new.iter().zip(row).any(|(n, old)| !n.is_finite() && old.is_finite())
+            {
+                return None;
+            }
+        }
+        let bytes = Bytes::from_owner(Floats(out));
+        Tensor::from_bytes(DType::F32, self.shape.clone(), bytes).ok()
     }
 
     /// Gives the operator another weight. A weight that others read stays theirs.
@@ -276,6 +310,15 @@ impl Linear {
                 node.attribute.retain(|a| a.name() != "beta");
             }
         });
+    }
+}
+
+/// Floats that become a tensor's bytes without being copied.
+struct Floats(Vec<f32>);
+
+impl AsRef<[u8]> for Floats {
+    fn as_ref(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.0)
     }
 }
 

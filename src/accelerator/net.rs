@@ -158,6 +158,11 @@ impl<'a> Net<'a> {
         self.opset
     }
 
+    /// Initializers that a caller may override: they are inputs.
+    pub(crate) fn overridable(&self) -> &HashSet<String> {
+        &self.overridable
+    }
+
     /// The graph behind the nodes: initializers, declarations. Its nodes are not there while it is open.
     pub(crate) fn graph(&self) -> &GraphProto {
         self.graph

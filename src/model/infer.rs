@@ -7,6 +7,7 @@
 //!
 //! Knows nothing of engines. Formulas: the operator definitions of the ONNX specification, opsets 7 to 25.
 
+mod any_feed;
 mod arrange;
 mod basics;
 mod layers;
@@ -23,8 +24,11 @@ use super::onnx::{
     GraphProto, NodeProto, TensorProto, TypeProto, ValueInfoProto, tensor_shape_proto::dimension, type_proto,
 };
 use super::{DType, Facts, Model};
+pub(crate) use any_feed::AnyFeed;
+pub(crate) use arrange::OPEN_END;
+pub(crate) use basics::{broadcasts, unary};
 pub(super) use layers::einsum_labels;
-use values::{Num, Small};
+pub(crate) use values::{Num, Small};
 
 /// Extent of one axis.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -181,7 +185,7 @@ pub fn infer(model: &Model, options: &InferOptions<'_>) -> Result<Inference, Inf
         }
     }
     let bound = bind_symbols(graph, options)?;
-    let mut scope = Scope { opset: model.opset("").unwrap_or(1), facts: options.facts, ..Scope::default() };
+    let mut scope = Scope { opset: model.opset("").unwrap_or(1), ..Scope::default() };
     scope.constants(graph);
     for input in graph.input.iter().filter(|i| fed.contains(&i.name())) {
         let mut inferred = declared(input);
@@ -204,7 +208,7 @@ pub fn infer(model: &Model, options: &InferOptions<'_>) -> Result<Inference, Inf
         }
         scope.set(input.name(), inferred);
     }
-    scope.run(graph);
+    scope.run(graph, options.facts);
     Ok(scope.result)
 }
 
@@ -217,7 +221,7 @@ fn observed_or(fact: Option<usize>, declared: DimExpr) -> DimExpr {
     }
 }
 
-/// Input extents without a number get a name of their own, so that their equality can be followed through the graph.
+/// Extents without a number get a name of their own, so that their equality can be followed through the graph.
 fn name_unknown_axes(input: &str, inferred: &mut Inferred) {
     for (axis, dim) in inferred.dims.iter_mut().flatten().enumerate() {
         if *dim == DimExpr::Unknown {
@@ -265,30 +269,26 @@ fn from_type(proto: &TypeProto) -> Inferred {
 
 /// Everything known at one point of the walk.
 #[derive(Debug, Default, Clone)]
-struct Scope<'a> {
+struct Scope {
     opset: i64,
-    facts: Option<&'a Facts>,
+    /// Whether only what holds for every feed may be derived: see [`AnyFeed`].
+    any_feed: bool,
     result: Inference,
     small: HashMap<String, Small>,
-    /// Constants by name, for the few rules that need floats (scales of a Resize).
-    tensors: HashMap<String, &'a TensorProto>,
+    /// Short constants by name, for the few rules that need floats (scales of a Resize).
+    floats: HashMap<String, Vec<f64>>,
 }
 
-impl<'a> Scope<'a> {
+/// No rule needs more floats than a tensor has axes.
+const MAX_FLOATS: i64 = 16;
+
+impl Scope {
     fn set(&mut self, name: &str, inferred: Inferred) {
         self.result.tensors.insert(name.to_owned(), inferred);
     }
 
-    fn constants(&mut self, graph: &'a GraphProto) {
-        for tensor in &graph.initializer {
-            let dims =
-                tensor.dims.iter().map(|&d| usize::try_from(d).map_or(DimExpr::Unknown, DimExpr::Known)).collect();
-            self.set(tensor.name(), Inferred::new(DType::from_onnx(tensor.data_type()), Some(dims)));
-            self.tensors.insert(tensor.name().to_owned(), tensor);
-            if let Some(small) = Small::of_tensor(tensor) {
-                self.small.insert(tensor.name().to_owned(), small);
-            }
-        }
+    fn constants(&mut self, graph: &GraphProto) {
+        graph.initializer.iter().for_each(|tensor| self.constant(tensor));
         for sparse in &graph.sparse_initializer {
             if let Some(values) = &sparse.values {
                 let dims =
@@ -298,23 +298,46 @@ impl<'a> Scope<'a> {
         }
     }
 
-    fn run(&mut self, graph: &'a GraphProto) {
-        let declarations: HashMap<&str, &ValueInfoProto> =
-            graph.value_info.iter().chain(&graph.output).map(|v| (v.name(), v)).collect();
-        for node in &graph.node {
-            self.step(node, &declarations);
+    fn constant(&mut self, tensor: &TensorProto) {
+        let dims = tensor.dims.iter().map(|&d| usize::try_from(d).map_or(DimExpr::Unknown, DimExpr::Known)).collect();
+        self.set(tensor.name(), Inferred::new(DType::from_onnx(tensor.data_type()), Some(dims)));
+        self.remember_floats(tensor.name(), tensor);
+        if let Some(small) = Small::of_tensor(tensor) {
+            self.small.insert(tensor.name().to_owned(), small);
         }
     }
 
-    fn step(&mut self, node: &'a NodeProto, declarations: &HashMap<&str, &ValueInfoProto>) {
+    fn remember_floats(&mut self, name: &str, tensor: &TensorProto) {
+        let float = DType::from_onnx(tensor.data_type()).is_some_and(DType::is_float);
+        if float
+            && tensor.dims.len() <= 1
+            && tensor.dims.iter().all(|&d| d <= MAX_FLOATS)
+            && let Ok(tensor) = super::Tensor::from_proto(tensor)
+        {
+            self.floats.insert(name.to_owned(), tensor.to_f64().into_owned());
+        }
+    }
+
+    fn run(&mut self, graph: &GraphProto, facts: Option<&Facts>) {
+        let declarations: HashMap<&str, &ValueInfoProto> = if self.any_feed {
+            HashMap::new()
+        } else {
+            graph.value_info.iter().chain(&graph.output).map(|v| (v.name(), v)).collect()
+        };
+        for node in &graph.node {
+            self.step(node, facts, &declarations);
+        }
+    }
+
+    fn step(&mut self, node: &NodeProto, facts: Option<&Facts>, declarations: &HashMap<&str, &ValueInfoProto>) {
         if is_op(node, "Constant")
             && let Some(tensor) = node.attribute.iter().find(|a| a.name() == "value").and_then(|a| a.t.as_ref())
             && let Some(output) = node.output.first()
         {
-            self.tensors.insert(output.clone(), tensor);
+            self.remember_floats(output, tensor);
         }
         let outputs = if is_op(node, "If") {
-            self.branches(node)
+            self.branches(node, facts)
         } else {
             let ctx = Ctx { node, scope: self };
             match rules::outputs(&ctx) {
@@ -326,7 +349,13 @@ impl<'a> Scope<'a> {
                 }
             }
         };
-        let small = values::propagate(&Ctx { node, scope: self });
+        let mut small = values::propagate(&Ctx { node, scope: self });
+        if self.any_feed
+            && let (Some(small), Some(name)) = (&mut small, node.output.first())
+            && values::never_negative(&Ctx { node, scope: self })
+        {
+            small.name_unknown(name);
+        }
         let tainted = node.input.iter().any(|i| self.result.declared_only.contains(i));
         let mut outputs = outputs.into_iter();
         for name in &node.output {
@@ -335,10 +364,10 @@ impl<'a> Scope<'a> {
                 continue;
             }
             let mut by_declaration = tainted;
-            if let Some(fact) = self.facts.and_then(|f| f.get(name)) {
+            if let Some(fact) = facts.and_then(|f| f.get(name)) {
                 inferred.dtype = inferred.dtype.or(Some(fact.dtype));
                 let dims = inferred.dims.get_or_insert_with(|| vec![DimExpr::Unknown; fact.shape.len()]);
-                if dims.len() == fact.shape.len() {
+                if dims.len() == fact.shape.len() && !self.any_feed {
                     for (dim, &seen) in dims.iter_mut().zip(&fact.shape) {
                         if let (DimExpr::Unknown, Some(n)) = (&*dim, seen) {
                             *dim = DimExpr::Known(n);
@@ -356,6 +385,9 @@ impl<'a> Scope<'a> {
             if by_declaration {
                 self.result.declared_only.insert(name.clone());
             }
+            if self.any_feed {
+                name_unknown_axes(name, &mut inferred);
+            }
             self.set(name, inferred);
         }
         if let (Some(small), Some(name)) = (small, node.output.first()) {
@@ -369,12 +401,16 @@ impl<'a> Scope<'a> {
     }
 
     /// `If`: what both branches agree on.
-    fn branches(&mut self, node: &'a NodeProto) -> Vec<Inferred> {
+    fn branches(&mut self, node: &NodeProto, facts: Option<&Facts>) -> Vec<Inferred> {
+        // Names for unknown extents come from tensors, and two branches may use one name for two tensors.
+        if self.any_feed {
+            return Vec::new();
+        }
         let mut merged: Option<Vec<Inferred>> = None;
         for graph in subgraphs(node) {
             let mut inner = self.clone();
             inner.constants(graph);
-            inner.run(graph);
+            inner.run(graph, facts);
             let tainted = graph.output.iter().any(|o| inner.result.declared_only.contains(o.name()));
             let outputs: Vec<Inferred> =
                 graph.output.iter().map(|o| inner.result.get(o.name()).cloned().unwrap_or_default()).collect();
@@ -408,12 +444,12 @@ fn op_name(node: &NodeProto) -> String {
 
 /// A node and what is known of its inputs: what every rule sees.
 #[derive(Clone, Copy)]
-struct Ctx<'a, 'b> {
+struct Ctx<'a> {
     node: &'a NodeProto,
-    scope: &'b Scope<'a>,
+    scope: &'a Scope,
 }
 
-impl Ctx<'_, '_> {
+impl Ctx<'_> {
     fn has(&self, i: usize) -> bool {
         self.node.input.get(i).is_some_and(|n| !n.is_empty())
     }
@@ -448,10 +484,9 @@ impl Ctx<'_, '_> {
         if self.has(i) { self.ints(i).map(Some) } else { Some(None) }
     }
 
-    /// The input's floats, when it is a constant.
-    fn floats(&self, i: usize) -> Option<Vec<f64>> {
-        let tensor = self.scope.tensors.get(self.node.input.get(i)?)?;
-        super::Tensor::from_proto(tensor).ok().map(|t| t.to_f64().into_owned())
+    /// The input's floats, when it is a short constant.
+    fn floats(&self, i: usize) -> Option<&[f64]> {
+        self.scope.floats.get(self.node.input.get(i)?).map(Vec::as_slice)
     }
 
     fn attr_int(&self, name: &str, default: i64) -> i64 {

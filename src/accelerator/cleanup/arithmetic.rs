@@ -1,7 +1,8 @@
 //! Arithmetic with a neutral constant, and choices that are already made.
 
 use crate::accelerator::net::{Id, Net, input};
-use crate::accelerator::shapes::{Extent, Shapes};
+use crate::accelerator::shapes::Shapes;
+use crate::model::infer::DimExpr;
 
 /// Larger constants are not looked through for being neutral: they are weights.
 const MOST: usize = 65_536;
@@ -37,8 +38,8 @@ fn same_shape(net: &Net, shapes: &Shapes, x: &str, constant: &str) -> bool {
         return false;
     }
     let shape = shapes.get(net, x);
-    let own = |i: usize| shape.as_ref().map(|s| s[rank - small.len() + i]);
-    small.iter().enumerate().all(|(i, &d)| d == 1 || own(i) == Some(Extent::Fixed(d as i64)))
+    let own = |i: usize| shape.as_ref().map(|s| &s[rank - small.len() + i]);
+    small.iter().enumerate().all(|(i, &d)| d == 1 || own(i) == Some(&DimExpr::Known(d)))
 }
 
 /// A Where whose condition is constant and the same everywhere.

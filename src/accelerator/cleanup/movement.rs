@@ -2,7 +2,8 @@
 
 use crate::accelerator::evaluate::{axis, movement::permutation};
 use crate::accelerator::net::{Id, Net, input};
-use crate::accelerator::shapes::{Extent, Shapes};
+use crate::accelerator::shapes::{Shapes, is_extent, list};
+use crate::model::infer::{DimExpr, Num, OPEN_END};
 use crate::model::onnx::NodeProto;
 use crate::model::{Tensor, edit};
 
@@ -13,7 +14,7 @@ pub(super) fn transpose(net: &mut Net, shapes: &Shapes, id: Id) -> bool {
     if perm.is_sorted() {
         return net.bypass(id, &from);
     }
-    let Some((inner, first)) = net.producer_op(&from, "Transpose") else { return false };
+    let Some((inner, first)) = net.producer_op(&from, "Transpose") else { return over_unsqueeze(net, id, &perm) };
     let Some((source, before)) = input(first, 0).map(str::to_owned).zip(permutation(first, perm.len())) else {
         return false;
     };
@@ -29,6 +30,42 @@ pub(super) fn transpose(net: &mut Net, shapes: &Shapes, id: Id) -> bool {
         });
     }
     net.remove_unused(inner);
+    true
+}
+
+/// Transpose, Unsqueeze, Transpose: the second Transpose moves in front of the Unsqueeze and into the first.
+fn over_unsqueeze(net: &mut Net, id: Id, perm: &[usize]) -> bool {
+    let found = || -> Option<_> {
+        let from = input(net.get(id)?, 0)?;
+        let (middle, unsqueeze) = net.producer_op(from, "Unsqueeze")?;
+        let between = input(unsqueeze, 0)?;
+        let (inner, first) = net.producer_op(between, "Transpose")?;
+        let alone = net.only_reader(from) == Some(id) && net.only_reader(between) == Some(middle);
+        let axes = list(net, unsqueeze, 1, "axes").filter(|_| alone)?;
+        let axes = axes.iter().map(|&a| axis(a, perm.len())).collect::<Option<Vec<_>>>()?;
+        let before = permutation(first, perm.len().checked_sub(axes.len())?)?;
+        // Where the new axes stand behind the second Transpose, and where the others come from.
+        let new: Vec<i64> = (0..perm.len()).filter(|&i| axes.contains(&perm[i])).map(|i| i as i64).collect();
+        let old = perm.iter().filter(|p| !axes.contains(p));
+        let both: Vec<i64> = old.map(|&p| before[p - axes.iter().filter(|&&a| a < p).count()] as i64).collect();
+        Some((middle, inner, input(first, 0)?.to_owned(), unsqueeze.input.len() > 1, new, both))
+    };
+    let Some((middle, inner, source, as_input, new, both)) = found() else { return false };
+    let Some(output) = net.get(id).and_then(|n| n.output.first()).cloned() else { return false };
+    let source = if both.is_sorted() {
+        source
+    } else {
+        let moved = net.fresh_name(&format!("{output}_moved"));
+        net.insert(inner, edit::node("Transpose", &moved, &[&source], &[&moved], vec![edit::ints("perm", &both)]));
+        moved
+    };
+    let axes = as_input.then(|| net.add_constant(&format!("{output}_axes"), &Tensor::new(&[new.len()], &new)));
+    net.change(id, |node| {
+        node.op_type = Some("Unsqueeze".to_owned());
+        node.attribute = if axes.is_none() { vec![edit::ints("axes", &new)] } else { vec![] };
+        node.input = std::iter::once(source).chain(axes).collect();
+    });
+    net.remove_unused(middle);
     true
 }
 
@@ -78,7 +115,7 @@ fn keeps_order(net: &Net, shapes: &Shapes, node: &NodeProto) -> bool {
         "Transpose" => {
             let Some(shape) = input(node, 0).and_then(|x| shapes.get(net, x)) else { return false };
             permutation(node, shape.len())
-                .is_some_and(|perm| perm.into_iter().filter(|&p| shape[p] != Extent::Fixed(1)).is_sorted())
+                .is_some_and(|perm| perm.into_iter().filter(|&p| shape[p] != DimExpr::Known(1)).is_sorted())
         }
         _ => false,
     }
@@ -109,40 +146,36 @@ fn constant_input(net: &Net, node: &NodeProto, position: usize) -> Option<Vec<i6
 fn expands_nothing(net: &Net, shapes: &Shapes, node: &NodeProto) -> Option<bool> {
     let (x, target) = (input(node, 0)?, input(node, 1)?);
     let rank = shapes.rank(net, x)?;
-    let target = shapes.values(net, target)?.items;
+    let target = shapes.values(net, target)?.nums;
     if target.len() > rank {
         return Some(false);
     }
-    if target.iter().all(|&d| d == Extent::Fixed(1)) {
+    if target.iter().all(|d| *d == Num::Int(1)) {
         return Some(true);
     }
     let shape = shapes.get(net, x)?;
     let own = &shape[rank - target.len()..];
-    Some(target.iter().zip(own).all(|(&t, &d)| t == Extent::Fixed(1) || t == d))
+    Some(target.iter().zip(own).all(|(t, d)| *t == Num::Int(1) || is_extent(t, d)))
 }
 
 fn covers_all(net: &Net, shapes: &Shapes, node: &NodeProto) -> Option<bool> {
     let x = input(node, 0)?;
-    let list = |position: usize, name: &str| match input(node, position) {
-        Some(tensor) => net.ints(tensor),
-        None => edit::ints_attribute(node, name).map(<[i64]>::to_vec),
-    };
-    let (starts, ends) = (list(1, "starts")?, list(2, "ends")?);
-    let axes = match list(3, "axes") {
+    let (starts, ends) = (list(net, node, 1, "starts")?, list(net, node, 2, "ends")?);
+    let axes = match list(net, node, 3, "axes") {
         Some(axes) => axes,
         None if input(node, 3).is_some() => return None,
         None => (0..starts.len() as i64).collect(),
     };
-    let steps = if input(node, 4).is_some() { list(4, "steps")? } else { vec![1; starts.len()] };
+    let steps = if input(node, 4).is_some() { list(net, node, 4, "steps")? } else { vec![1; starts.len()] };
     let shape = shapes.get(net, x);
     let rank = shapes.rank(net, x)?;
     let whole = |i: usize| -> Option<bool> {
         let at = axis(*axes.get(i)?, rank)?;
-        let extent = shape.as_ref().map(|s| s[at]);
+        let extent = shape.as_ref().map(|s| &s[at]);
         let end = *ends.get(i)?;
         let reaches = match extent {
-            Some(Extent::Fixed(n)) => end >= n,
-            _ => end >= i64::from(i32::MAX),
+            Some(DimExpr::Known(n)) => usize::try_from(end).is_ok_and(|end| end >= *n),
+            _ => end >= OPEN_END,
         };
         Some(starts[i] == 0 && steps.get(i) == Some(&1) && reaches)
     };

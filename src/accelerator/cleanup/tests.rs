@@ -167,3 +167,28 @@ fn a_known_branch_moves_into_the_main_graph() {
     let nodes: Vec<_> = model.graph().node.iter().map(|n| (n.op_type(), n.input.join(" "))).collect();
     assert_eq!(nodes, [("Mul", "x k_1".to_owned()), ("Sub", "b k".to_owned())]);
 }
+
+#[test]
+fn transposes_on_either_side_of_an_unsqueeze_become_one_or_none() {
+    for (axis, second, expected) in [
+        (3, [0, 2, 1, 3], vec!["Relu", "Unsqueeze"]),
+        (1, [1, 0, 3, 2], vec!["Relu", "Unsqueeze"]),
+        (0, [1, 3, 0, 2], vec!["Relu", "Unsqueeze"]),
+        (2, [3, 2, 0, 1], vec!["Relu", "Transpose", "Unsqueeze"]),
+    ] {
+        let model = Builder::new(17)
+            .input("x", DType::F32, &["N", "3", "4"])
+            .initializer("axis", i(&[axis]))
+            .node("Relu", &["x"], "a", vec![])
+            .node("Transpose", &["a"], "b", vec![edit::ints("perm", &[0, 2, 1])])
+            .node("Unsqueeze", &["b", "axis"], "c", vec![])
+            .node("Transpose", &["c"], "y", vec![edit::ints("perm", &second)])
+            .output("y", DType::F32, &["A", "B", "C", "D"])
+            .build();
+        let cleaned = apply(model.clone());
+        assert_eq!(ops(&cleaned), expected, "{axis} {second:?}");
+        let x = Tensor::new(&[2, 3, 4], &(0..24_u8).map(f32::from).collect::<Vec<_>>());
+        let [before, after] = [&model, &cleaned].map(|m| crate::accelerator::reference::run(m, &[("x", x.clone())]));
+        assert_eq!(before, after, "{axis} {second:?}");
+    }
+}

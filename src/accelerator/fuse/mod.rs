@@ -1,6 +1,7 @@
 //! Operators that an exporter wrote as several simpler ones, put together again where a standard operator of the model's opset says the same.
 
 pub mod attention;
+mod averages;
 pub mod gelu;
 pub mod hard_swish;
 pub mod layer_norm;

@@ -3,6 +3,7 @@
 use super::{below, reduces_last, replace};
 use crate::accelerator::net::{self, Id, Net, input};
 use crate::accelerator::shapes::Shapes;
+use crate::model::infer::DimExpr;
 use crate::model::{Effect, Facts, Model, Pass, PassError, edit};
 
 /// The pass `fuse-softmax`.
@@ -58,12 +59,12 @@ fn matched(net: &Net, shapes: &Shapes, id: Id) -> Option<String> {
     (input(sum, 0) == Some(exp_of) && input(max, 0) == Some(x) && last).then(|| x.to_owned())
 }
 
-/// The reduction behind what may only restore its dropped axis (Reshape, Unsqueeze, Expand) or bound it by minus infinity (Max).
+/// The reduction behind what may only restore its dropped axis (Reshape, Unsqueeze, an Expand that repeats nothing) or bound it by minus infinity (Max).
 fn same(net: &Net, tensor: &str) -> Option<String> {
     let (_, node) = net.producer(tensor)?;
     match node.op_type() {
         "ReduceSum" | "ReduceMax" => Some(tensor.to_owned()),
-        "Reshape" | "Unsqueeze" => same(net, input(node, 0)?),
+        "Reshape" | "Unsqueeze" | "Expand" => same(net, input(node, 0)?),
         "Max" => {
             let (a, b) = (input(node, 0)?, input(node, 1)?);
             let open = |name: &str| net.scalar(name) == Some(f64::NEG_INFINITY);
@@ -95,7 +96,7 @@ fn restored(net: &Net, shapes: &Shapes, node: &crate::model::onnx::NodeProto, us
     };
     let mut expected = x;
     if let Some(last) = expected.last_mut() {
-        *last = crate::accelerator::shapes::Extent::Fixed(1);
+        *last = DimExpr::Known(1);
     }
     shape.len() == rank && shape == expected
 }

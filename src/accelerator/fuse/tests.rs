@@ -63,6 +63,90 @@ fn a_decomposed_layer_normalisation_is_put_together() {
     }
 }
 
+/// Layer normalisation as JAX writes it: the variance from sums, axes dropped and restored.
+fn layer_norm_of_sums(axis: i64, scale: &[usize], parameters: [&[f32]; 2]) -> Model {
+    let width = if axis == 2 { 4.0 } else { 3.0 };
+    let restored: &[i64] = if axis == 2 { &[0, 3, 1] } else { &[0, 1, 4] };
+    let dropped = || vec![edit::int("keepdims", 0)];
+    start(17)
+        .initializer("g", Tensor::new(scale, parameters[0]))
+        .initializer("b", Tensor::new(scale, parameters[1]))
+        .initializer("axis", Tensor::new(&[1], &[axis]))
+        .initializer("per", Tensor::scalar(1.0_f32 / width))
+        .initializer("rows", Tensor::new(&[3], restored))
+        .node("ReduceSum", &["x", "axis"], "sum", dropped())
+        .node("Mul", &["sum", "per"], "m", vec![])
+        .node("Mul", &["x", "x"], "xx", vec![])
+        .node("ReduceSum", &["xx", "axis"], "sums", dropped())
+        .node("Mul", &["sums", "per"], "mm", vec![])
+        .node("Mul", &["m", "m"], "q", vec![])
+        .node("Sub", &["mm", "q"], "w", vec![])
+        .node("Max", &["zero", "w"], "v", vec![])
+        .node("Reshape", &["v", "rows"], "v1", vec![])
+        .node("Add", &["v1", "eps"], "e", vec![])
+        .node("Sqrt", &["e"], "s", vec![])
+        .node("Reciprocal", &["s"], "r", vec![])
+        .node("Mul", &["r", "g"], "f", vec![])
+        .node("Reshape", &["m", "rows"], "m1", vec![])
+        .node("Sub", &["x", "m1"], "d", vec![])
+        .node("Mul", &["d", "f"], "p", vec![])
+        .node("Add", &["p", "b"], "y", vec![])
+        .output("y", DType::F32, &["N", "3", "4"])
+        .build()
+}
+
+#[test]
+fn a_layer_normalisation_whose_variance_comes_from_sums_is_put_together() {
+    let model = layer_norm_of_sums(2, &[1, 4], [&[1.0, 2.0, 3.0, 4.0], &[0.1, 0.2, 0.3, 0.4]]);
+    let (model, effect) = apply("fuse-layer-normalization", &model);
+    assert_eq!(ops(&model), ["LayerNormalization"]);
+    assert_eq!(effect, Effect::Applied { rewrites: 1, fused: vec!["LayerNormalization: Add_16".to_owned()] });
+}
+
+#[test]
+fn a_normalised_axis_that_is_not_the_last_is_moved_there_and_back() {
+    let model = layer_norm_of_sums(1, &[1, 3, 1], [&[1.0, 2.0, 3.0], &[0.1, 0.2, 0.3]]);
+    let (model, _) = apply("fuse-layer-normalization", &model);
+    assert_eq!(ops(&model), ["Transpose", "LayerNormalization", "Transpose"]);
+}
+
+#[test]
+fn a_normalisation_by_something_else_than_its_own_variance_stays() {
+    let build = |tensor: &str, from: &str, to: &str| {
+        let mut model = layer_norm_of_sums(2, &[1, 4], [&[1.0; 4], &[0.0; 4]]);
+        let node = model.graph_mut().node.iter_mut().find(|n| n.output[0] == tensor).unwrap();
+        node.input.iter_mut().filter(|i| *i == from).for_each(|i| to.clone_into(i));
+        model
+    };
+    // Not divided by the width; not the square of the mean; rows that do not line up with x any more.
+    for (tensor, from, to) in [("mm", "per", "half"), ("q", "m", "mm"), ("d", "m1", "b")] {
+        let model = build(tensor, from, to);
+        assert_eq!(apply("fuse-layer-normalization", &model).0.graph().node, model.graph().node, "{tensor}");
+    }
+}
+
+#[test]
+fn a_layer_normalisation_as_keras_writes_it_is_put_together() {
+    let model = start(17)
+        .initializer("g", Tensor::new(&[4], &[1.0_f32, 2.0, 3.0, 4.0]))
+        .initializer("b", Tensor::new(&[4], &[0.1_f32, 0.2, 0.3, 0.4]))
+        .node("ReduceMean", &["x"], "m", last())
+        .node("Sub", &["x", "m"], "d", vec![])
+        .node("Mul", &["d", "d"], "q", vec![])
+        .node("ReduceMean", &["q"], "v", last())
+        .node("Add", &["v", "eps"], "e", vec![])
+        .node("Sqrt", &["e"], "s", vec![])
+        .node("Reciprocal", &["s"], "r", vec![])
+        .node("Mul", &["r", "g"], "f", vec![])
+        .node("Mul", &["x", "f"], "p", vec![])
+        .node("Mul", &["m", "f"], "h", vec![])
+        .node("Sub", &["b", "h"], "c", vec![])
+        .node("Add", &["p", "c"], "y", vec![])
+        .output("y", DType::F32, &["N", "3", "4"])
+        .build();
+    assert_eq!(ops(&apply("fuse-layer-normalization", &model).0), ["LayerNormalization"]);
+}
+
 #[test]
 fn below_its_opset_a_fusion_is_skipped_and_says_why() {
     let (model, effect) = apply("fuse-layer-normalization", &layer_norm(13, "Pow"));
@@ -145,6 +229,34 @@ fn a_decomposed_softmax_is_put_together() {
         .output("y", DType::F32, &["N", "3", "4"])
         .build();
     assert_eq!(ops(&apply("fuse-softmax", &model).0), ["Softmax"]);
+}
+
+#[test]
+fn a_softmax_whose_reductions_drop_their_axis_is_put_together() {
+    let dropped = || vec![edit::int("keepdims", 0)];
+    let model = start(13)
+        .initializer("axes", Tensor::new(&[1], &[2_i64]))
+        .initializer("rows", Tensor::new(&[3], &[0_i64, 3, 1]))
+        .initializer("low", Tensor::scalar(f32::NEG_INFINITY))
+        .node("Shape", &["x"], "n", vec![])
+        .initializer("to", Tensor::new(&[1], &[2_i64]))
+        .initializer("from", Tensor::new(&[1], &[0_i64]))
+        .initializer("one_axis", Tensor::new(&[1], &[1_i64]))
+        .node("Slice", &["n", "from", "to"], "outer", vec![])
+        .node("Concat", &["outer", "one_axis"], "target", vec![edit::int("axis", 0)])
+        .node("ReduceMax", &["x"], "m", vec![edit::ints("axes", &[2]), edit::int("keepdims", 0)])
+        .node("Max", &["low", "m"], "m0", vec![])
+        .node("Reshape", &["m0", "rows"], "m1", vec![])
+        .node("Expand", &["m1", "target"], "m2", vec![])
+        .node("Sub", &["x", "m2"], "d", vec![])
+        .node("Exp", &["d"], "e", vec![])
+        .node("ReduceSum", &["e", "axes"], "s", dropped())
+        .node("Reshape", &["s", "rows"], "s1", vec![])
+        .node("Expand", &["s1", "target"], "s2", vec![])
+        .node("Div", &["e", "s2"], "y", vec![])
+        .output("y", DType::F32, &["N", "3", "4"])
+        .build();
+    assert_eq!(ops(&apply("fuse-softmax", &model).0).last(), Some(&"Softmax"));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::accelerator::evaluate::{axis, movement::transposed};
 use crate::accelerator::net::{Id, Net, input};
+use crate::model::infer::{broadcasts, unary};
 use crate::model::onnx::NodeProto;
 use crate::model::{Tensor, edit};
 
@@ -28,67 +29,6 @@ pub(super) fn data_inputs(node: &NodeProto) -> impl Iterator<Item = &str> {
     node.input.iter().take(count).map(String::as_str).filter(|i| !i.is_empty())
 }
 
-fn broadcasts(op: &str) -> bool {
-    matches!(
-        op,
-        "Add"
-            | "Sub"
-            | "Mul"
-            | "Div"
-            | "Pow"
-            | "Min"
-            | "Max"
-            | "Sum"
-            | "Mean"
-            | "PRelu"
-            | "Where"
-            | "Equal"
-            | "Less"
-            | "Greater"
-            | "LessOrEqual"
-            | "GreaterOrEqual"
-            | "And"
-            | "Or"
-            | "Xor"
-            | "Mod"
-    )
-}
-
-fn unary(op: &str) -> bool {
-    matches!(
-        op,
-        "Relu"
-            | "LeakyRelu"
-            | "Elu"
-            | "Selu"
-            | "Celu"
-            | "Sigmoid"
-            | "HardSigmoid"
-            | "HardSwish"
-            | "Tanh"
-            | "Erf"
-            | "Gelu"
-            | "Exp"
-            | "Log"
-            | "Sqrt"
-            | "Reciprocal"
-            | "Neg"
-            | "Abs"
-            | "Floor"
-            | "Ceil"
-            | "Round"
-            | "Sign"
-            | "Softplus"
-            | "Softsign"
-            | "Mish"
-            | "Clip"
-            | "Cast"
-            | "Identity"
-            | "Not"
-            | "ThresholdedRelu"
-    )
-}
-
 /// What changes in `node` when its data comes in the order before a Transpose of `perm`; `None` when the node does mind.
 pub(super) fn plan(net: &Net, node: &NodeProto, perm: &[usize]) -> Option<Plan> {
     if !matches!(node.domain(), "" | "ai.onnx") || net.opset() < 7 {
@@ -97,7 +37,7 @@ pub(super) fn plan(net: &Net, node: &NodeProto, perm: &[usize]) -> Option<Plan> 
     let rank = perm.len();
     let moved = |a: i64| axis(a, rank).map(|a| perm[a] as i64);
     match node.op_type() {
-        op if unary(op) => Some(Plan::Plain),
+        op if unary(op) || op == "Cast" => Some(Plan::Plain),
         op if broadcasts(op) => {
             let fits = |name: &str| net.constant_info(name).is_none_or(|(_, shape)| shape.len() <= rank);
             data_inputs(node).all(fits).then_some(Plan::Broadcast)

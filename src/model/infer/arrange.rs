@@ -6,12 +6,12 @@ use super::basics::{axis, broadcast, product, ratio};
 use super::values::{Num, range_len, slice_extent};
 use super::{Ctx, DimExpr, Inferred};
 
-fn one(ctx: &Ctx<'_, '_>, dims: Option<Vec<DimExpr>>) -> Vec<Inferred> {
+fn one(ctx: &Ctx<'_>, dims: Option<Vec<DimExpr>>) -> Vec<Inferred> {
     vec![Inferred::new(ctx.dtype(0), dims)]
 }
 
 /// Extents that a small integer input spells out; unknown ones, when only its length is known.
-fn spelled(ctx: &Ctx<'_, '_>, i: usize) -> Option<Vec<DimExpr>> {
+fn spelled(ctx: &Ctx<'_>, i: usize) -> Option<Vec<DimExpr>> {
     if let Some(small) = ctx.small(i) {
         return Some(small.nums.iter().map(Num::dim).collect());
     }
@@ -21,7 +21,7 @@ fn spelled(ctx: &Ctx<'_, '_>, i: usize) -> Option<Vec<DimExpr>> {
     }
 }
 
-pub(super) fn reshape(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn reshape(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = || {
         let Some(small) = ctx.small(1) else { return spelled(ctx, 1) };
         let copy_zero = ctx.attr_int("allowzero", 0) == 0;
@@ -47,7 +47,7 @@ pub(super) fn reshape(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
     one(ctx, dims())
 }
 
-pub(super) fn flatten(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn flatten(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = || {
         let dims = ctx.dims(0)?;
         let at = ctx.attr_int("axis", 1);
@@ -57,7 +57,7 @@ pub(super) fn flatten(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
     one(ctx, dims())
 }
 
-pub(super) fn transpose(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn transpose(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = || {
         let dims = ctx.dims(0)?;
         match ctx.attr_ints("perm") {
@@ -71,7 +71,7 @@ pub(super) fn transpose(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
     one(ctx, dims())
 }
 
-pub(super) fn concat(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn concat(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = || {
         let first = ctx.dims(0)?;
         let axis = axis(ctx.attr_int("axis", 0), first.len())?;
@@ -103,7 +103,7 @@ fn sum(a: &DimExpr, b: &DimExpr) -> DimExpr {
     }
 }
 
-pub(super) fn slice(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn slice(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = || {
         let dims = ctx.dims(0)?;
         let starts = ctx.ints_either("starts", 1);
@@ -138,19 +138,22 @@ pub(super) fn slice(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
     one(ctx, dims())
 }
 
+/// Exporters write the largest integer for "to the end", or this number (tf2onnx). No axis is as long.
+pub(crate) const OPEN_END: i64 = 1_000_000_000;
+
 fn cut(dim: &DimExpr, start: i64, end: i64, step: i64) -> DimExpr {
     match dim {
         DimExpr::Known(n) => {
             slice_extent(*n as i64, start, end, step).map_or(DimExpr::Unknown, |(_, n)| DimExpr::Known(n))
         }
         // Everything, in order or reversed.
-        symbol if (start, step) == (0, 1) && end >= i64::from(i32::MAX) => symbol.clone(),
+        symbol if (start, step) == (0, 1) && end >= OPEN_END => symbol.clone(),
         symbol if (start, step) == (-1, -1) && end <= i64::from(i32::MIN) + 1 => symbol.clone(),
         _ => DimExpr::Unknown,
     }
 }
 
-pub(super) fn split(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn split(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let parts = ctx.node.output.len();
     let extents = || -> Option<(Vec<DimExpr>, usize)> {
         let dims = ctx.dims(0)?;
@@ -177,7 +180,7 @@ pub(super) fn split(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
     sizes.into_iter().map(part).collect()
 }
 
-pub(super) fn gather(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn gather(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = || {
         let (data, indices) = (ctx.dims(0)?, ctx.dims(1)?);
         let axis = axis(ctx.attr_int("axis", 0), data.len())?;
@@ -187,11 +190,11 @@ pub(super) fn gather(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
 }
 
 /// `GatherElements`: the shape of the indices.
-pub(super) fn gather_elements(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn gather_elements(ctx: &Ctx<'_>) -> Vec<Inferred> {
     one(ctx, ctx.dims(1).map(<[DimExpr]>::to_vec))
 }
 
-pub(super) fn gather_nd(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn gather_nd(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = || {
         let (data, indices) = (ctx.dims(0)?, ctx.dims(1)?);
         let batch = usize::try_from(ctx.attr_int("batch_dims", 0)).ok()?;
@@ -202,7 +205,7 @@ pub(super) fn gather_nd(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
     one(ctx, dims())
 }
 
-pub(super) fn shape_of(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn shape_of(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = ctx.dims(0).map(|d| {
         let (start, end) = super::values::shape_range(ctx, d.len());
         vec![DimExpr::Known(end - start)]
@@ -210,7 +213,7 @@ pub(super) fn shape_of(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
     vec![Inferred::new(Some(DType::I64), Some(dims.unwrap_or_else(|| vec![DimExpr::Unknown])))]
 }
 
-pub(super) fn squeeze(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn squeeze(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = || {
         let dims = ctx.dims(0)?;
         match ctx.ints_either("axes", 1)? {
@@ -228,7 +231,7 @@ pub(super) fn squeeze(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
     one(ctx, dims())
 }
 
-pub(super) fn unsqueeze(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn unsqueeze(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = || {
         let dims = ctx.dims(0)?;
         let axes = ctx.ints_either("axes", 1)??;
@@ -243,7 +246,7 @@ pub(super) fn unsqueeze(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
     one(ctx, dims())
 }
 
-pub(super) fn expand(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn expand(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = || {
         let (dims, target) = (ctx.dims(0)?, spelled(ctx, 1)?);
         broadcast(dims, &target)
@@ -251,7 +254,7 @@ pub(super) fn expand(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
     one(ctx, dims())
 }
 
-pub(super) fn tile(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn tile(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = || {
         let dims = ctx.dims(0)?;
         let Some(repeats) = spelled(ctx, 1) else { return Some(vec![DimExpr::Unknown; dims.len()]) };
@@ -260,7 +263,7 @@ pub(super) fn tile(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
     one(ctx, dims())
 }
 
-pub(super) fn pad(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn pad(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = || {
         let dims = ctx.dims(0)?;
         let Some(Some(pads)) = ctx.ints_either("pads", 1) else { return Some(vec![DimExpr::Unknown; dims.len()]) };
@@ -287,7 +290,7 @@ pub(super) fn pad(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
 }
 
 /// `Resize` (sizes, or constant scales) and `Upsample`.
-pub(super) fn resize(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn resize(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let upsample = ctx.node.op_type() == "Upsample";
     // Opset 10 has (x, scales), opset 11 and later (x, roi, scales, sizes).
     let two_inputs = upsample || ctx.scope.opset < 11;
@@ -309,7 +312,7 @@ pub(super) fn resize(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
         }
         let scales = match attribute(ctx.node, "scales") {
             Some(scales) => Some(scales.floats.iter().map(|&s| f64::from(s)).collect()),
-            None => ctx.floats(if two_inputs { 1 } else { 2 }),
+            None => ctx.floats(if two_inputs { 1 } else { 2 }).map(<[f64]>::to_vec),
         };
         let scales = scales.filter(|s| s.len() == axes.len());
         for (k, &a) in axes.iter().enumerate() {
@@ -327,7 +330,7 @@ pub(super) fn resize(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
     one(ctx, dims())
 }
 
-pub(super) fn space_depth(ctx: &Ctx<'_, '_>, to_depth: bool) -> Vec<Inferred> {
+pub(super) fn space_depth(ctx: &Ctx<'_>, to_depth: bool) -> Vec<Inferred> {
     let dims = || {
         let [n, c, h, w] = ctx.dims(0)? else { return None };
         let block = usize::try_from(ctx.attr_int("blocksize", 0)).ok().filter(|&b| b > 0)?;
@@ -344,7 +347,7 @@ pub(super) fn space_depth(ctx: &Ctx<'_, '_>, to_depth: bool) -> Vec<Inferred> {
     one(ctx, dims())
 }
 
-pub(super) fn constant(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn constant(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let Some(attribute) = ctx.node.attribute.first() else { return Vec::new() };
     let known = |dims: &[usize]| Some(dims.iter().map(|&d| DimExpr::Known(d)).collect());
     vec![match attribute.name() {
@@ -362,12 +365,12 @@ pub(super) fn constant(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
     }]
 }
 
-pub(super) fn constant_of_shape(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn constant_of_shape(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let value = attribute(ctx.node, "value").and_then(|a| a.t.as_ref());
     vec![Inferred::new(value.map_or(Some(DType::F32), |t| DType::from_onnx(t.data_type())), spelled(ctx, 0))]
 }
 
-pub(super) fn range(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn range(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let whole = |i| ctx.ints(i).and_then(|v| v.first().copied());
     let n = match (whole(0), whole(1), whole(2)) {
         (Some(s), Some(l), Some(d)) => range_len(s, l, d).map_or(DimExpr::Unknown, DimExpr::Known),
@@ -378,7 +381,7 @@ pub(super) fn range(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
     vec![Inferred::new(ctx.dtype(0).or(ctx.dtype(1)), Some(vec![n]))]
 }
 
-pub(super) fn one_hot(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn one_hot(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = || {
         let mut dims = ctx.dims(0)?.to_vec();
         let at = axis(ctx.attr_int("axis", -1), dims.len() + 1)?;
@@ -388,13 +391,13 @@ pub(super) fn one_hot(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
     vec![Inferred::new(ctx.dtype(2), dims())]
 }
 
-pub(super) fn non_zero(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn non_zero(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let rank = ctx.dims(0).map_or(DimExpr::Unknown, |d| DimExpr::Known(d.len()));
     vec![Inferred::new(Some(DType::I64), Some(vec![rank, DimExpr::Unknown]))]
 }
 
 /// A type named by an attribute, else the type of `like`.
-pub(super) fn retyped(ctx: &Ctx<'_, '_>, attribute: &str, like: Option<DType>) -> Vec<Inferred> {
+pub(super) fn retyped(ctx: &Ctx<'_>, attribute: &str, like: Option<DType>) -> Vec<Inferred> {
     let number = ctx.attr_int(attribute, 0) as i32;
     let dtype = if number == 0 { like } else { DType::from_onnx(number) };
     vec![Inferred::new(dtype, ctx.dims(0).map(<[DimExpr]>::to_vec))]

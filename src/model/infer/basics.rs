@@ -3,6 +3,86 @@
 use super::super::DType;
 use super::{Ctx, DimExpr, Inferred};
 
+/// Operators of one tensor that calculate each element for itself and keep the element type.
+pub(crate) fn unary(op: &str) -> bool {
+    matches!(
+        op,
+        "Abs"
+            | "Acos"
+            | "Acosh"
+            | "Asin"
+            | "Asinh"
+            | "Atan"
+            | "Atanh"
+            | "BitwiseNot"
+            | "Ceil"
+            | "Celu"
+            | "Clip"
+            | "Cos"
+            | "Cosh"
+            | "Elu"
+            | "Erf"
+            | "Exp"
+            | "Floor"
+            | "Gelu"
+            | "HardSigmoid"
+            | "HardSwish"
+            | "Identity"
+            | "LeakyRelu"
+            | "Log"
+            | "Mish"
+            | "Neg"
+            | "Not"
+            | "Reciprocal"
+            | "Relu"
+            | "Round"
+            | "Selu"
+            | "Shrink"
+            | "Sigmoid"
+            | "Sign"
+            | "Sin"
+            | "Sinh"
+            | "Softplus"
+            | "Softsign"
+            | "Sqrt"
+            | "Swish"
+            | "Tan"
+            | "Tanh"
+            | "ThresholdedRelu"
+    )
+}
+
+/// Operators whose inputs broadcast to a result of their own element type.
+pub(super) fn arithmetic(op: &str) -> bool {
+    matches!(
+        op,
+        "Add"
+            | "BitShift"
+            | "BitwiseAnd"
+            | "BitwiseOr"
+            | "BitwiseXor"
+            | "Div"
+            | "Max"
+            | "Mean"
+            | "Min"
+            | "Mod"
+            | "Mul"
+            | "Pow"
+            | "Sub"
+            | "Sum"
+    )
+}
+
+/// Operators whose inputs broadcast to booleans.
+pub(super) fn compares(op: &str) -> bool {
+    matches!(op, "And" | "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Or" | "Xor")
+}
+
+/// Operators that calculate each element for itself from inputs that broadcast.
+pub(crate) fn broadcasts(op: &str) -> bool {
+    arithmetic(op) || compares(op) || matches!(op, "PRelu" | "Where")
+}
+
 /// The common shape of two operands under `NumPy`'s rule, or `None` when they do not fit.
 pub(super) fn broadcast(a: &[DimExpr], b: &[DimExpr]) -> Option<Vec<DimExpr>> {
     let rank = a.len().max(b.len());
@@ -24,7 +104,7 @@ fn broadcast_dim(a: DimExpr, b: DimExpr) -> Option<DimExpr> {
 }
 
 /// The common shape of several operands.
-pub(super) fn broadcast_inputs(ctx: &Ctx<'_, '_>, inputs: impl IntoIterator<Item = usize>) -> Option<Vec<DimExpr>> {
+pub(super) fn broadcast_inputs(ctx: &Ctx<'_>, inputs: impl IntoIterator<Item = usize>) -> Option<Vec<DimExpr>> {
     let mut dims = Vec::new();
     for i in inputs {
         dims = broadcast(&dims, ctx.dims(i)?)?;
@@ -75,23 +155,23 @@ pub(super) fn axis(axis: i64, rank: usize) -> Option<usize> {
 }
 
 /// Type and shape of input 0.
-pub(super) fn same(ctx: &Ctx<'_, '_>) -> Option<Vec<Inferred>> {
+pub(super) fn same(ctx: &Ctx<'_>) -> Option<Vec<Inferred>> {
     Some(vec![ctx.input(0)?.clone()])
 }
 
 /// All inputs broadcast; element type of the first whose type is known.
-pub(super) fn elementwise(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn elementwise(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let n = ctx.node.input.len();
     vec![Inferred::new((0..n).find_map(|i| ctx.dtype(i)), broadcast_inputs(ctx, 0..n))]
 }
 
 /// All inputs broadcast, to booleans.
-pub(super) fn comparison(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn comparison(ctx: &Ctx<'_>) -> Vec<Inferred> {
     vec![Inferred::new(Some(DType::Bool), broadcast_inputs(ctx, 0..ctx.node.input.len()))]
 }
 
 /// `Where(condition, a, b)`.
-pub(super) fn select(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn select(ctx: &Ctx<'_>) -> Vec<Inferred> {
     vec![Inferred::new(ctx.dtype(1).or(ctx.dtype(2)), broadcast_inputs(ctx, 0..3))]
 }
 

@@ -26,13 +26,13 @@ pub(super) fn matmul_dims(a: &[DimExpr], b: &[DimExpr]) -> Option<Vec<DimExpr>> 
 }
 
 /// `MatMul` and its integer forms: operands at inputs `a` and `b`.
-pub(super) fn matmul(ctx: &Ctx<'_, '_>, a: usize, b: usize, dtype: Option<DType>) -> Vec<Inferred> {
+pub(super) fn matmul(ctx: &Ctx<'_>, a: usize, b: usize, dtype: Option<DType>) -> Vec<Inferred> {
     let dims = ctx.dims(a).zip(ctx.dims(b)).and_then(|(a, b)| matmul_dims(a, b));
     vec![Inferred::new(dtype, dims)]
 }
 
 /// `FusedMatMul`: the last two axes of an operand may be swapped.
-pub(super) fn fused_matmul(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn fused_matmul(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let swapped = |i: usize, attribute: &str| {
         let mut dims = ctx.dims(i)?.to_vec();
         let n = dims.len();
@@ -47,7 +47,7 @@ pub(super) fn fused_matmul(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
 }
 
 /// `Gemm` with operands at inputs `a` and `b`.
-pub(super) fn gemm(ctx: &Ctx<'_, '_>, a: usize, b: usize, dtype: Option<DType>) -> Vec<Inferred> {
+pub(super) fn gemm(ctx: &Ctx<'_>, a: usize, b: usize, dtype: Option<DType>) -> Vec<Inferred> {
     let dims = || {
         let ([a0, a1], [b0, b1]) = (ctx.dims(a)?, ctx.dims(b)?) else { return None };
         let m = if ctx.attr_int("transA", 0) == 0 { a0 } else { a1 };
@@ -58,7 +58,7 @@ pub(super) fn gemm(ctx: &Ctx<'_, '_>, a: usize, b: usize, dtype: Option<DType>) 
 }
 
 /// `Conv` and its quantised forms: data at input 0, weights at input `w`.
-pub(super) fn conv(ctx: &Ctx<'_, '_>, w: usize, dtype: Option<DType>) -> Vec<Inferred> {
+pub(super) fn conv(ctx: &Ctx<'_>, w: usize, dtype: Option<DType>) -> Vec<Inferred> {
     let dims = || {
         let (x, w) = (ctx.dims(0)?, ctx.dims(w)?);
         if x.len() != w.len() || x.len() < 3 {
@@ -76,7 +76,7 @@ pub(super) fn conv(ctx: &Ctx<'_, '_>, w: usize, dtype: Option<DType>) -> Vec<Inf
 }
 
 /// `MaxPool`, `AveragePool`, `LpPool`.
-pub(super) fn pool(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn pool(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = || {
         let x = ctx.dims(0)?;
         let kernel: Vec<Option<usize>> =
@@ -93,7 +93,7 @@ pub(super) fn pool(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
 }
 
 /// Extents behind a sliding window, from strides, pads, dilations and `auto_pad`.
-fn window(ctx: &Ctx<'_, '_>, input: &[DimExpr], kernel: &[Option<usize>], ceil: bool) -> Option<Vec<DimExpr>> {
+fn window(ctx: &Ctx<'_>, input: &[DimExpr], kernel: &[Option<usize>], ceil: bool) -> Option<Vec<DimExpr>> {
     let n = input.len();
     let list = |name: &str, len: usize, default: i64| {
         ctx.attr_ints(name).map_or_else(|| Some(vec![default; len]), |v| (v.len() == len).then(|| v.to_vec()))
@@ -138,7 +138,7 @@ fn window(ctx: &Ctx<'_, '_>, input: &[DimExpr], kernel: &[Option<usize>], ceil: 
     Some((0..n).map(extent).collect())
 }
 
-pub(super) fn conv_transpose(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn conv_transpose(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = || {
         let (x, w) = (ctx.dims(0)?, ctx.dims(1)?);
         if x.len() != w.len() || x.len() < 3 {
@@ -183,7 +183,7 @@ pub(super) fn conv_transpose(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
 }
 
 /// `GlobalAveragePool`, `GlobalMaxPool`, `GlobalLpPool`.
-pub(super) fn global_pool(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn global_pool(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = ctx.dims(0).filter(|d| d.len() >= 2).map(|d| {
         let mut out = d[..2].to_vec();
         out.resize(d.len(), DimExpr::Known(1));
@@ -193,7 +193,7 @@ pub(super) fn global_pool(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
 }
 
 /// `LSTM`, `GRU`, `RNN`: sequence output, last hidden state, last cell state.
-pub(super) fn recurrent(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn recurrent(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dtype = ctx.dtype(0);
     let Some([x0, x1, _]) = ctx.dims(0) else { return vec![Inferred::new(dtype, None); ctx.node.output.len()] };
     let batch_first = ctx.attr_int("layout", 0) == 1;
@@ -217,7 +217,7 @@ pub(super) fn recurrent(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
 }
 
 /// `LayerNormalization`: output, mean, inverse standard deviation.
-pub(super) fn layer_norm(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn layer_norm(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = ctx.dims(0).map(<[DimExpr]>::to_vec);
     let stats = dims.as_ref().and_then(|d| {
         let from = axis(ctx.attr_int("axis", -1), d.len())?;
@@ -228,7 +228,7 @@ pub(super) fn layer_norm(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
 }
 
 /// `BatchNormalization`: further outputs (training form) are per channel.
-pub(super) fn batch_norm(ctx: &Ctx<'_, '_>) -> Option<Vec<Inferred>> {
+pub(super) fn batch_norm(ctx: &Ctx<'_>) -> Option<Vec<Inferred>> {
     let channel = Inferred::new(ctx.dtype(3), ctx.dims(3).map(<[DimExpr]>::to_vec));
     let mut out = vec![ctx.input(0)?.clone()];
     out.resize(5, channel);
@@ -236,13 +236,13 @@ pub(super) fn batch_norm(ctx: &Ctx<'_, '_>) -> Option<Vec<Inferred>> {
 }
 
 /// `Dropout`: output and mask.
-pub(super) fn dropout(ctx: &Ctx<'_, '_>) -> Option<Vec<Inferred>> {
+pub(super) fn dropout(ctx: &Ctx<'_>) -> Option<Vec<Inferred>> {
     let x = ctx.input(0)?.clone();
     Some(vec![x.clone(), Inferred::new(Some(DType::Bool), x.dims)])
 }
 
 /// `QuantizeLinear`: the type of the zero point, else of `output_dtype`, else uint8.
-pub(super) fn quantize(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn quantize(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let number = ctx.attr_int("output_dtype", 0) as i32;
     let dtype = if ctx.has(2) {
         ctx.dtype(2)
@@ -255,19 +255,19 @@ pub(super) fn quantize(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
 }
 
 /// `DequantizeLinear`: the type of the scale.
-pub(super) fn dequantize(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn dequantize(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let number = ctx.attr_int("output_dtype", 0) as i32;
     let dtype = if number == 0 { ctx.dtype(1) } else { DType::from_onnx(number) };
     vec![Inferred::new(dtype, ctx.dims(0).map(<[DimExpr]>::to_vec))]
 }
 
-pub(super) fn dynamic_quantize(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn dynamic_quantize(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let scalar = |dtype| Inferred::new(Some(dtype), Some(Vec::new()));
     vec![Inferred::new(Some(DType::U8), ctx.dims(0).map(<[DimExpr]>::to_vec)), scalar(DType::F32), scalar(DType::U8)]
 }
 
 /// `com.microsoft.Attention` and `QAttention`: `[batch, sequence, value width]`; the width is a third of the bias unless `qkv_hidden_sizes` says otherwise.
-pub(super) fn packed_attention(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn packed_attention(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = || {
         let [batch, sequence, _] = ctx.dims(0)? else { return None };
         let width = match ctx.attr_ints("qkv_hidden_sizes") {
@@ -284,7 +284,7 @@ pub(super) fn packed_attention(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
 }
 
 /// `Attention` of opset 23: like Q, with the width of V.
-pub(super) fn attention(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn attention(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = || {
         let (q, v) = (ctx.dims(0)?, ctx.dims(2)?);
         match (q, v) {
@@ -307,7 +307,7 @@ pub(super) fn attention(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
 }
 
 /// `com.microsoft.MultiHeadAttention` with separate Q, K, V.
-pub(super) fn multi_head(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn multi_head(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = || {
         let ([b, s, _], [_, _, width]) = (ctx.dims(0)?, ctx.dims(2)?) else { return None };
         Some(vec![b.clone(), s.clone(), width.clone()])
@@ -334,7 +334,7 @@ pub(in super::super) fn einsum_labels(equation: &str) -> Option<(Vec<Vec<char>>,
     Some((operands, output))
 }
 
-pub(super) fn einsum(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn einsum(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = || {
         let (operands, output) = einsum_labels(string_attribute(ctx.node, "equation")?)?;
         let mut extents = std::collections::HashMap::new();
@@ -353,7 +353,7 @@ pub(super) fn einsum(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
 }
 
 /// `com.microsoft.MatMulNBits`: the weight is packed, its shape stands in the attributes `N` and `K`.
-pub(super) fn matmul_nbits(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn matmul_nbits(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = ctx.dims(0).and_then(|d| {
         let (_, outer) = d.split_last()?;
         let mut out = outer.to_vec();

@@ -5,11 +5,11 @@ use super::basics::axis;
 use super::{Ctx, DimExpr, Inferred};
 
 /// `Reduce*`, whose axes are an attribute or input 1.
-pub(super) fn reduce(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn reduce(ctx: &Ctx<'_>) -> Vec<Inferred> {
     vec![Inferred::new(ctx.dtype(0), reduced(ctx))]
 }
 
-fn reduced(ctx: &Ctx<'_, '_>) -> Option<Vec<DimExpr>> {
+fn reduced(ctx: &Ctx<'_>) -> Option<Vec<DimExpr>> {
     let dims = ctx.dims(0)?;
     let keep = ctx.attr_int("keepdims", 1) != 0;
     let axes = ctx.ints_either("axes", 1);
@@ -39,7 +39,7 @@ fn drop_axes(dims: &[DimExpr], gone: impl Fn(&usize) -> bool, keep: bool) -> Vec
 }
 
 /// `ArgMax` and `ArgMin`.
-pub(super) fn arg(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn arg(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = ctx.dims(0).and_then(|dims| {
         let axis = axis(ctx.attr_int("axis", 0), dims.len())?;
         Some(drop_axes(dims, |&i| i == axis, ctx.attr_int("keepdims", 1) != 0))
@@ -48,7 +48,7 @@ pub(super) fn arg(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
 }
 
 /// `TopK`: values and indices.
-pub(super) fn top_k(ctx: &Ctx<'_, '_>) -> Vec<Inferred> {
+pub(super) fn top_k(ctx: &Ctx<'_>) -> Vec<Inferred> {
     let dims = ctx.dims(0).and_then(|dims| {
         let axis = axis(ctx.attr_int("axis", -1), dims.len())?;
         let mut dims = dims.to_vec();

@@ -15,7 +15,7 @@ pub(super) enum Outcome {
 }
 
 /// Applies the rule of the node's operator.
-pub(super) fn outputs(ctx: &Ctx<'_, '_>) -> Outcome {
+pub(super) fn outputs(ctx: &Ctx<'_>) -> Outcome {
     match ctx.node.domain() {
         "" | "ai.onnx" => standard(ctx),
         "com.microsoft" => microsoft(ctx),
@@ -28,76 +28,32 @@ fn from(outputs: Option<Vec<Inferred>>) -> Outcome {
 }
 
 #[allow(clippy::too_many_lines)] // one table, one line per rule
-fn standard(ctx: &Ctx<'_, '_>) -> Outcome {
+fn standard(ctx: &Ctx<'_>) -> Outcome {
     let outputs = match ctx.node.op_type() {
-        "Abs"
-        | "Acos"
-        | "Acosh"
-        | "Asin"
-        | "Asinh"
-        | "Atan"
-        | "Atanh"
-        | "BitwiseNot"
-        | "Ceil"
-        | "Celu"
-        | "Clip"
-        | "Cos"
-        | "Cosh"
-        | "CumProd"
+        op if basics::unary(op) => return from(basics::same(ctx)),
+        op if basics::arithmetic(op) => basics::elementwise(ctx),
+        op if basics::compares(op) => basics::comparison(ctx),
+        "CumProd"
         | "CumSum"
-        | "Elu"
-        | "Erf"
-        | "Exp"
-        | "Floor"
-        | "Gelu"
         | "GroupNormalization"
-        | "HardSigmoid"
-        | "HardSwish"
         | "Hardmax"
-        | "Identity"
         | "InstanceNormalization"
         | "LRN"
-        | "LeakyRelu"
-        | "Log"
         | "LogSoftmax"
         | "LpNormalization"
         | "MeanVarianceNormalization"
-        | "Mish"
-        | "Neg"
-        | "Not"
         | "PRelu"
         | "RMSNormalization"
-        | "Reciprocal"
-        | "Relu"
         | "ReverseSequence"
         | "RotaryEmbedding"
-        | "Round"
         | "Scatter"
         | "ScatterElements"
         | "ScatterND"
-        | "Selu"
-        | "Shrink"
-        | "Sigmoid"
-        | "Sign"
-        | "Sin"
-        | "Sinh"
         | "Softmax"
-        | "Softplus"
-        | "Softsign"
-        | "Sqrt"
-        | "Swish"
-        | "Tan"
-        | "Tanh"
         | "TensorScatter"
-        | "ThresholdedRelu"
         | "Trilu" => return from(basics::same(ctx)),
         "BatchNormalization" => return from(layers::batch_norm(ctx)),
         "Dropout" => return from(layers::dropout(ctx)),
-        "Add" | "BitShift" | "BitwiseAnd" | "BitwiseOr" | "BitwiseXor" | "Div" | "Max" | "Mean" | "Min" | "Mod"
-        | "Mul" | "Pow" | "Sub" | "Sum" => basics::elementwise(ctx),
-        "And" | "Equal" | "Greater" | "GreaterOrEqual" | "Less" | "LessOrEqual" | "Or" | "Xor" => {
-            basics::comparison(ctx)
-        }
         "IsInf" | "IsNaN" => vec![Inferred::new(Some(DType::Bool), ctx.dims(0).map(<[DimExpr]>::to_vec))],
         "Where" => basics::select(ctx),
         "Cast" => arrange::retyped(ctx, "to", None),
@@ -157,7 +113,7 @@ fn standard(ctx: &Ctx<'_, '_>) -> Outcome {
 }
 
 /// Operators that ONNX Runtime's tools write into files.
-fn microsoft(ctx: &Ctx<'_, '_>) -> Outcome {
+fn microsoft(ctx: &Ctx<'_>) -> Outcome {
     let dims = |i: usize| ctx.dims(i).map(<[DimExpr]>::to_vec);
     let outputs = match ctx.node.op_type() {
         "BiasGelu"

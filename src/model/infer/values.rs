@@ -11,21 +11,22 @@ const MAX_LEN: usize = 256;
 
 /// One element.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Num {
+pub(crate) enum Num {
     /// Its value.
     Int(i64),
     /// The extent of this name, which is not negative.
     Symbol(String),
+    /// Anything.
     Unknown,
 }
 
 impl Num {
-    pub(super) fn int(&self) -> Option<i64> {
+    pub(crate) fn int(&self) -> Option<i64> {
         if let Self::Int(n) = self { Some(*n) } else { None }
     }
 
     /// As the extent of an axis.
-    pub(super) fn dim(&self) -> DimExpr {
+    pub(crate) fn dim(&self) -> DimExpr {
         match self {
             Self::Int(n) => usize::try_from(*n).map_or(DimExpr::Unknown, DimExpr::Known),
             Self::Symbol(s) => DimExpr::Symbol(s.clone()),
@@ -46,9 +47,9 @@ impl From<&DimExpr> for Num {
 
 /// A small tensor of integers, row-major.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Small {
-    pub(super) nums: Vec<Num>,
-    shape: Vec<usize>,
+pub(crate) struct Small {
+    pub(crate) nums: Vec<Num>,
+    pub(crate) shape: Vec<usize>,
 }
 
 impl Small {
@@ -68,12 +69,12 @@ impl Small {
         self.shape.len() == 1
     }
 
-    pub(super) fn dims(&self) -> Vec<DimExpr> {
+    pub(crate) fn dims(&self) -> Vec<DimExpr> {
         self.shape.iter().map(|&n| DimExpr::Known(n)).collect()
     }
 
     /// Of an initializer, when it is a small integer tensor.
-    pub(super) fn of_tensor(proto: &TensorProto) -> Option<Self> {
+    pub(crate) fn of_tensor(proto: &TensorProto) -> Option<Self> {
         let elements = proto.dims.iter().try_fold(1_usize, |n, &d| n.checked_mul(usize::try_from(d).ok()?));
         let integer = DType::from_onnx(proto.data_type()).is_some_and(|t| !t.is_float());
         if integer && elements.is_some_and(|n| n <= MAX_LEN) {
@@ -88,6 +89,13 @@ impl Small {
             return None;
         }
         Some(Self { nums: tensor.to_i64()?.iter().map(|&n| Num::Int(n)).collect(), shape: tensor.shape().to_vec() })
+    }
+
+    /// Gives every unknown element, none of which is negative, a name of its own.
+    pub(super) fn name_unknown(&mut self, tensor: &str) {
+        for (i, num) in self.nums.iter_mut().enumerate().filter(|(_, num)| **num == Num::Unknown) {
+            *num = Num::Symbol(format!("{tensor}[{i}]"));
+        }
     }
 
     /// Element `i`, or the only one.
@@ -114,7 +122,7 @@ impl Small {
 }
 
 /// The value of the node's first output, when it can be followed.
-pub(super) fn propagate(ctx: &Ctx<'_, '_>) -> Option<Small> {
+pub(super) fn propagate(ctx: &Ctx<'_>) -> Option<Small> {
     if !matches!(ctx.node.domain(), "" | "ai.onnx") {
         return None;
     }
@@ -124,9 +132,14 @@ pub(super) fn propagate(ctx: &Ctx<'_, '_>) -> Option<Small> {
         "Size" => size(ctx),
         "Identity" => ctx.small(0).cloned(),
         // A cast between integer types keeps the value; through floats it is not followed.
-        "Cast" => DType::from_onnx(ctx.attr_int("to", 0) as i32)
-            .filter(|t| matches!(t, DType::I32 | DType::I64))
-            .and_then(|_| ctx.small(0).cloned()),
+        "Cast" => match DType::from_onnx(ctx.attr_int("to", 0) as i32)? {
+            DType::I64 => ctx.small(0).cloned(),
+            DType::I32 => Some(map(ctx.small(0)?, |n| match n {
+                Num::Int(v) if i32::try_from(*v).is_err() => Num::Unknown,
+                other => other.clone(),
+            })),
+            _ => None,
+        },
         "Unsqueeze" => ctx.small(0).filter(|s| s.is_scalar()).map(|s| Small::vector(s.nums.clone())).filter(|_| {
             let axes = ctx.attr_ints("axes").map(<[i64]>::len).or_else(|| ctx.ints(1).map(|a| a.len()));
             axes == Some(1)
@@ -152,24 +165,36 @@ pub(super) fn propagate(ctx: &Ctx<'_, '_>) -> Option<Small> {
     (small.nums.len() <= MAX_LEN).then_some(small)
 }
 
+/// Whether no element of the node's result is negative, whatever is fed.
+pub(super) fn never_negative(ctx: &Ctx<'_>) -> bool {
+    let none_negative = |small: &Small| small.nums.iter().all(|n| matches!(n, Num::Symbol(_) | Num::Int(0..)));
+    match ctx.node.op_type() {
+        "Size" => true,
+        "Add" | "Mul" | "Div" | "ReduceProd" => {
+            (0..ctx.node.input.len()).all(|i| ctx.small(i).is_some_and(none_negative))
+        }
+        _ => false,
+    }
+}
+
 fn map(small: &Small, f: impl Fn(&Num) -> Num) -> Small {
     Small { nums: small.nums.iter().map(f).collect(), shape: small.shape.clone() }
 }
 
-fn shape(ctx: &Ctx<'_, '_>) -> Option<Small> {
+fn shape(ctx: &Ctx<'_>) -> Option<Small> {
     let dims = ctx.dims(0)?;
     let (start, end) = shape_range(ctx, dims.len());
     Some(Small::vector(dims[start..end].iter().map(Num::from).collect()))
 }
 
 /// `start` and `end` of a `Shape` node (opset 15), clamped to the rank.
-pub(super) fn shape_range(ctx: &Ctx<'_, '_>, rank: usize) -> (usize, usize) {
+pub(super) fn shape_range(ctx: &Ctx<'_>, rank: usize) -> (usize, usize) {
     let clamp = |v: i64| (if v < 0 { v.saturating_add(rank as i64) } else { v }).clamp(0, rank as i64) as usize;
     let start = clamp(ctx.attr_int("start", 0));
     (start, clamp(ctx.attr_int("end", rank as i64)).max(start))
 }
 
-fn size(ctx: &Ctx<'_, '_>) -> Option<Small> {
+fn size(ctx: &Ctx<'_>) -> Option<Small> {
     let n = ctx.dims(0)?.iter().map(Num::from).reduce(|a, b| multiply(&a, &b)).unwrap_or(Num::Int(1));
     Some(Small::scalar(n))
 }
@@ -183,7 +208,7 @@ fn multiply(a: &Num, b: &Num) -> Num {
     }
 }
 
-fn reshape(ctx: &Ctx<'_, '_>) -> Option<Small> {
+fn reshape(ctx: &Ctx<'_>) -> Option<Small> {
     let small = ctx.small(0)?;
     let target = ctx.ints(1)?;
     let mut shape = Vec::with_capacity(target.len());
@@ -204,7 +229,7 @@ fn reshape(ctx: &Ctx<'_, '_>) -> Option<Small> {
     fits.then(|| Small { nums: small.nums.clone(), shape })
 }
 
-fn transpose(ctx: &Ctx<'_, '_>) -> Option<Small> {
+fn transpose(ctx: &Ctx<'_>) -> Option<Small> {
     let small = ctx.small(0)?;
     match (&small.shape[..], ctx.attr_ints("perm")) {
         ([_], _) | (_, Some([0, 1])) => Some(small.clone()),
@@ -216,7 +241,7 @@ fn transpose(ctx: &Ctx<'_, '_>) -> Option<Small> {
     }
 }
 
-fn gather(ctx: &Ctx<'_, '_>) -> Option<Small> {
+fn gather(ctx: &Ctx<'_>) -> Option<Small> {
     let (data, indices) = (ctx.small(0)?, ctx.small(1)?);
     if !data.is_vector() {
         return None;
@@ -229,7 +254,7 @@ fn gather(ctx: &Ctx<'_, '_>) -> Option<Small> {
     Some(Small { nums: nums.collect::<Option<_>>()?, shape: indices.shape.clone() })
 }
 
-fn slice(ctx: &Ctx<'_, '_>) -> Option<Small> {
+fn slice(ctx: &Ctx<'_>) -> Option<Small> {
     let mut data = ctx.small(0)?.clone();
     let starts = ctx.ints_either("starts", 1)??;
     let ends = ctx.ints_either("ends", 2)??;
@@ -268,7 +293,7 @@ pub(super) fn slice_extent(len: i64, start: i64, end: i64, step: i64) -> Option<
     }
 }
 
-fn concat(ctx: &Ctx<'_, '_>) -> Option<Small> {
+fn concat(ctx: &Ctx<'_>) -> Option<Small> {
     let mut nums = Vec::new();
     for i in 0..ctx.node.input.len() {
         // A part of known length and unknown content still leaves the others in place.
@@ -286,8 +311,9 @@ fn concat(ctx: &Ctx<'_, '_>) -> Option<Small> {
     Some(Small::vector(nums))
 }
 
-fn binary(ctx: &Ctx<'_, '_>) -> Option<Small> {
-    if ctx.node.input.len() != 2 {
+fn binary(ctx: &Ctx<'_>) -> Option<Small> {
+    // `fmod` takes the sign of the dividend.
+    if ctx.node.input.len() != 2 || ctx.attr_int("fmod", 0) != 0 {
         return None;
     }
     let op = ctx.node.op_type();
@@ -345,7 +371,7 @@ fn compute(op: &str, a: &Num, b: &Num) -> Num {
     }
 }
 
-fn select(ctx: &Ctx<'_, '_>) -> Option<Small> {
+fn select(ctx: &Ctx<'_>) -> Option<Small> {
     let (cond, yes, no) = (ctx.small(0)?, ctx.small(1)?, ctx.small(2)?);
     let agreed = zip(yes, no, |a, b| if a == b { a.clone() } else { Num::Unknown })?;
     // The common shape of all three.
@@ -358,7 +384,7 @@ fn select(ctx: &Ctx<'_, '_>) -> Option<Small> {
     Some(Small { nums: nums.collect(), shape: shaped.shape.clone() })
 }
 
-fn filled(ctx: &Ctx<'_, '_>) -> Option<Small> {
+fn filled(ctx: &Ctx<'_>) -> Option<Small> {
     let shape = ctx.ints(0)?;
     let value = super::super::edit::attribute(ctx.node, "value")?.t.as_ref()?;
     let value = Num::Int(*Tensor::from_proto(value).ok()?.to_i64()?.first()?);
@@ -369,7 +395,7 @@ fn filled(ctx: &Ctx<'_, '_>) -> Option<Small> {
     }
 }
 
-fn expand(ctx: &Ctx<'_, '_>) -> Option<Small> {
+fn expand(ctx: &Ctx<'_>) -> Option<Small> {
     let data = ctx.small(0).filter(|d| d.shape.len() <= 1)?;
     let [n] = ctx.ints(1)?[..] else { return None };
     let n = usize::try_from(n).ok().filter(|&n| n <= MAX_LEN)?;
@@ -380,7 +406,7 @@ fn expand(ctx: &Ctx<'_, '_>) -> Option<Small> {
     }
 }
 
-fn range(ctx: &Ctx<'_, '_>) -> Option<Small> {
+fn range(ctx: &Ctx<'_>) -> Option<Small> {
     let one = |i| ctx.ints(i).and_then(|v| v.first().copied());
     let (start, limit, delta) = (one(0)?, one(1)?, one(2)?);
     let n = range_len(start, limit, delta)?;
@@ -400,7 +426,7 @@ pub(super) fn range_len(start: i64, limit: i64, delta: i64) -> Option<usize> {
     usize::try_from(n).ok()
 }
 
-fn product(ctx: &Ctx<'_, '_>) -> Option<Small> {
+fn product(ctx: &Ctx<'_>) -> Option<Small> {
     let small = ctx.small(0).filter(|s| s.shape.len() <= 1)?;
     let n = small.nums.iter().cloned().reduce(|a, b| multiply(&a, &b)).unwrap_or(Num::Int(1));
     Some(if ctx.attr_int("keepdims", 1) == 0 || small.is_scalar() { Small::scalar(n) } else { Small::vector(vec![n]) })
