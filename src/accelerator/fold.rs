@@ -1,15 +1,27 @@
 //! Constant folding: `Constant` nodes become initializers, nodes of constants are computed, shape arithmetic whose extents the model fixes becomes a number,
 //! and the shape chains that exporters write before a Reshape become a constant target.
 
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
 use super::evaluate::{Call, evaluate};
 use super::net::{self, Id, Net, input};
 use super::shapes::{Shapes, is_extent};
 use crate::model::infer::{DimExpr, Num};
+use crate::model::onnx::GraphProto;
 use crate::model::{DType, Effect, Facts, Model, Pass, PassError, Tensor, edit};
 
 /// The pass `fold-constants`.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct FoldConstants;
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct FoldConstants {
+    /// Whether only tensors of at most 4 KiB are computed (shape arithmetic and the like): the form for little memory.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub only_small: bool,
+}
+
+/// The largest tensor that [`FoldConstants::only_small`] computes.
+const SMALL_BYTES: usize = 4 << 10;
 
 /// No single folded tensor may be larger, unless it replaces as many bytes.
 const MOST_BYTES: usize = 1 << 20;
@@ -23,10 +35,28 @@ impl Pass for FoldConstants {
         "fold-constants"
     }
 
+    fn parameters(&self) -> Value {
+        serde_json::to_value(self).expect("plain data always becomes JSON")
+    }
+
+    /// What all folds add to the model, and the largest of them: a constant that takes the place of another.
+    fn working_bytes(&self, model: &Model) -> u64 {
+        if self.only_small {
+            return (SMALL_BYTES + FREE_GROWTH) as u64;
+        }
+        let (all, largest) = weight_bytes(model.graph());
+        (growth(all) + MOST_BYTES + 2 * largest) as u64
+    }
+
+    fn cheaper(&self) -> Option<Box<dyn Pass>> {
+        (!self.only_small).then(|| Box::new(Self { only_small: true }) as Box<dyn Pass>)
+    }
+
     fn apply(&self, model: &mut Model, facts: &mut Facts) -> Result<Effect, PassError> {
+        let largest = if self.only_small { SMALL_BYTES } else { usize::MAX };
         let rewrites = net::edit(model, facts, |net| {
             let mut folding =
-                Folding { budget: FREE_GROWTH.max(weight_bytes(net) / 50), shapes: Shapes::of_inputs(net) };
+                Folding { budget: growth(weight_bytes(net.graph()).0), largest, shapes: Shapes::of_inputs(net) };
             let mut rewrites = 0;
             for id in net.ids() {
                 rewrites += usize::from(folding.visit(net, id));
@@ -38,18 +68,26 @@ impl Pass for FoldConstants {
     }
 }
 
-fn weight_bytes(net: &Net) -> usize {
-    let bytes = net.graph().initializer.iter().filter_map(|t| {
+/// Bytes of all initializers, and of the largest.
+fn weight_bytes(graph: &GraphProto) -> (usize, usize) {
+    let bytes = graph.initializer.iter().filter_map(|t| {
         let dtype = DType::from_onnx(t.data_type())?;
         crate::model::tensor::element_count(&net::shape_of(t)?)?.checked_mul(dtype.size())
     });
-    bytes.fold(0, usize::saturating_add)
+    bytes.fold((0, 0), |(all, largest), bytes| (all.saturating_add(bytes), largest.max(bytes)))
+}
+
+/// What folding may add to a file with so many bytes of weights.
+fn growth(weights: usize) -> usize {
+    FREE_GROWTH.max(weights / 50)
 }
 
 struct Folding {
     shapes: Shapes,
     /// Bytes that folding may still add to the file.
     budget: usize,
+    /// Bytes of the largest tensor that is computed or computed from.
+    largest: usize,
 }
 
 impl Folding {
@@ -109,7 +147,10 @@ impl Folding {
         {
             return false;
         }
-        let limit = freed.max(MOST_BYTES);
+        if infos.iter().any(|info| bytes(info) > self.largest) {
+            return false;
+        }
+        let limit = freed.max(MOST_BYTES).min(self.largest);
         let inputs: Vec<Option<Tensor>> = node.input.iter().map(|i| net.constant(i)).collect();
         if node.input.iter().zip(&inputs).any(|(name, value)| value.is_none() && !name.is_empty()) {
             return false;
@@ -209,12 +250,34 @@ mod tests {
     use crate::model::onnx::NodeProto;
 
     fn apply(mut model: Model) -> (Model, Effect) {
-        let effect = FoldConstants.apply(&mut model, &mut Facts::default()).unwrap();
+        let effect = FoldConstants::default().apply(&mut model, &mut Facts::default()).unwrap();
         (model, effect)
     }
 
     fn ops(model: &Model) -> Vec<&str> {
         model.graph().node.iter().map(NodeProto::op_type).collect()
+    }
+
+    #[test]
+    fn the_form_for_little_memory_leaves_large_products_to_the_runtime() {
+        let doubled = |n: usize| {
+            Builder::new(17)
+                .input("x", DType::F32, &["n"])
+                .initializer("w", Tensor::new(&[n], &vec![1.5_f32; n]))
+                .node("Add", &["w", "w"], "v", vec![])
+                .node("Add", &["x", "v"], "y", vec![])
+                .output("y", DType::F32, &["n"])
+                .build()
+        };
+        let small = FoldConstants { only_small: true };
+        for (n, applies) in [(8, true), (8_192, false)] {
+            let mut model = doubled(n);
+            let effect = small.apply(&mut model, &mut Facts::default()).unwrap();
+            assert_eq!(matches!(effect, Effect::Applied { .. }), applies, "{n}");
+            assert!(small.working_bytes(&model) <= FoldConstants::default().working_bytes(&model));
+        }
+        assert!(matches!(apply(doubled(8_192)).1, Effect::Applied { .. }));
+        assert!(FoldConstants::default().cheaper().is_some() && small.cheaper().is_none());
     }
 
     /// `y = Reshape(x, [dim 0 of x, -1])` as `PyTorch` exports `x.view(x.size(0), -1)`.
@@ -253,7 +316,7 @@ mod tests {
             .build();
         let mut facts = Facts::default();
         facts.merge("x", DType::F32, &[2, 3]);
-        let effect = FoldConstants.apply(&mut model, &mut facts).unwrap();
+        let effect = FoldConstants::default().apply(&mut model, &mut facts).unwrap();
         assert!(matches!(effect, Effect::Skipped { .. }), "{effect:?}");
     }
 
@@ -272,7 +335,7 @@ mod tests {
         let mut facts = Facts::default();
         facts.merge("x", DType::F32, &[2, 5]);
         let mut model = build();
-        FoldConstants.apply(&mut model, &mut facts).unwrap();
+        FoldConstants::default().apply(&mut model, &mut facts).unwrap();
         assert_eq!(ops(&model), ["Shape", "ConstantOfShape", "Add"]);
     }
 

@@ -20,6 +20,8 @@ pub mod pad;
 mod reference;
 mod shapes;
 
+use serde::Deserialize as _;
+
 use crate::model::{Effect, Pass};
 
 /// Names of all passes of this room, in the order in which they run; the last is not run unless asked for by name.
@@ -48,11 +50,20 @@ pub fn conservative_passes() -> Vec<Box<dyn Pass>> {
     PASS_NAMES.iter().filter(|&&name| name != "fuse-gelu").filter_map(|name| by_name(name)).collect()
 }
 
-/// A pass of this room by its name. None of them has parameters.
+/// The pass of a recipe's step; `None` when it is not one of this room or the parameters are not its own.
+#[must_use]
+pub fn from_parameters(name: &str, parameters: &serde_json::Value) -> Option<Box<dyn Pass>> {
+    if name == "fold-constants" {
+        return fold::FoldConstants::deserialize(parameters).ok().map(|pass| Box::new(pass) as Box<dyn Pass>);
+    }
+    by_name(name)
+}
+
+/// A pass of this room by its name.
 #[must_use]
 pub fn by_name(name: &str) -> Option<Box<dyn Pass>> {
     Some(match name {
-        "fold-constants" => Box::new(fold::FoldConstants),
+        "fold-constants" => Box::new(fold::FoldConstants::default()),
         "eliminate-dead-code" => Box::new(dce::EliminateDeadCode),
         "clean-up" => Box::new(cleanup::CleanUp),
         "merge-common-subexpressions" => Box::new(cse::MergeCommonSubexpressions),

@@ -34,7 +34,8 @@ pub fn of_step(step: &Step) -> Option<Box<dyn Pass>> {
         let target = step.parameters.get("target")?.as_i64()?;
         return Some(Box::new(OpsetUpgrade { target }));
     }
-    accelerator::by_name(&step.pass).or_else(|| int8::from_parameters(&step.pass, &step.parameters))
+    accelerator::from_parameters(&step.pass, &step.parameters)
+        .or_else(|| int8::from_parameters(&step.pass, &step.parameters))
 }
 
 /// Replays the recipe of a file on `input`.

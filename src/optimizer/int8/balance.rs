@@ -265,7 +265,7 @@ mod tests {
     fn an_outlying_channel_is_divided_most_and_the_error_of_the_products_falls() {
         let (activation, weights) = lopsided();
         assert!((activation.largest[3] - 100.0).abs() < 10.0, "{:?}", activation.largest);
-        let (plain, exponents) = activation.best(&[weights.clone()], 64).unwrap();
+        let (plain, exponents) = activation.best(std::slice::from_ref(&weights), 64).unwrap();
         let exponents = exponents.unwrap();
         assert_eq!(exponents.iter().max(), Some(&exponents[3]));
         let exact: Vec<_> = activation.samples.iter().map(|s| s.rows.dot(&weights)).collect();
@@ -277,7 +277,7 @@ mod tests {
         let mut activation = Activation::default();
         let values: Vec<f32> = (0..64).map(|i| if i % 2 == 0 { 1.0 } else { -1.0 }).collect();
         activation.add(&Tensor::new(&[8, 8], &values), true);
-        let weights = Array2::from_elem((8, 3), 0.5);
+        let weights = Array2::from_shape_fn((8, 3), |(k, n)| if (k + n) % 3 == 0 { 0.5 } else { -0.5 });
         assert_eq!(activation.best(&[weights], 64).unwrap().1, None);
     }
 
