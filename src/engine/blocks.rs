@@ -10,14 +10,14 @@ pub const MAX_TAPS: usize = 8;
 
 /// Names of the tensors to tap, in graph order: float tensors at cut points, and always the input of the last MatMul, Gemm or Conv.
 ///
-/// A cut point is a tensor through which everything flows: behind its producer no other computed float tensor is still needed. Graph inputs and outputs are not
-/// taps, and neither are tensors whose type was never observed to be float.
+/// A cut point is a tensor through which everything flows: behind its producer no other feature is still needed. Features are float tensors that a layer with
+/// weights made of the data, or that follow from one; constants, masks and scaled inputs are none, and neither are graph inputs and outputs.
 pub fn choose(model: &Model, facts: &Facts) -> Vec<String> {
     let graph = model.graph();
     let float = |name: &str| facts.dtype(name).is_some_and(crate::model::DType::is_float);
     let outputs: HashSet<&str> = graph.output.iter().map(super::super::model::onnx::ValueInfoProto::name).collect();
     let last_read = last_reads(model);
-    let computed: HashSet<&str> = graph.node.iter().flat_map(|n| n.output.iter().map(String::as_str)).collect();
+    let features = features(model);
 
     let mut live: BTreeSet<&str> = BTreeSet::new();
     let mut cuts: Vec<&str> = Vec::new();
@@ -28,10 +28,10 @@ pub fn choose(model: &Model, facts: &Facts) -> Vec<String> {
                 .input
                 .first()
                 .map(String::as_str)
-                .filter(|i| computed.contains(i) && float(i))
+                .filter(|i| features.contains(i) && float(i))
                 .or(last_layer_input);
         }
-        for output in node.output.iter().filter(|o| float(o)) {
+        for output in node.output.iter().filter(|o| features.contains(o.as_str()) && float(o)) {
             live.insert(output);
         }
         live.retain(|t| last_read.get(*t).is_some_and(|&last| last > position));
@@ -93,6 +93,32 @@ fn is_final_state(model: &Model, index: &Index, tensor: &str) -> bool {
     reshapes && node.input.first().is_some_and(|input| is_final_state(model, index, input))
 }
 
+/// Layers that make features.
+const LAYERS: &[&str] = &["MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "LSTM", "GRU", "RNN"];
+
+/// Tensors that are made of the data by some layer, or follow from one that is.
+fn features(model: &Model) -> HashSet<&str> {
+    let graph = model.graph();
+    let constants: HashSet<&str> = graph.initializer.iter().map(crate::model::onnx::TensorProto::name).collect();
+    let mut data: HashSet<&str> = graph.input.iter().map(crate::model::onnx::ValueInfoProto::name).collect();
+    data.retain(|input| !constants.contains(input));
+    let mut features = HashSet::new();
+    for node in &graph.node {
+        let reads = reads_of(node);
+        // What depends on the data's shape alone is no feature of it.
+        if ["Shape", "Size"].iter().any(|op| is_op(node, op)) || !reads.iter().any(|r| data.contains(r.as_str())) {
+            continue;
+        }
+        let outputs = || node.output.iter().map(String::as_str).filter(|o| !o.is_empty());
+        data.extend(outputs());
+        if LAYERS.iter().any(|op| is_op(node, op)) || reads.iter().any(|r| features.contains(r.as_str())) {
+            features.extend(outputs());
+        }
+    }
+    // A model without such a layer: whatever it calculates.
+    if features.is_empty() { data } else { features }
+}
+
 /// Position of the last node that reads each tensor.
 fn last_reads(model: &Model) -> BTreeMap<String, usize> {
     model
@@ -121,6 +147,7 @@ mod tests {
     fn chain(nodes: &[(&str, &[&str], &str)]) -> (Model, Facts) {
         let mut model = Model::from_proto(ModelProto::default());
         let mut facts = Facts::default();
+        model.graph_mut().input.push(ValueInfoProto { name: Some("x".into()), ..ValueInfoProto::default() });
         for (op, inputs, output) in nodes {
             model.graph_mut().node.push(node(op, output, inputs, &[output], vec![]));
             facts.insert(*output, TensorFact { dtype: DType::F32, shape: vec![Some(1)] });
@@ -132,12 +159,29 @@ mod tests {
     #[test]
     fn a_residual_block_is_tapped_behind_its_sum_not_inside() {
         let (model, facts) = chain(&[
-            ("Relu", &["x"], "a"),
+            ("Conv", &["x", "w"], "a"),
             ("Conv", &["a", "w"], "b"),
             ("Add", &["a", "b"], "c"),
             ("Gemm", &["c", "w"], "y"),
         ]);
         assert_eq!(choose(&model, &facts), ["a", "c"]);
+    }
+
+    #[test]
+    fn constants_masks_and_what_only_scales_the_input_are_no_features() {
+        // The mask is still needed at the end, so nothing before it would be a cut if it counted.
+        let (model, facts) = chain(&[
+            ("Constant", &[], "w"),
+            ("Shape", &["x"], "shape"),
+            ("ConstantOfShape", &["shape"], "initial"),
+            ("Mul", &["x", "w"], "scaled"),
+            ("Sub", &["w", "x"], "mask"),
+            ("MatMul", &["scaled", "w"], "a"),
+            ("Add", &["a", "mask"], "b"),
+            ("MatMul", &["b", "w"], "c"),
+            ("Add", &["c", "mask"], "y"),
+        ]);
+        assert_eq!(choose(&model, &facts), ["a", "b", "c"]);
     }
 
     #[test]
