@@ -10,8 +10,8 @@ use bakehouse::model::edit::{float, int, ints};
 use bakehouse::model::{DType, Effect, Facts, Model, Pass, Tensor};
 use bakehouse::optimizer::int8::WeightKind as Kind;
 use bakehouse::optimizer::int8::{
-    DynamicInt8, EmbeddingInt8, Encoding, Exclude, NodePlan, Range, TablePlan, WeightInt8, WeightKind, WeightScheme,
-    dynamic_sites, embedding_sites, from_parameters, quantizable_weights,
+    Balance, DynamicInt8, EmbeddingInt8, Encoding, Exclude, NodePlan, Range, TablePlan, WeightInt8, WeightKind,
+    WeightScheme, balance, dynamic_sites, embedding_sites, from_parameters, quantizable_weights,
 };
 use half::f16;
 
@@ -458,6 +458,51 @@ fn products_of_one_activation_share_its_quantisation_and_one_weight_is_stored_on
     assert_eq!((count("DynamicQuantizeLinear"), count("MatMulInteger")), (2, 3));
     assert_eq!(baked.graph().initializer.len(), 4);
     assert!(difference(&model, &baked, &feed("x", tensor(&[3, 48], 9))) < 0.03);
+}
+
+/// Two products of one activation, of whose 48 channels two are a hundred times the others.
+fn lopsided() -> Model {
+    let spread: Vec<f32> = (0..48).map(|k| if k % 24 == 5 { 100.0 } else { 1.0 }).collect();
+    Builder::new(17)
+        .input("x", DType::F32, &["2", "3", "48"])
+        .initializer("spread", Tensor::new(&[48], &spread))
+        .initializer("w", tensor(&[48, 64], 1))
+        .initializer("v", tensor(&[48, 64], 2))
+        .node("Mul", &["x", "spread"], "a", vec![])
+        .node("MatMul", &["a", "w"], "p", vec![])
+        .node("MatMul", &["a", "v"], "q", vec![])
+        .node("Concat", &["p", "q"], "y", vec![int("axis", -1)])
+        .output("y", DType::F32, &["2", "3", "128"])
+        .build()
+}
+
+#[test]
+fn a_balanced_activation_is_multiplied_once_and_more_of_its_small_channels_is_kept() {
+    let model = lopsided();
+    let plain = all_products(&model, WeightScheme::Int8Reduced);
+    let mut sites = dynamic_sites(&model, &Facts::default(), &Exclude::default());
+    let of_weights: Vec<f64> = sites.iter().map(|s| s.error).collect();
+    let feeds: Vec<Feed> = (20..24).map(|seed| feed("x", tensor(&[2, 3, 48], seed))).collect();
+    let balances = balance(&engines()[0], &model, &Facts::default(), &mut sites, &feeds, 64).unwrap();
+    assert_eq!(balances.len(), 1);
+    assert!(sites.iter().zip(of_weights).all(|(s, before)| s.error != before), "errors are those of the products now");
+    let balanced = DynamicInt8 { balances, ..plain.clone() };
+
+    let after = applied(&model, &balanced);
+    assert_eq!(ops(&after).iter().filter(|op| **op == "DynamicQuantizeLinear").count(), 1);
+    let multiplied = after.graph().node.iter().filter(|n| n.op_type() == "Mul" && n.input[0] == "a");
+    assert_eq!(multiplied.count(), 1);
+    let sample = product_feed();
+    let (with, without) = (difference(&model, &after, &sample), difference(&model, &applied(&model, &plain), &sample));
+    assert!(with < 0.8 * without, "{with} balanced, {without} plain");
+}
+
+#[test]
+fn a_balance_of_other_channels_leaves_the_product_alone() {
+    let balances = vec![Balance { activation: "x".into(), exponents: vec![1; 7] }];
+    let plain = all_products(&product(17), WeightScheme::Int8);
+    let reason = skipped(&product(17), &DynamicInt8 { balances, ..plain });
+    assert!(reason.contains("its activation's balance has 7 channels"), "{reason}");
 }
 
 #[test]
