@@ -30,3 +30,5 @@ pub mod optimizer;
 pub mod profiler;
 #[cfg(feature = "engine")]
 pub mod quality;
+#[cfg(feature = "engine")]
+mod signals;

@@ -29,6 +29,16 @@ fn linear() -> Model {
         .build()
 }
 
+/// `y = x + z`, both of the same number of rows.
+fn two_inputs() -> Model {
+    Builder::new(17)
+        .input("x", DType::F32, &["N", "2"])
+        .input("z", DType::F32, &["N", "2"])
+        .node("Add", &["x", "z"], "y", vec![])
+        .output("y", DType::F32, &["N", "2"])
+        .build()
+}
+
 fn edited(edit: impl FnOnce(&mut Model)) -> Vec<u8> {
     let mut model = linear();
     edit(&mut model);
@@ -179,8 +189,27 @@ fn datasets() -> Vec<Case> {
         data(
             "an array of another shape",
             npz(&[("x", "<f4", "(60, 3)", floats(180, 0.3))]),
-            &["input 'x' is declared as [N, 2]"],
+            &["validation.npz: sample 0 of array 'x' has the shape [1, 3]", "declares this input as [N, 2]"],
         ),
+        data(
+            "an array with an axis too many",
+            npz(&[("x", "<f4", "(60, 1, 1, 2)", floats(120, 0.3))]),
+            &["validation.npz: array 'x' has the shape [60, 1, 1, 2]", "[N, 2]"],
+        ),
+        Case {
+            files: vec![
+                ("model.onnx", two_inputs().to_bytes()),
+                (
+                    "validation.npz",
+                    npz(&[("x", "<f4", "(60, 2, 2)", floats(240, 0.3)), ("z", "<f4", "(60, 3, 2)", floats(360, 0.7))]),
+                ),
+            ],
+            ..case(
+                "two arrays that make one symbol two numbers",
+                12,
+                &["validation.npz: sample 0 of array 'z' has the shape [3, 2]", "'N'", "but array 'x' makes it 2"],
+            )
+        },
         data("an array of text", npz(&[("x", "<U5", "(60, 2)", vec![0; 60 * 2 * 20])]), &["not a number"]),
         data("an array of Python objects", npz(&[("x", "|O", "(60, 2)", vec![0; 960])]), &["pickle"]),
         data("no sample", npz(&[("x", "<f4", "(0, 2)", vec![])]), &["holds no sample"]),
@@ -201,8 +230,24 @@ fn datasets() -> Vec<Case> {
         calibration(
             "calibration data of another shape",
             npz(&[("x", "<f4", "(60, 3)", floats(180, 0.3))]),
-            &["input 'x' is declared as [N, 2]"],
+            &["calibration.npz: sample 0 of array 'x' has the shape [1, 3]", "declares this input as [N, 2]"],
         ),
+        Case {
+            job: {
+                let mut job = good_job();
+                job["spec"]["data"]["calibration"] = json!({"uri": "calibration.npz"});
+                job
+            },
+            files: vec![
+                ("validation.npz", npz(&[("x", "<f4", "(60, 3)", floats(180, 0.3))])),
+                ("calibration.npz", samples(60, 0.9)),
+            ],
+            ..case(
+                "validation data of another shape beside calibration data that fits",
+                12,
+                &["validation.npz: sample 0 of array 'x' has the shape [1, 3]", "declares this input as [N, 2]"],
+            )
+        },
         spec("validation data that is not there", "/data/validation/uri", json!("gone.npz"), 12, &["gone.npz"]),
     ]
 }

@@ -3,11 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Child, Output, Stdio};
 use std::sync::OnceLock;
+use std::time::{Duration, Instant};
 
 use assert_cmd::Command;
+use bakehouse::api::digest::sha256_hex;
+use bakehouse::model::{Model, SaveOptions};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 fn bakehouse() -> Command {
@@ -111,6 +117,7 @@ fn help_names_the_exit_codes_and_every_command_says_what_it_does() {
         "12 invalid data",
         "22 memory limit too small",
         "70 internal",
+        "130 and 143 ended by SIGINT or SIGTERM",
     ] {
         assert!(help.contains(word), "{word} is missing in\n{help}");
     }
@@ -405,5 +412,175 @@ fn what_cannot_be_checked_is_said_and_is_no_confirmation() {
         output.status.code() == Some(2) && err(&output).contains("Give a folder that a bake wrote"),
         "{}",
         err(&output)
+    );
+}
+
+/// A bake that was started on the embedded engine and has come to this stage; with it what it says from then on.
+fn at_stage(stage: &str, arguments: &[&str], job: &Path, out: &Path) -> (Child, BufReader<std::process::ChildStderr>) {
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_bakehouse"))
+        .args(["bake", "-v", "--runtime", "bakehouse"])
+        .args(arguments)
+        .arg("-f")
+        .arg(job)
+        .arg("--out")
+        .arg(out)
+        .env_remove("BAKEHOUSE_LOG")
+        .env("BAKEHOUSE_ORT_LIB", "none")
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains(stage) {
+        line.clear();
+        assert!(said.read_line(&mut line).unwrap() > 0, "it ended before {stage}");
+    }
+    (child, said)
+}
+
+fn send(child: &Child, signal: Signal) {
+    kill(Pid::from_raw(child.id().cast_signed()), signal).unwrap();
+}
+
+fn hidden(folder: &Path) -> Vec<String> {
+    let names = fs::read_dir(folder).into_iter().flatten().map(|e| e.unwrap().file_name().into_string().unwrap());
+    names.filter(|n| n.starts_with('.')).collect()
+}
+
+#[test]
+fn a_signal_ends_a_bake_with_its_own_code_and_nothing_is_left() {
+    let job = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/encoder/bakejob.yaml");
+    for (signal, name, code) in [(Signal::SIGTERM, "SIGTERM", 143), (Signal::SIGINT, "SIGINT", 130)] {
+        for former in [false, true] {
+            let root = tempfile::tempdir().unwrap();
+            let out = root.path().join("out");
+            if former {
+                fs::create_dir(&out).unwrap();
+                fs::write(out.join("model.onnx"), b"of an earlier bake").unwrap();
+            }
+            let (mut child, mut rest) = at_stage("Optimize", &[], &job, &out);
+            assert_eq!(hidden(&out).len(), 1, "it works in a hidden folder");
+            let sent = Instant::now();
+            send(&child, signal);
+            let mut said = String::new();
+            rest.read_to_string(&mut said).unwrap();
+            assert_eq!(child.wait().unwrap().code(), Some(code), "{said}");
+            assert!(said.contains(&format!("ended by {name}; nothing was written")), "{said}");
+            assert!(sent.elapsed() < Duration::from_secs(5), "{:?}", sent.elapsed());
+            if former {
+                assert_eq!((hidden(&out), fs::read_dir(&out).unwrap().count()), (vec![], 1));
+                assert_eq!(fs::read(out.join("model.onnx")).unwrap(), b"of an earlier bake");
+            } else {
+                assert!(!out.exists(), "an output folder that was made for the bake goes too");
+            }
+        }
+    }
+}
+
+/// Processes that name `folder` on their command line.
+#[cfg(target_os = "linux")]
+fn processes(folder: &Path) -> usize {
+    let lines = fs::read_dir("/proc").unwrap().filter_map(|e| fs::read(e.unwrap().path().join("cmdline")).ok());
+    lines.filter(|line| String::from_utf8_lossy(line).contains(folder.to_str().unwrap())).count()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_signal_ends_every_bake_of_a_batch() {
+    let root = tempfile::tempdir().unwrap();
+    let encoder = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/encoder");
+    let outs = ["one", "two"].map(|name| root.path().join(name));
+    let job = |out: &PathBuf| {
+        json!({
+            "apiVersion": "bakehouse.dev/v1alpha1", "kind": "BakeJob", "metadata": {"name": out.file_name().unwrap().to_str()},
+            "spec": {"source": {"uri": encoder.join("model.onnx")}, "data": {"validation": {"uri": encoder.join("validation.npz")}},
+                     "runtime": "Bakehouse", "output": {"uri": out}},
+        })
+        .to_string()
+    };
+    let file = root.path().join("jobs.yaml");
+    fs::write(&file, outs.each_ref().map(job).join("\n---\n")).unwrap();
+    let mut batch = std::process::Command::new(env!("CARGO_BIN_EXE_bakehouse"))
+        .args(["bake", "--jobs", "2", "-f"])
+        .arg(&file)
+        .env("BAKEHOUSE_ORT_LIB", "none")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    while !outs.iter().all(|out| hidden(out).len() == 1) {
+        assert!(started.elapsed() < Duration::from_mins(1), "both bakes begin");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert!(processes(root.path()) >= 3, "the batch and its two bakes");
+    send(&batch, Signal::SIGTERM);
+    assert_eq!(batch.wait().unwrap().code(), Some(143));
+    assert!(outs.iter().all(|out| !out.exists()), "{:?}", outs.each_ref().map(|out| hidden(out)));
+    assert_eq!(processes(root.path()), 0, "no process outlives the batch");
+}
+
+#[test]
+fn the_report_names_the_bytes_that_were_loaded_not_those_that_lie_there_later() {
+    let root = tempfile::tempdir().unwrap();
+    for file in ["bakejob.yaml", "model.onnx", "validation.npz", "calibration.npz", "training.npz"] {
+        fs::copy(example(file), root.path().join(file)).unwrap();
+    }
+    let out = root.path().join("out");
+    let arguments = ["--level", "conservative"];
+    let (mut child, mut rest) = at_stage("Optimize", &arguments, &root.path().join("bakejob.yaml"), &out);
+    // Another file takes its place while the bake runs; it fits the model too.
+    fs::rename(root.path().join("calibration.npz"), root.path().join("validation.npz")).unwrap();
+    let mut said = String::new();
+    rest.read_to_string(&mut said).unwrap();
+    assert!(child.wait().unwrap().code().is_some_and(|c| [0, 3, 4].contains(&c)), "{said}");
+    for file in report(&out)["data"]["files"].as_array().unwrap() {
+        let name = Path::new(file["path"].as_str().unwrap()).file_name().unwrap().to_str().unwrap();
+        assert_eq!(file["sha256"], json!(sha256_hex(&fs::read(example(name)).unwrap())), "{file}");
+    }
+}
+
+#[test]
+fn an_input_that_is_returned_unchanged_comes_with_its_external_data_and_a_recipe_that_gives_it_again() {
+    let root = tempfile::tempdir().unwrap();
+    let input = root.path().join("input.onnx");
+    let mut model = Model::load(&example("model.onnx")).unwrap();
+    // Not as it would be written: a bake sorts the nodes for itself, and hands out the file as it was.
+    model.graph_mut().node.reverse();
+    model.save_with(&input, SaveOptions { external: Some(64) }).unwrap();
+    let bake = |out: &Path, job: Value, arguments: &[&Path]| {
+        let file = root.path().join("job.yaml");
+        let whole = json!({
+            "apiVersion": "bakehouse.dev/v1alpha1", "kind": "BakeJob", "metadata": {"name": "unchanged"},
+            "spec": {"source": {"uri": "input.onnx"}, "data": {"validation": {"uri": example("validation.npz")}}, "runtime": "Bakehouse",
+                     "optimization": job, "profile": {"iterations": 10, "batchSizes": [1]}, "output": {"uri": out}},
+        });
+        fs::write(&file, whole.to_string()).unwrap();
+        let mut command = bakehouse();
+        command.args(["bake", "--json", "-f"]).arg(&file).args(arguments).env("BAKEHOUSE_ORT_LIB", "none");
+        let output = command.output().unwrap();
+        code(&output, 0);
+        let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(summary["reason"], "NoImprovement", "{summary}");
+        for (made, given) in [("model.onnx", "input.onnx"), ("input.onnx.data", "input.onnx.data")] {
+            assert_eq!(fs::read(out.join(made)).unwrap(), fs::read(root.path().join(given)).unwrap(), "{made}");
+        }
+        Model::load(&out.join("model.onnx")).unwrap();
+    };
+    let (first, second) = (root.path().join("first"), root.path().join("second"));
+    // A pass that has nothing to do here.
+    bake(&first, json!({"level": "Conservative", "passes": ["fold-pad"]}), &[]);
+    let recipe = first.join("recipe.json");
+    bake(&second, json!({"level": "Conservative"}), &[Path::new("--recipe"), &recipe]);
+
+    let (code, found) = verify(&first);
+    let state = |claim: &str| {
+        found["checks"].as_array().unwrap().iter().find(|c| c["claim"] == claim).map(|c| c["holds"]["state"].clone())
+    };
+    assert_eq!(
+        (code, state("recipe replay"), state("ModelData file"), state("input.onnx.data")),
+        (0, Some(json!("Yes")), Some(json!("Yes")), Some(json!("Yes"))),
+        "{found}"
     );
 }

@@ -9,10 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use bakehouse::api::bakejob::{Goal, Level, Verdict};
+use bakehouse::api::digest::sha256_hex;
 use bakehouse::api::{Metric, Reason, ResolvedJob, load};
 use bakehouse::bake::{self, Options, Quiet, Report, Summary, passes, probe};
 use bakehouse::engine::{Dataset, Engines, LoadOptions, dataset};
-use bakehouse::model::digest::sha256_hex;
 use bakehouse::model::{IntakeOptions, Model, Tensor};
 use bakehouse::optimizer::recipe::ReplayError;
 use bakehouse::optimizer::{Outcome, Recipe};

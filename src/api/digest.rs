@@ -1,6 +1,8 @@
-//! The spec digest: equal exactly when two specs decide the same artifact and the same verdict.
+//! SHA-256 as hexadecimal text, the form in which reports, recipes and manifests hold it, and the spec digest: equal exactly when two specs decide the
+//! same artifact and the same verdict.
 
 use std::fmt::Write as _;
+use std::io::Read;
 
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
@@ -34,9 +36,38 @@ pub fn spec_digest(spec: &BakeJobSpec) -> String {
         decisive.insert("worker".into(), json!({"image": image}));
     }
     let canonical = canonical(&Value::Object(decisive)).to_string();
-    Sha256::digest(canonical.as_bytes()).iter().fold(String::from("sha256:"), |mut digest, byte| {
-        let _ = write!(digest, "{byte:02x}");
-        digest
+    format!("sha256:{}", sha256_hex(canonical.as_bytes()))
+}
+
+/// SHA-256 of bytes, in hexadecimal.
+#[must_use]
+pub fn sha256_hex(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+/// SHA-256 of all that a reader gives, in hexadecimal, in memory that does not grow with it.
+///
+/// # Errors
+/// Those of the reader.
+pub fn sha256_hex_of(mut reader: impl Read) -> std::io::Result<String> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0_u8; 1 << 16];
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => return Ok(hex(&hash.finalize())),
+            Ok(n) => hash.update(&buffer[..n]),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Bytes in hexadecimal, lower case.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
     })
 }
 
@@ -70,6 +101,13 @@ mod tests {
         spec.gates = vec![gate(Metric::Speedup, "1.5"), gate(Metric::Throughput, "30")];
         spec.exports = vec![Export::Onnx, Export::Phase7];
         spec
+    }
+
+    #[test]
+    fn the_digest_of_nothing_is_the_known_one_and_a_reader_gives_what_its_bytes_give() {
+        assert_eq!(sha256_hex(b""), "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855");
+        let bytes: Vec<u8> = (0..200_000_u32).map(|i| i as u8).collect();
+        assert_eq!(sha256_hex_of(&bytes[..]).unwrap(), sha256_hex(&bytes));
     }
 
     #[test]

@@ -11,9 +11,10 @@ use super::publish::Staging;
 use super::report::{BatchSpeedup, EngineFusion, ModelFigures};
 use super::{BakeError, Options, Stages};
 use crate::api::bakejob::{Goal, Verdict};
+use crate::api::digest::sha256_hex;
 use crate::api::{Metric, Reason, ResolvedJob};
-use crate::model::Model;
 use crate::model::stats::node_stats;
+use crate::model::{Limits, Model, Source};
 use crate::optimizer::search::{Candidate, Speed, is_slower, merit};
 use crate::optimizer::{PassRecord, Step};
 use crate::profiler::paired;
@@ -25,7 +26,10 @@ const MOST_VERDICTS: usize = 4;
 /// The artifact and why it is the one.
 pub(super) struct Chosen {
     pub(super) name: String,
-    pub(super) bytes: Vec<u8>,
+    /// The model's file, and its external data where it is too large for one.
+    pub(super) files: Source,
+    /// SHA-256 of the model as one file, which a replay of its recipe must give.
+    pub(super) sha256: String,
     pub(super) steps: Vec<Step>,
     pub(super) records: Vec<PassRecord>,
     /// What ONNX Runtime itself fuses when it loads the artifact.
@@ -72,12 +76,17 @@ pub(super) fn choose(
             candidate.refused = Some(format!("not measured on the verdict split: {MOST_VERDICTS} better ones were"));
             continue;
         }
+        if candidate.work.steps.is_empty() {
+            // It is the input; whatever a clock says of the two is chance.
+            candidate.refused = Some("no pass changed anything".to_owned());
+            continue;
+        }
         measured += 1;
         stages.enter(Stage::Validate);
         stages.progress.detail(&candidate.name);
         let quality = quality_of(job, loaded, bench, &candidate.work.model)?;
         stages.enter(Stage::Profile);
-        let file = staging.path("candidate.onnx");
+        let file = staging.candidate()?;
         candidate.work.model.save(&file)?;
         let speedup = measurer.speedup(&loaded.model, &candidate.work.model, final_plan(job))?;
         if let Some(reason) = no_gain(job.goal, candidate, &speedup, loaded.file_bytes as usize) {
@@ -149,9 +158,11 @@ fn assemble(
     let figures = measurer.figures(&model, file)?;
     let gates = quality::decide(&job.gates, &figures::gate_figures(&quality, baseline, &figures, Some(&speedup)));
     let (reason, message) = figures::verdict(&candidate.name, &gates);
+    let (_, files) = Model::load_source(file, Limits::default())?;
     Ok(Chosen {
         name: candidate.name.clone(),
-        bytes: model.to_bytes(),
+        sha256: if files.beside.is_empty() { figures.sha256.clone() } else { sha256_hex(&model.to_bytes()) },
+        files,
         engine_fusion: engine_fusion(measurer.options, &model),
         steps: candidate.work.steps.clone(),
         records: candidate.records.clone(),
@@ -196,11 +207,10 @@ fn the_input(
         }
         other => other,
     };
-    let bytes = std::fs::read(&job.source.path)
-        .map_err(|source| crate::model::ModelError::Read { path: job.source.path.clone(), source })?;
     Ok(Chosen {
         name: INPUT.to_owned(),
-        bytes,
+        files: loaded.source.clone(),
+        sha256: baseline.sha256.clone(),
         engine_fusion: engine_fusion(options, &loaded.model),
         steps: Vec::new(),
         records: Vec::new(),

@@ -7,7 +7,7 @@ use super::report::{
 };
 use super::summary::{GateLine, Interval, ResultFigures, Summary};
 use super::timing::Timer;
-use super::{Options, Search, StageRecord, source};
+use super::{Options, Search, StageRecord};
 use crate::api::bakejob::Verdict;
 use crate::api::metric::Unit;
 use crate::api::{Metric, Reason, ResolvedJob};
@@ -215,7 +215,7 @@ pub(super) fn report(
             search: loaded.split.search.clone(),
             verdict: loaded.split.verdict.clone(),
             taps: loaded.taps.clone(),
-            files: source::files(job),
+            files: loaded.files.clone(),
         },
         passes,
         candidates: candidates.collect(),

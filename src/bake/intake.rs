@@ -1,13 +1,15 @@
 //! The load stage: model, data and engine, checked against each other before any work is done.
 
 use std::collections::HashSet;
+use std::path::Path;
 
+use super::source::{Role, SourceFile};
 use super::{BakeError, Options};
 use crate::api::ResolvedJob;
+use crate::api::digest::sha256_hex;
 use crate::engine::dataset::{self, SearchSplit};
-use crate::engine::{Dataset, Feed, Selected, blocks, facts};
-use crate::model::digest::sha256_hex;
-use crate::model::{Facts, IntakeNotes, IntakeOptions, Model};
+use crate::engine::{Dataset, EngineError, Feed, LoadOptions, Selected, blocks, facts};
+use crate::model::{Facts, IntakeNotes, IntakeOptions, Limits, Model, Source};
 
 /// Share of the validation samples that the search may look at; the verdict is made on the others.
 pub(super) const SEARCH_SHARE: f64 = 1.0 / 3.0;
@@ -24,7 +26,11 @@ pub(super) struct Loaded {
     pub(super) notes: IntakeNotes,
     /// Sentences about the data and the engine.
     pub(super) remarks: Vec<String>,
+    /// The files of the input model, as they were when it was loaded.
+    pub(super) source: Source,
     pub(super) file_bytes: u64,
+    /// Every file that was loaded, with the digest of what was loaded.
+    pub(super) files: Vec<SourceFile>,
     pub(super) engine: Selected,
     pub(super) calibration: Dataset,
     pub(super) validation: Dataset,
@@ -53,9 +59,9 @@ impl Loaded {
 /// Loads and checks everything a job names.
 pub(super) fn load(job: &ResolvedJob, options: &Options) -> Result<Loaded, BakeError> {
     let path = &job.source.path;
-    let (model, notes) = Model::intake(path, &IntakeOptions::default())?;
-    let file = std::fs::read(path).map_err(|source| crate::model::ModelError::Read { path: path.clone(), source })?;
-    let file_sha256 = sha256_hex(&file);
+    let (model, source) = Model::load_source(path, Limits::default())?;
+    let (model, notes) = model.prepare(&IntakeOptions::default()).map_err(|e| e.in_file(path))?;
+    let file_sha256 = sha256_hex(&source.file);
     if let Some(expected) = job.source.digest.as_deref().map(|d| d.trim_start_matches("sha256:"))
         && expected != file_sha256
     {
@@ -65,16 +71,21 @@ pub(super) fn load(job: &ResolvedJob, options: &Options) -> Result<Loaded, BakeE
         );
         return Err(BakeError::Job { field: "spec.source.digest".to_owned(), detail });
     }
+    let mut files = vec![SourceFile::new(Role::Model, path, file_sha256)];
+    for (location, bytes) in &source.beside {
+        files.push(SourceFile::new(Role::ModelData, &path.with_file_name(location), sha256_hex(bytes)));
+    }
     let mut remarks = Vec::new();
-    let mut read = |path: &std::path::Path| {
+    let mut read = |role, path: &Path| {
         Dataset::load(path, &model, dataset::Limits::default()).map(|loaded| {
             remarks.extend(loaded.notes);
+            files.push(SourceFile::new(role, path, loaded.sha256));
             loaded.dataset
         })
     };
-    let validation = read(&job.validation.path)?;
-    let calibration = job.calibration.as_ref().map(|c| read(&c.path)).transpose()?;
-    let training = job.training.as_ref().map(|path| read(path)).transpose()?;
+    let validation = read(Role::Validation, &job.validation.path)?;
+    let calibration = job.calibration.as_ref().map(|c| read(Role::Calibration, &c.path)).transpose()?;
+    let training = job.training.as_ref().map(|path| read(Role::Training, path)).transpose()?;
     let mut split = validation.split_search(SEARCH_SHARE);
     let (calibration, own) = if let (Some(all), Some(spec)) = (calibration, &job.calibration) {
         (limited(&all, spec.samples), true)
@@ -102,7 +113,12 @@ pub(super) fn load(job: &ResolvedJob, options: &Options) -> Result<Loaded, BakeE
     }
 
     let probe: Vec<Feed> = calibration.feeds.iter().take(1).cloned().collect();
-    let engine = options.engines.select(&model, &probe, job.runtime)?;
+    let probed = job.calibration.as_ref().map_or(&job.validation.path, |c| &c.path);
+    let engine = options
+        .engines
+        .select(&model, &probe, job.runtime)
+        .map_err(|error| misfit(probed, &calibration, &model).unwrap_or(error))?;
+    runs(&engine, &job.validation.path, &validation, &model)?;
     remarks.extend(engine.notes.iter().cloned());
     let facts = facts::observe(&engine.engine, &model, &calibration.feeds)?;
     let mut taps = blocks::choose(&model, &facts);
@@ -111,8 +127,24 @@ pub(super) fn load(job: &ResolvedJob, options: &Options) -> Result<Loaded, BakeE
         taps = taps.into_iter().step_by(2).collect();
         remarks.push("Every second internal tensor is compared, to take less memory.".to_owned());
     }
-    let file_bytes = file.len() as u64;
-    Ok(Loaded { model, notes, remarks, file_bytes, engine, calibration, validation, split, facts, taps })
+    let file_bytes = source.bytes();
+    Ok(Loaded { model, notes, remarks, source, file_bytes, files, engine, calibration, validation, split, facts, taps })
+}
+
+/// What is wrong with the samples of a file that no engine runs, when it is to be seen from their shapes.
+fn misfit(path: &Path, samples: &Dataset, model: &Model) -> Option<EngineError> {
+    let detail = samples.misfit(model)?;
+    Some(EngineError::Data(format!(
+        "{}: {detail} No engine at hand runs it like that. Save samples of the shape that `bakehouse inspect` shows.",
+        path.display()
+    )))
+}
+
+/// Refuses samples that contradict the declared inputs, unless the engine runs them all the same: then it is the declaration that is wrong.
+fn runs(engine: &Selected, path: &Path, samples: &Dataset, model: &Model) -> Result<(), EngineError> {
+    let (Some(error), Some(first)) = (misfit(path, samples, model), samples.feeds.first()) else { return Ok(()) };
+    let mut session = engine.engine.load(model, &LoadOptions::default())?;
+    session.run(first).map(|_| ()).map_err(|_| error)
 }
 
 fn limited(all: &Dataset, samples: Option<usize>) -> Dataset {

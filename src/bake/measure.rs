@@ -113,7 +113,7 @@ impl Measurer<'_> {
                 samples.summary().ok_or_else(|| BakeError::Internal("no latency sample was taken".to_owned()))?;
             latencies.push(BatchLatency { batch: *rows, throughput: *rows as f64 / summary.p50, summary, samples });
         }
-        let bytes = std::fs::metadata(file).map_err(|e| BakeError::Internal(format!("{}: {e}", file.display())))?.len();
+        let bytes = Model::stored_bytes(file)?;
         // Shapes of the timed feed, so that multiplications are those of one measured run.
         let input_shapes =
             self.workload.feeds[0].1.iter().map(|(name, t)| (name.to_owned(), t.shape().to_vec())).collect();

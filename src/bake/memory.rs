@@ -1,10 +1,10 @@
 //! Whether a bake fits the memory that this process may use, estimated before anything is read, so that a job is refused by name instead of being killed.
 
-use std::path::Path;
-
 use super::BakeError;
 use crate::api::ResolvedJob;
+use crate::engine::dataset;
 use crate::hardware::MachineFacts;
+use crate::model::Model;
 use crate::profiler::clock;
 
 /// Environment variable that overrides the limit, in bytes: for tests, and for containers whose control group cannot be read.
@@ -23,7 +23,10 @@ const MODEL_COPIES: u64 = 4;
 pub(super) fn check(job: &ResolvedJob, machine: &MachineFacts) -> Result<(), BakeError> {
     let limit = limit(std::env::var(LIMIT_VARIABLE).ok().as_deref(), machine)?;
     let splits = [Some(&job.validation.path), job.calibration.as_ref().map(|c| &c.path), job.training.as_ref()];
-    let needed = estimate(size(&job.source.path), splits.into_iter().flatten().map(|p| size(p)));
+    // 0 for what cannot be read, which the load stage says better.
+    let model = Model::stored_bytes(&job.source.path).or_else(|_| std::fs::metadata(&job.source.path).map(|m| m.len()));
+    let data = splits.into_iter().flatten().map(|path| dataset::unpacked_bytes(path).unwrap_or(0));
+    let needed = estimate(model.unwrap_or(0), data);
     // A limit of 0 is an unknown one.
     if limit > 0 && needed > limit { Err(BakeError::Memory { limit, needed }) } else { Ok(()) }
 }
@@ -37,12 +40,7 @@ pub(super) fn room(machine: &MachineFacts) -> Result<Option<u64>, BakeError> {
     Ok((limit > 0).then(|| limit.saturating_sub(clock::rss_bytes().unwrap_or(0))))
 }
 
-/// Bytes of a file; 0 for what cannot be read, which the load stage says better.
-fn size(path: &Path) -> u64 {
-    std::fs::metadata(path).map_or(0, |m| m.len())
-}
-
-/// Bytes that the smallest plan needs: the program, [`MODEL_COPIES`] of the model, every sample once.
+/// Bytes that the smallest plan needs: the program, [`MODEL_COPIES`] of the model with its external data, every sample once as it is unpacked.
 fn estimate(model: u64, splits: impl Iterator<Item = u64>) -> u64 {
     splits.fold(BASE_BYTES.saturating_add(model.saturating_mul(MODEL_COPIES)), u64::saturating_add)
 }

@@ -112,7 +112,7 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
         api_version: RECIPE_VERSION.to_owned(),
         bakehouse: env!("CARGO_PKG_VERSION").to_owned(),
         input_sha256: sha256_hex(&loaded.model.to_bytes()),
-        output_sha256: chosen.figures.sha256.clone(),
+        output_sha256: chosen.sha256.clone(),
         facts: loaded.facts.clone(),
         steps: chosen.steps.clone(),
     };
@@ -196,7 +196,8 @@ fn export(
         });
         Ok(())
     };
-    add("ONNX", MODEL_FILE, &chosen.bytes)?;
+    add("ONNX", MODEL_FILE, &chosen.files.file)?;
+    chosen.files.beside.iter().try_for_each(|(name, bytes)| add("ONNXData", name, bytes))?;
     add("Recipe", "recipe.json", pretty(recipe)?.as_bytes())?;
     let page = html::page(&report);
     staging.write("report.html", page.as_bytes())?;

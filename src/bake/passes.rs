@@ -2,9 +2,9 @@
 
 use crate::accelerator;
 use crate::api::ResolvedJob;
+use crate::api::digest::sha256_hex;
 use crate::api::job::PinnedFile;
 use crate::engine::Engines;
-use crate::model::digest::sha256_hex;
 use crate::model::opset::OpsetUpgrade;
 use crate::model::{Model, Pass};
 use crate::optimizer::recipe::{Recipe, Step};

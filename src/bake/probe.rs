@@ -9,8 +9,8 @@ use sha2::{Digest, Sha256};
 
 use super::BakeError;
 use crate::api::bakejob::Runtime;
+use crate::api::digest::{hex, sha256_hex_of};
 use crate::engine::{Dataset, Engines, LoadOptions, dataset};
-use crate::model::digest::{hex, sha256_hex};
 use crate::model::{Model, Tensor};
 use crate::profiler::clock;
 
@@ -52,10 +52,10 @@ pub fn run(request: &Request) -> Result<Seen, BakeError> {
     let engines = Engines::discover(request.ort_lib.as_deref());
     let engine = engines.get(request.runtime)?;
     let idle_rss_bytes = clock::rss_bytes();
-    let file = std::fs::read(&request.model)
+    // Read in small parts: the file as a whole would count as memory of the model.
+    let file_sha256 = std::fs::File::open(&request.model)
+        .and_then(sha256_hex_of)
         .map_err(|source| crate::model::ModelError::Read { path: request.model.clone(), source })?;
-    let file_sha256 = sha256_hex(&file);
-    drop(file);
     let model = Model::load(&request.model)?;
     let data = Dataset::load(&request.data, &model, dataset::Limits::default())?.dataset;
     let mut session = engine.load(&model, &LoadOptions { threads: request.threads, ..LoadOptions::default() })?;
@@ -85,9 +85,7 @@ pub fn spawn(program: &Path, request: &Request) -> Result<Seen, BakeError> {
     if let Some(library) = &request.ort_lib {
         command.arg("--ort-lib").arg(library);
     }
-    let output = command
-        .stdin(Stdio::null())
-        .output()
+    let output = crate::signals::output(command.stdin(Stdio::null()))
         .map_err(|e| BakeError::Internal(format!("cannot start {}: {e}", program.display())))?;
     if !output.status.success() {
         return Err(BakeError::Reload(String::from_utf8_lossy(&output.stderr).trim().to_owned()));

@@ -4,14 +4,14 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use super::BakeError;
+use crate::signals::{HeldFolder, undivided};
 
-/// An output folder in preparation. Dropped before [`Staging::publish`], it leaves nothing behind.
+/// An output folder in preparation. Dropped before [`Staging::publish`], or ended by a signal, it leaves nothing behind: no hidden folder, and no output
+/// folder that was made for it.
 #[derive(Debug)]
 pub(super) struct Staging {
-    folder: tempfile::TempDir,
+    folder: HeldFolder,
     target: PathBuf,
-    made_target: bool,
-    published: bool,
     files: Vec<PathBuf>,
 }
 
@@ -19,15 +19,20 @@ impl Staging {
     /// Prepares to write into `target`, which is made when missing. Fails early, before any work, when it cannot be written.
     pub(super) fn new(target: &Path) -> Result<Self, BakeError> {
         let failed = |source| BakeError::Output { path: target.to_owned(), source };
-        let made_target = !target.exists();
-        std::fs::create_dir_all(target).map_err(failed)?;
-        let folder = tempfile::Builder::new().prefix(".bake-").tempdir_in(target).map_err(failed)?;
-        Ok(Self { folder, target: target.to_owned(), made_target, published: false, files: Vec::new() })
+        let folder = HeldFolder::inside(target, ".bake-").map_err(failed)?;
+        Ok(Self { folder, target: target.to_owned(), files: Vec::new() })
     }
 
     /// Where a file lies until it is published.
     pub(super) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
+    }
+
+    /// Where a candidate lies while it is measured: under the name it would have, which that of its external data follows. Each takes the place of the last.
+    pub(super) fn candidate(&self) -> Result<PathBuf, BakeError> {
+        let folder = self.path("candidate");
+        std::fs::create_dir_all(&folder).map_err(|source| BakeError::Output { path: folder.clone(), source })?;
+        Ok(folder.join(super::MODEL_FILE))
     }
 
     /// Adds a file with these bytes. `name` may hold folders.
@@ -46,30 +51,20 @@ impl Staging {
         Ok(())
     }
 
-    /// Renames every file into place, in the order they were written.
-    pub(super) fn publish(mut self) -> Result<(), BakeError> {
-        for name in &self.files {
-            let to = self.target.join(name);
-            let rename = || {
-                if let Some(parent) = to.parent() {
-                    std::fs::create_dir_all(parent)?;
-                }
-                std::fs::rename(self.folder.path().join(name), &to)
-            };
-            rename().map_err(|source| BakeError::Output { path: to.clone(), source })?;
-        }
-        self.published = true;
-        Ok(())
+    /// Renames every file into place, in the order they were written. A signal ends the process before the first or after the last.
+    pub(super) fn publish(self) -> Result<(), BakeError> {
+        undivided(|| self.files.iter().try_for_each(|name| self.rename(name)))
     }
-}
 
-impl Drop for Staging {
-    fn drop(&mut self) {
-        if !self.published && self.made_target {
-            // Best effort: the hidden folder goes by itself; an output folder that we made and left empty goes too.
-            let _ = std::fs::remove_dir_all(self.folder.path());
-            let _ = std::fs::remove_dir(&self.target);
-        }
+    fn rename(&self, name: &Path) -> Result<(), BakeError> {
+        let to = self.target.join(name);
+        let rename = || {
+            if let Some(parent) = to.parent() {
+                std::fs::create_dir_all(parent)?;
+            }
+            std::fs::rename(self.folder.path().join(name), &to)
+        };
+        rename().map_err(|source| BakeError::Output { path: to.clone(), source })
     }
 }
 

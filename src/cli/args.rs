@@ -9,7 +9,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 #[command(name = "bakehouse", version, arg_required_else_help = true, propagate_version = true)]
 #[command(
     after_help = "Exit codes: 0 baked, gates passed · 2 usage or invalid BakeJob · 3 a gate failed · 4 a gate is inconclusive · 10 invalid model · \
-11 unsupported operator · 12 invalid data · 13 access denied · 14 output unwritable · 22 memory limit too small · 70 internal\n\n\
+11 unsupported operator · 12 invalid data · 13 access denied · 14 output unwritable · 22 memory limit too small · 70 internal · 130 and 143 ended by SIGINT or SIGTERM, nothing written\n\n\
 Environment: BAKEHOUSE_ORT_LIB is ONNX Runtime's library, or none · BAKEHOUSE_MEMORY_LIMIT is the bytes that a bake may use, where the control group does \
 not tell · BAKEHOUSE_LOG is a filter for log lines"
 )]

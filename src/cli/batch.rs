@@ -63,13 +63,10 @@ fn one(task: &Task, flags: &[String]) -> Summary {
         Ok(program) => program,
         Err(error) => return failed(Reason::Internal, format!("cannot find this program again: {error}")),
     };
-    let output = Command::new(program)
-        .args(["bake", "--json", "--quiet", "--document", &task.document.to_string(), "--file"])
-        .arg(&task.file)
-        .args(flags)
-        .stdin(Stdio::null())
-        .output();
-    match output {
+    let mut command = Command::new(program);
+    command.args(["bake", "--json", "--quiet", "--document", &task.document.to_string(), "--file"]);
+    command.arg(&task.file).args(flags).stdin(Stdio::null());
+    match crate::signals::output(&mut command) {
         Err(error) => failed(Reason::Internal, format!("cannot start a bake: {error}")),
         Ok(output) => serde_json::from_slice(&output.stdout).unwrap_or_else(|_| {
             let stderr = String::from_utf8_lossy(&output.stderr);

@@ -51,6 +51,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     watch::logging(cli.verbose);
+    crate::signals::install();
     let ended = match cli.command {
         Command::Bake(args) => bake::run(&args),
         Command::Init(args) => jobs::init(&args),

@@ -70,6 +70,14 @@ pub struct LoadedDataset {
     pub dataset: Dataset,
     /// Sentences for the report: a batch axis that was added, a type that was converted, a declared shape that the data does not have.
     pub notes: Vec<String>,
+    /// SHA-256 of the file that was read, in hexadecimal.
+    pub sha256: String,
+}
+
+/// Bytes that the arrays of a data file take in memory: those that a compressed archive states for its members, without unpacking them. `None` for a file
+/// that cannot be read.
+pub fn unpacked_bytes(path: &Path) -> Option<u64> {
+    arrays::unpacked_bytes(path)
 }
 
 /// How much a data file may hold once unpacked. A few compressed kilobytes can claim terabytes; the claim is checked before memory is taken.
@@ -108,8 +116,16 @@ impl Dataset {
 
     /// Reads a `.npz` or `.safetensors` file and checks it against the inputs of `model`. What does not fit is [`EngineError::Data`], naming file and array.
     pub fn load(path: &Path, model: &Model, limits: Limits) -> Result<LoadedDataset, EngineError> {
-        let arrays = arrays::read(path, limits)?;
-        fit::fit(arrays, model).map_err(|detail| EngineError::Data(format!("{}: {detail}", path.display())))
+        let (arrays, sha256) = arrays::read(path, limits)?;
+        let (dataset, notes) =
+            fit::fit(arrays, model).map_err(|detail| EngineError::Data(format!("{}: {detail}", path.display())))?;
+        Ok(LoadedDataset { dataset, notes, sha256 })
+    }
+
+    /// Where the samples contradict what `model` declares, in words: an extent that is declared as another number, or one symbol that would have to stand for
+    /// two. A declaration may be wrong, so this is no error by itself; it is what to say when no engine runs the samples.
+    pub fn misfit(&self, model: &Model) -> Option<String> {
+        fit::misfit(self, model)
     }
 
     /// The samples at `indices`, in that order, with their labels. The bytes are shared; label rows are copied.

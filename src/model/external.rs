@@ -16,8 +16,11 @@ pub fn is_external(tensor: &TensorProto) -> bool {
     tensor.data_location() == DataLocation::External
 }
 
-/// Maps the external data of every tensor and puts it into `raw_data`. Returns whether there was any.
-pub(super) fn resolve(proto: &mut ModelProto, folder: &Path, limits: Limits) -> Result<bool, ModelError> {
+/// Files by the location that the model gives.
+pub(super) type Files = Vec<(String, Bytes)>;
+
+/// Maps the external data of every tensor and puts it into `raw_data`. Returns the files; `None` when no tensor is outside.
+pub(super) fn resolve(proto: &mut ModelProto, folder: &Path, limits: Limits) -> Result<Option<Files>, ModelError> {
     let mut reader = Reader { folder, canonical: None, files: BTreeMap::new(), total: 0, limits };
     let mut found = false;
     each_tensor_mut(proto, &mut |tensor| {
@@ -27,7 +30,7 @@ pub(super) fn resolve(proto: &mut ModelProto, folder: &Path, limits: Limits) -> 
         }
         Ok(())
     })?;
-    Ok(found)
+    Ok(found.then(|| reader.files.into_iter().collect()))
 }
 
 struct Reader<'a> {

@@ -11,6 +11,23 @@ use super::{Model, ModelError, external, mapped};
 /// Largest protobuf message that any reader accepts, in bytes.
 pub const MAX_PROTOBUF: u64 = i32::MAX as u64;
 
+/// What a model was loaded from: its file and the files of its external data, as they were mapped then. Another file put in the place of one of them later
+/// does not change these bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The model file.
+    pub file: Bytes,
+    /// Files of external data, each once, by the location that the model gives (relative to its folder).
+    pub beside: Vec<(String, Bytes)>,
+}
+
+impl Source {
+    /// Bytes of all files.
+    pub fn bytes(&self) -> u64 {
+        self.beside.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>() + self.file.len() as u64
+    }
+}
+
 /// Bounds on what a model file may make us map.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Limits {
@@ -50,13 +67,24 @@ impl Model {
 
     /// [`Model::load`] with other limits.
     pub fn load_with(path: &Path, limits: Limits) -> Result<Self, ModelError> {
-        let bytes = mapped::map(path).map_err(|source| ModelError::Read { path: path.to_owned(), source })?;
-        let mut model = Self::from_bytes(bytes, path)?;
+        Self::load_source(path, limits).map(|(model, _)| model)
+    }
+
+    /// [`Model::load_with`], with the files that were read. They are mapped, so that neither takes memory of its own.
+    pub fn load_source(path: &Path, limits: Limits) -> Result<(Self, Source), ModelError> {
+        let file = mapped::map(path).map_err(|source| ModelError::Read { path: path.to_owned(), source })?;
+        let mut model = Self::from_bytes(file.clone(), path)?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        if external::resolve(&mut model.proto, folder, limits)? {
+        let beside = external::resolve(&mut model.proto, folder, limits)?;
+        if beside.is_some() {
             model.source = None;
         }
-        Ok(model)
+        Ok((model, Source { file, beside: beside.unwrap_or_default() }))
+    }
+
+    /// Bytes on disk of the model at `path`, external data included.
+    pub fn stored_bytes(path: &Path) -> Result<u64, ModelError> {
+        Self::load_source(path, Limits::default()).map(|(_, source)| source.bytes())
     }
 }
 

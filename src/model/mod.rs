@@ -2,7 +2,6 @@
 
 pub mod build;
 pub mod diff;
-pub mod digest;
 pub mod edit;
 pub mod error;
 pub mod external;
@@ -26,10 +25,12 @@ pub mod verify;
 
 use bytes::Bytes;
 
+/// Digests are of the vocabulary; models are what they are mostly taken of.
+pub use crate::api::digest;
 pub use error::ModelError;
 pub use facts::{Dim, Facts, TensorFact};
 pub use intake::{IntakeNotes, IntakeOptions};
-pub use load::Limits;
+pub use load::{Limits, Source};
 pub use pass::{Effect, Pass, PassError};
 pub use save::SaveOptions;
 pub use tensor::{DType, Element, Tensor};

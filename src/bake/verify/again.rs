@@ -8,6 +8,7 @@ use super::files::Sources;
 use super::{Holds, Verification};
 use crate::api::Metric;
 use crate::api::bakejob::{Runtime, Verdict};
+use crate::api::digest::{hex, sha256_hex};
 use crate::bake::intake::SEARCH_SHARE;
 use crate::bake::judge::Bench;
 use crate::bake::measure::PROBE_SAMPLES;
@@ -17,10 +18,9 @@ use crate::bake::timing::Timer;
 use crate::bake::{BakeError, MODEL_FILE, Options, probe};
 use crate::engine::{Dataset, SharedEngine, batch, dataset};
 use crate::hardware::detect::detect;
-use crate::model::digest::{hex, sha256_hex};
 use crate::model::infer::{InferOptions, infer};
 use crate::model::stats::Stats;
-use crate::model::{Model, Tensor};
+use crate::model::{Limits, Model, Tensor};
 use crate::profiler::{Paired, paired};
 use crate::quality::cheat::exceeds;
 use crate::quality::cheat::{self, Audit, Cheat, Claims, Measured};
@@ -47,15 +47,15 @@ pub(super) fn measure(
         return Ok(());
     };
     let file = folder.join(MODEL_FILE);
-    let model = match Model::load(&file) {
-        Ok(model) => model,
+    let (model, baked_source) = match Model::load_source(&file, Limits::default()) {
+        Ok(loaded) => loaded,
         Err(error) => {
             found.add(MODEL_FILE, "is a model", "-", Holds::No(error.to_string()));
             return Ok(());
         }
     };
     let mut measured =
-        Measured { artifact_sha256: sha256_hex(bytes), artifact_bytes: bytes.len() as u64, ..Measured::default() };
+        Measured { artifact_sha256: sha256_hex(bytes), artifact_bytes: baked_source.bytes(), ..Measured::default() };
     let mut claims = Claims {
         artifact_sha256: baked(report).sha256.clone(),
         artifact_bytes: baked(report).bytes,
@@ -71,9 +71,11 @@ pub(super) fn measure(
         conclude(&cheat::audit(&claims, &measured), found);
         return Ok(());
     };
-    measured.baseline_sha256 = sha256_hex(input_file);
-    measured.figures.insert(Metric::FileSize, Figure::exact(bytes.len() as f64));
-    measured.figures.insert(Metric::SizeReduction, Figure::exact(1.0 - bytes.len() as f64 / input_file.len() as f64));
+    measured.baseline_sha256 = sha256_hex(&input_file.file);
+    measured.figures.insert(Metric::FileSize, Figure::exact(baked_source.bytes() as f64));
+    measured
+        .figures
+        .insert(Metric::SizeReduction, Figure::exact(1.0 - baked_source.bytes() as f64 / input_file.bytes() as f64));
     counts(report, input, &model, found);
 
     let samples = match &sources.validation {

@@ -3,11 +3,11 @@
 use std::path::{Component, Path};
 
 use super::{Holds, Verification};
+use crate::api::digest::sha256_hex_of;
 use crate::bake::report::Report;
 use crate::bake::source::Role;
 use crate::bake::{MODEL_FILE, passes};
-use crate::model::digest::sha256_hex;
-use crate::model::{IntakeOptions, Model};
+use crate::model::{IntakeOptions, Limits, Model, ModelError, Source};
 use crate::optimizer::Recipe;
 
 /// Name of the recipe's file.
@@ -23,19 +23,18 @@ pub(super) fn artifacts(folder: &Path, report: &Report, found: &mut Verification
             found.add(&artifact.file, claimed, "-", Holds::No("the name leaves the folder of the result".to_owned()));
             continue;
         }
-        match std::fs::read(folder.join(name)) {
+        match digest(&folder.join(name)) {
             Err(error) => found.add(&artifact.file, claimed, "-", Holds::No(format!("it cannot be read: {error}"))),
-            Ok(bytes) => {
-                let sha256 = sha256_hex(&bytes);
-                let same = sha256.eq_ignore_ascii_case(&artifact.sha256) && bytes.len() as u64 == artifact.bytes;
+            Ok((sha256, bytes)) => {
+                let same = sha256.eq_ignore_ascii_case(&artifact.sha256) && bytes == artifact.bytes;
                 let holds = if same {
                     Holds::Yes
                 } else {
                     Holds::No("DigestMismatch: it is another file than the one that was baked".to_owned())
                 };
-                found.add(&artifact.file, claimed, format!("{} ({} bytes)", short(&sha256), bytes.len()), holds);
+                found.add(&artifact.file, claimed, format!("{} ({bytes} bytes)", short(&sha256)), holds);
                 if artifact.file == MODEL_FILE {
-                    model = Some(bytes);
+                    model = std::fs::read(folder.join(name)).ok();
                 }
             }
         }
@@ -50,8 +49,8 @@ pub(super) fn artifacts(folder: &Path, report: &Report, found: &mut Verification
 
 /// The files that the bake read, as far as they are still there unchanged.
 pub(super) struct Sources {
-    /// The input model's file and the model as taken in.
-    pub(super) model: Option<(Vec<u8>, Model)>,
+    /// The input model's files and the model as taken in.
+    pub(super) model: Option<(Source, Model)>,
     /// Why it is not there.
     pub(super) missing_model: String,
     /// The validation file, unchanged.
@@ -74,14 +73,13 @@ impl Sources {
         };
         for file in &report.data.files {
             let (claim, claimed) = (format!("{:?} file", file.role), short(&file.sha256));
-            let missing = match std::fs::read(&file.path) {
+            let missing = match digest(&file.path) {
                 Err(error) => {
                     let why = format!("{} cannot be read: {error}", file.path.display());
                     found.unchecked(claim, claimed, &why);
                     why
                 }
-                Ok(bytes) => {
-                    let sha256 = sha256_hex(&bytes);
+                Ok((sha256, _)) => {
                     let same = sha256.eq_ignore_ascii_case(&file.sha256);
                     if matches!(file.role, Role::Calibration | Role::Training) {
                         sources.others.push((file.role, file.path.clone()));
@@ -89,12 +87,12 @@ impl Sources {
                     if same {
                         found.add(claim, claimed, short(&sha256), Holds::Yes);
                         match file.role {
-                            Role::Model => match Model::intake(&file.path, &IntakeOptions::default()) {
-                                Ok((model, _)) => sources.model = Some((bytes, model)),
+                            Role::Model => match taken_in(&file.path) {
+                                Ok(model) => sources.model = Some(model),
                                 Err(error) => sources.missing_model = error.to_string(),
                             },
                             Role::Validation => sources.validation = Some(file.path.clone()),
-                            Role::Calibration | Role::Training => {}
+                            Role::ModelData | Role::Calibration | Role::Training => {}
                         }
                         continue;
                     }
@@ -104,13 +102,25 @@ impl Sources {
                 }
             };
             match file.role {
-                Role::Model => sources.missing_model = missing,
+                // Without its weights, the model is another one.
+                Role::Model | Role::ModelData => (sources.model, sources.missing_model) = (None, missing),
                 Role::Validation => sources.missing_validation = missing,
                 Role::Calibration | Role::Training => {}
             }
         }
         sources
     }
+}
+
+/// SHA-256 and size of a file, in memory that does not grow with it.
+fn digest(path: &Path) -> std::io::Result<(String, u64)> {
+    let file = std::fs::File::open(path)?;
+    Ok((sha256_hex_of(&file)?, file.metadata()?.len()))
+}
+
+fn taken_in(path: &Path) -> Result<(Source, Model), ModelError> {
+    let (model, source) = Model::load_source(path, Limits::default())?;
+    Ok((source, model.prepare(&IntakeOptions::default()).map_err(|e| e.in_file(path))?.0))
 }
 
 /// Replays the recipe on the input model and compares bytes.
@@ -127,10 +137,14 @@ pub(super) fn recipe(
     let Some(artifact) = artifact else {
         return found.unchecked(CLAIM, claimed, "there is no artifact to compare with");
     };
+    let (model, baked) = match Model::load_source(&folder.join(MODEL_FILE), Limits::default()) {
+        Ok(loaded) => loaded,
+        Err(error) => return found.add(CLAIM, claimed, "-", Holds::No(error.to_string())),
+    };
     let refused = |why: String| Holds::No(why);
     if report.baked.is_none() {
         // Nothing was applied: the artifact is the input file itself.
-        let same = file.as_slice() == artifact;
+        let same = *file == baked;
         let holds =
             if same { Holds::Yes } else { refused("the artifact is claimed to be the input, and is not".to_owned()) };
         return found.add(CLAIM, "the artifact is the input", if same { "it is" } else { "it is not" }, holds);
@@ -143,7 +157,12 @@ pub(super) fn recipe(
         .and_then(|recipe| recipe.replay(input, &passes::of_step).map_err(|e| e.to_string()));
     match replayed {
         Err(why) => found.add(CLAIM, claimed, "-", refused(why)),
-        Ok(model) if model.to_bytes() == artifact => found.add(CLAIM, claimed, "the same bytes", Holds::Yes),
+        // An artifact in several files is compared as the one that it would be.
+        Ok(replayed)
+            if replayed.to_bytes() == if baked.beside.is_empty() { artifact.to_vec() } else { model.to_bytes() } =>
+        {
+            found.add(CLAIM, claimed, "the same bytes", Holds::Yes);
+        }
         Ok(_) => found.add(
             CLAIM,
             claimed,

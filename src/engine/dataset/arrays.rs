@@ -9,6 +9,7 @@ use bytes::Bytes;
 use safetensors::{Dtype, SafeTensors};
 
 use super::Limits;
+use crate::api::digest::{sha256_hex, sha256_hex_of};
 use crate::engine::EngineError;
 use crate::model::tensor::element_count;
 use crate::model::{DType, Tensor};
@@ -19,25 +20,46 @@ pub(super) type Arrays = BTreeMap<String, Tensor>;
 /// A numpy header is a line of text; numpy itself refuses more than this.
 const MAX_HEADER: usize = 10_000;
 
-/// Reads every array of `path`, by its extension.
-pub(super) fn read(path: &Path, limits: Limits) -> Result<Arrays, EngineError> {
+/// Reads every array of `path`, by its extension. With them, the SHA-256 of the file that was read: one handle serves both, so that a file which is put in
+/// its place meanwhile changes neither.
+pub(super) fn read(path: &Path, limits: Limits) -> Result<(Arrays, String), EngineError> {
     let failed = |detail: String| EngineError::Data(format!("{}: {detail}", path.display()));
-    let file =
-        File::open(path).map_err(|e| failed(format!("cannot be read: {e}. Check the path and its permissions.")))?;
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
-    match extension.as_str() {
-        "npz" => npz(BufReader::new(file), limits).map_err(failed),
+    let unreadable = |e: std::io::Error| failed(format!("cannot be read: {e}. Check the path and its permissions."));
+    let mut file = File::open(path).map_err(unreadable)?;
+    match extension(path).as_str() {
+        "npz" => {
+            let sha256 = sha256_hex_of(&file).map_err(unreadable)?;
+            file.rewind().map_err(unreadable)?;
+            Ok((npz(BufReader::new(file), limits).map_err(failed)?, sha256))
+        }
         "safetensors" => {
             let length = file.metadata().map_or(0, |m| m.len());
             check_limit(length, limits).map_err(failed)?;
             let mut bytes = Vec::with_capacity(length as usize);
-            file.take(limits.bytes).read_to_end(&mut bytes).map_err(|e| failed(e.to_string()))?;
-            safetensors(&Bytes::from(bytes)).map_err(failed)
+            file.take(limits.bytes).read_to_end(&mut bytes).map_err(unreadable)?;
+            let bytes = Bytes::from(bytes);
+            Ok((safetensors(&bytes).map_err(failed)?, sha256_hex(&bytes)))
         }
         _ => {
             Err(failed("is neither .npz nor .safetensors. Save the split with numpy.savez or safetensors.".to_owned()))
         }
     }
+}
+
+fn extension(path: &Path) -> String {
+    path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase()
+}
+
+/// Bytes that the arrays of a file take in memory, as its directory states them: nothing is unpacked. `None` for what cannot be read.
+pub(super) fn unpacked_bytes(path: &Path) -> Option<u64> {
+    let file = File::open(path).ok()?;
+    if extension(path) != "npz" {
+        return Some(file.metadata().ok()?.len());
+    }
+    let mut archive = npyz::npz::NpzArchive::new(BufReader::new(file)).ok()?;
+    let zip = archive.zip_archive();
+    let sizes = (0..zip.len()).map(|index| zip.by_index_raw(index).map_or(0, |entry| entry.size()));
+    Some(sizes.fold(0, u64::saturating_add))
 }
 
 fn check_limit(bytes: u64, limits: Limits) -> Result<(), String> {
@@ -295,6 +317,30 @@ mod tests {
         assert_eq!(arrays.keys().collect::<Vec<_>>(), ["a/b", "input:0"]);
         let error = npz(cursor, Limits { bytes: 8 }).unwrap_err();
         assert!(error.contains("Give fewer samples"), "{error}");
+    }
+
+    #[test]
+    fn a_compressed_archive_is_as_large_as_what_is_in_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("zeros.npz");
+        let mut writer = npyz::npz::NpzWriter::create(&path).unwrap();
+        let zeros = npy_bytes("{'descr': '<f4', 'fortran_order': False, 'shape': (250000,), }", &vec![0; 1_000_000]);
+        for name in ["a.npy", "b.npy"] {
+            writer.zip_writer().start_file(name, zip_options()).unwrap();
+            writer.zip_writer().write_all(&zeros).unwrap();
+        }
+        drop(writer);
+        let (packed, unpacked) = (path.metadata().unwrap().len(), unpacked_bytes(&path).unwrap());
+        assert!(packed < 10_000 && unpacked == 2 * zeros.len() as u64, "{packed} {unpacked}");
+        let (arrays, sha256) = read(&path, Limits::default()).unwrap();
+        assert_eq!((arrays.len(), sha256), (2, sha256_hex(&std::fs::read(&path).unwrap())));
+
+        let plain = folder.path().join("plain.safetensors");
+        std::fs::write(&plain, [0; 77]).unwrap();
+        assert_eq!(unpacked_bytes(&plain), Some(77));
+        assert_eq!(unpacked_bytes(&folder.path().join("gone.npz")), None);
+        std::fs::write(&path, b"no archive").unwrap();
+        assert_eq!(unpacked_bytes(&path), None);
     }
 
     #[test]

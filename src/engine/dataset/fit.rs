@@ -1,19 +1,20 @@
 //! Checking the arrays of a split against the inputs that a model declares, and cutting them into feeds.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use half::{bf16, f16};
 
 use super::arrays::Arrays;
-use super::{Dataset, Feed, LoadedDataset};
+use super::{Dataset, Feed};
 use crate::engine::declared::{Declared, Extent};
 use crate::model::{DType, Model, Tensor};
 
 /// The array that holds the truth rather than an input.
 const LABELS: &str = "labels";
 
-/// Cuts the arrays into one feed per sample. Errors are sentences without the file's name.
-pub(super) fn fit(mut arrays: Arrays, model: &Model) -> Result<LoadedDataset, String> {
+/// Cuts the arrays into one feed per sample, with notes for the report. Errors are sentences without the file's name.
+pub(super) fn fit(mut arrays: Arrays, model: &Model) -> Result<(Dataset, Vec<String>), String> {
     let inputs = Declared::inputs(model);
     let names = || inputs.iter().map(|i| format!("'{}'", i.name)).collect::<Vec<_>>().join(", ");
     let labels = if inputs.iter().any(|i| i.name == LABELS) { None } else { arrays.remove(LABELS) };
@@ -63,7 +64,37 @@ pub(super) fn fit(mut arrays: Arrays, model: &Model) -> Result<LoadedDataset, St
     let feed =
         |_| Feed::new(columns.iter_mut().map(|(n, s)| (n.clone(), s.next().expect("counts are equal"))).collect());
     let feeds = (0..count).map(feed).collect();
-    Ok(LoadedDataset { dataset: Dataset { feeds, labels }, notes })
+    Ok((Dataset { feeds, labels }, notes))
+}
+
+/// The first sample that contradicts the declared inputs, in words.
+pub(super) fn misfit(dataset: &Dataset, model: &Model) -> Option<String> {
+    let inputs = Declared::inputs(model);
+    dataset.feeds.iter().enumerate().find_map(|(i, feed)| {
+        let mut symbols: BTreeMap<&str, (&str, usize)> = BTreeMap::new();
+        inputs.iter().find_map(|input| {
+            let shape = feed.get(&input.name)?.shape();
+            if input.contradicts(shape) {
+                return Some(format!(
+                    "sample {i} of array '{}' has the shape {shape:?}, but the model declares this input as {}.",
+                    input.name,
+                    input.shape_text()
+                ));
+            }
+            let axes = input.shape.iter().flatten().zip(shape);
+            axes.into_iter().find_map(|(axis, &extent)| {
+                let Extent::Named(symbol) = axis else { return None };
+                let (other, first) = *symbols.entry(symbol).or_insert((&input.name, extent));
+                (first != extent).then(|| {
+                    format!(
+                        "sample {i} of array '{}' has the shape {shape:?}, which makes '{symbol}' of the declared {} {extent}, but array '{other}' makes it {first}.",
+                        input.name,
+                        input.shape_text()
+                    )
+                })
+            })
+        })
+    })
 }
 
 /// The samples of one input. Errors continue `array 'x' …`.
@@ -207,7 +238,7 @@ mod tests {
             Tensor::new(&[2, 1, 2], &[1_i64, 2, 3, 4]),
         );
         input.insert("labels".to_owned(), Tensor::new(&[2], &[0_i64, 1]));
-        let LoadedDataset { dataset, notes } = fit(input, &two_inputs()).unwrap();
+        let (dataset, notes) = fit(input, &two_inputs()).unwrap();
         assert_eq!((dataset.len(), notes.len()), (2, 0), "{notes:?}");
         assert_eq!(dataset.feeds[1].get("x").unwrap(), &Tensor::new(&[1, 3], &[4.0_f32, 5.0, 6.0]));
         assert_eq!(dataset.feeds[1].get("ids").unwrap(), &Tensor::new(&[1, 2], &[3_i64, 4]));
@@ -218,7 +249,7 @@ mod tests {
     fn a_missing_batch_axis_is_added_and_exact_types_are_converted_with_a_note() {
         let input =
             arrays(Tensor::new(&[2, 3], &[1.0_f64, 2.0, 3.0, 4.0, 5.0, 6.0]), Tensor::new(&[2, 2], &[1_i32, 2, 3, 4]));
-        let LoadedDataset { dataset, notes } = fit(input, &two_inputs()).unwrap();
+        let (dataset, notes) = fit(input, &two_inputs()).unwrap();
         assert_eq!(dataset.feeds[0].get("x").unwrap(), &Tensor::new(&[1, 3], &[1.0_f32, 2.0, 3.0]));
         assert_eq!(dataset.feeds[0].get("ids").unwrap(), &Tensor::new(&[1, 2], &[1_i64, 2]));
         assert_eq!(notes.len(), 4, "{notes:?}");
@@ -227,8 +258,25 @@ mod tests {
     #[test]
     fn a_wrong_declared_extent_is_noted_and_the_data_trusted() {
         let input = arrays(Tensor::new(&[1, 1, 4], &[1.0_f32; 4]), Tensor::new(&[1, 1, 2], &[1_i64, 2]));
-        let loaded = fit(input, &two_inputs()).unwrap();
-        assert!(loaded.notes[0].contains("[N, 3]") && loaded.notes[0].contains("[1, 4]"), "{:?}", loaded.notes);
+        let (dataset, notes) = fit(input, &two_inputs()).unwrap();
+        assert!(notes[0].contains("[N, 3]") && notes[0].contains("[1, 4]"), "{notes:?}");
+        assert_eq!(
+            dataset.misfit(&two_inputs()).unwrap(),
+            "sample 0 of array 'x' has the shape [1, 4], but the model declares this input as [N, 3]."
+        );
+    }
+
+    #[test]
+    fn one_symbol_stands_for_one_number_in_a_sample() {
+        let input = |rows: usize| {
+            arrays(Tensor::new(&[1, 2, 3], &[1.0_f32; 6]), Tensor::new(&[1, rows, 2], &vec![1_i64; 2 * rows]))
+        };
+        let misfit = |rows| fit(input(rows), &two_inputs()).unwrap().0.misfit(&two_inputs());
+        assert_eq!(misfit(2), None);
+        assert_eq!(
+            misfit(4).unwrap(),
+            "sample 0 of array 'ids' has the shape [4, 2], which makes 'N' of the declared [N, 2] 4, but array 'x' makes it 2."
+        );
     }
 
     #[test]

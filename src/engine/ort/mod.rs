@@ -12,13 +12,13 @@ use ::ort::ErrorCode;
 use ::ort::session::Session as OrtSession;
 use ::ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ::ort::value::{TensorElementType, ValueType};
-use tempfile::TempDir;
 
 use self::library::Library;
 use self::session::OnnxRuntimeSession;
 use super::tapped::Tapped;
 use super::{Engine, EngineError, EngineId, LoadOptions, Session};
 use crate::model::Model;
+use crate::signals::HeldFolder;
 
 /// Protobuf stops at 2 GiB; from here on the weights travel in a file beside the graph.
 const MAX_IN_MEMORY: usize = 1_500 << 20;
@@ -90,7 +90,7 @@ impl OrtEngine {
         &self,
         builder: &mut SessionBuilder,
         model: &Model,
-    ) -> Result<(OrtSession, Option<TempDir>), EngineError> {
+    ) -> Result<(OrtSession, Option<HeldFolder>), EngineError> {
         let refused = |e: ::ort::Error| self.refused(&e);
         if spill::weight_bytes(model) < MAX_IN_MEMORY {
             return Ok((builder.commit_from_memory(&model.to_bytes()).map_err(refused)?, None));
@@ -103,8 +103,8 @@ impl OrtEngine {
         Ok((builder.commit_from_file(path).map_err(refused)?, Some(dir)))
     }
 
-    fn temp_dir(&self) -> Result<TempDir, EngineError> {
-        tempfile::tempdir().map_err(|e| EngineError::Run {
+    fn temp_dir(&self) -> Result<HeldFolder, EngineError> {
+        HeldFolder::temporary().map_err(|e| EngineError::Run {
             engine: self.id.to_string(),
             detail: format!("no temporary folder can be made: {e}. Set TMPDIR to a writable folder."),
         })

@@ -5,12 +5,12 @@ use std::borrow::Cow;
 use ::ort::ErrorCode;
 use ::ort::session::{Session as OrtSession, SessionInputValue};
 use ::ort::value::{DynValue, ValueRef};
-use tempfile::TempDir;
 
 use super::{one_line, values};
 use crate::engine::tapped::TapOrder;
 use crate::engine::{EngineError, Feed, Observed, Session};
 use crate::model::Tensor;
+use crate::signals::HeldFolder;
 
 /// A session of ONNX Runtime.
 pub(super) struct OnnxRuntimeSession {
@@ -18,11 +18,16 @@ pub(super) struct OnnxRuntimeSession {
     session: OrtSession,
     order: Option<TapOrder>,
     /// Mapped weights of a big model live here; dropped after the session.
-    _weights: Option<TempDir>,
+    _weights: Option<HeldFolder>,
 }
 
 impl OnnxRuntimeSession {
-    pub(super) fn new(engine: String, session: OrtSession, order: Option<TapOrder>, weights: Option<TempDir>) -> Self {
+    pub(super) fn new(
+        engine: String,
+        session: OrtSession,
+        order: Option<TapOrder>,
+        weights: Option<HeldFolder>,
+    ) -> Self {
         Self { engine, session, order, _weights: weights }
     }
 

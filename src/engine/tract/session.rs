@@ -36,11 +36,10 @@ impl TractSession {
             self.declared.iter().find_map(|d| Some((d, feed.get(&d.name)?)).filter(|(d, t)| d.contradicts(t.shape())));
         match contradicted {
             Some((declared, tensor)) => EngineError::Data(format!(
-                "the sample does not fit the model: input '{}' is declared as {}, but the sample is {:?} ({}). Compare the shapes with `bakehouse inspect`.",
+                "the sample does not fit the model: input '{}' is declared as {}, but the sample is {:?}. Compare the shapes with `bakehouse inspect`.",
                 declared.name,
                 declared.shape_text(),
-                tensor.shape(),
-                one_line(detail)
+                tensor.shape()
             )),
             None => self.failed(detail),
         }

@@ -43,12 +43,6 @@ impl Interval {
         self.lower <= value && value <= self.upper
     }
 
-    /// Whether the two have a number in common.
-    #[must_use]
-    pub fn overlaps(self, other: Self) -> bool {
-        self.lower <= other.upper && other.lower <= self.upper
-    }
-
     /// The interval of `1 - x` when `self` is the interval of a non-negative defect `x`, rounded outwards: a defect too small for `1 - x` to show
     /// must not turn an interval that has a width into one that has none.
     #[must_use]
