@@ -11,10 +11,9 @@ use crate::quality::{self, QualityReport};
 /// What loading the job says, or what the engine says of `other`.
 pub fn assess(job: &ResolvedJob, options: &Options, other: &Model) -> Result<QualityReport, BakeError> {
     let loaded = intake::load(job, options)?;
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let bench = super::judge::Bench::for_verdict(
         loaded.engine.engine.clone(),
-        threads,
+        super::cores(),
         &loaded.model,
         loaded.verdict(),
         &loaded.taps,

@@ -54,7 +54,7 @@ pub fn outputs(a: &Model, b: &Model, data: &Path, engines: &Engines) -> Result<O
         return Err(BakeError::Data(format!("{} holds no sample. Give data to run the models on.", data.display())));
     }
     let engine = engines.select(a, &samples.feeds, None)?.engine;
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = super::cores();
     let of_a = observe::outputs(&engine, a, &samples.feeds, threads)?;
     let mut of_b: Vec<(&str, Vec<Tensor>)> =
         b.output_names().into_iter().zip(observe::outputs(&engine, b, &samples.feeds, threads)?).collect();

@@ -73,7 +73,10 @@ pub(super) fn gate_figures(
     figures
 }
 
-/// Samples that a 95 % interval of the 99th percentile needs: the least n for which 1 - 0.99^n > 0.975.
+/// Samples that a 95 % interval of the 95th percentile needs: the least n for which 1 - 0.95^n > 0.975.
+const SAMPLES_FOR_P95: usize = 72;
+
+/// The same of the 99th percentile: 1 - 0.99^n > 0.975.
 pub(super) const SAMPLES_FOR_P99: usize = 368;
 
 /// Latency figures of the first batch size, with intervals from order statistics.
@@ -89,7 +92,7 @@ fn latency_figures(model: &ModelFigures, figures: &mut Figures) {
     let median = quantile_interval(&sorted, 0.5);
     figures.insert(Metric::LatencyP50, figure(summary.p50, median));
     // With fewer samples no order statistic bounds these quantiles from above at 95 %; then there is no interval, and no gate passes.
-    if let Some(p95) = summary.p95.filter(|_| n >= 72) {
+    if let Some(p95) = summary.p95.filter(|_| n >= SAMPLES_FOR_P95) {
         figures.insert(Metric::LatencyP95, figure(p95, quantile_interval(&sorted, 0.95)));
     }
     if let Some(p99) = summary.p99.filter(|_| n >= SAMPLES_FOR_P99) {

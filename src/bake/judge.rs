@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use super::figures;
 use super::intake::Loaded;
-use super::observe::{self, Outputs};
+use super::observe::{self, Outputs, Seen};
 use super::progress::Progress;
 use super::timing::Timer;
 use crate::api::job::Bound;
@@ -42,12 +42,9 @@ impl<'a> Bench<'a> {
         split: Dataset,
         taps: &'a [String],
     ) -> Result<Self, EngineError> {
-        let outputs = observe::outputs(&engine, input, &split.feeds, threads)?;
         let n = split.feeds.len().min(FEATURE_SAMPLES);
-        let feeds: Vec<Feed> = (0..n).map(|i| split.feeds[i * split.feeds.len() / n].clone()).collect();
-        let rows = observe::features(&engine, input, taps, &feeds, threads)?;
-        let features = RefCell::new(taps.iter().cloned().zip(rows).collect());
-        Ok(Self { engine, threads, input, split, taps, outputs, of_features: Some(feeds), features })
+        let feeds = (0..n).map(|i| split.feeds[i * split.feeds.len() / n].clone()).collect();
+        Self::new(engine, threads, input, split, taps, Some(feeds))
     }
 
     /// For the search: everything from one run per sample.
@@ -58,32 +55,52 @@ impl<'a> Bench<'a> {
         split: Dataset,
         taps: &'a [String],
     ) -> Result<Self, EngineError> {
-        let seen = observe::together(&engine, input, taps, &split.feeds, threads)?;
-        let features = RefCell::new(taps.iter().cloned().zip(seen.features).collect());
-        Ok(Self { engine, threads, input, split, taps, outputs: seen.outputs, of_features: None, features })
+        Self::new(engine, threads, input, split, taps, None)
+    }
+
+    fn new(
+        engine: SharedEngine,
+        threads: usize,
+        input: &'a Model,
+        split: Dataset,
+        taps: &'a [String],
+        of_features: Option<Vec<Feed>>,
+    ) -> Result<Self, EngineError> {
+        let (outputs, features) = (Vec::new(), RefCell::default());
+        let mut bench = Self { engine, threads, input, split, taps, outputs, of_features, features };
+        let seen = bench.see(input, taps)?;
+        bench.outputs = seen.outputs;
+        bench.features = RefCell::new(taps.iter().cloned().zip(seen.features).collect());
+        Ok(bench)
+    }
+
+    /// Outputs of a model on the split, and its features at `taps`.
+    fn see(&self, model: &Model, taps: &[String]) -> Result<Seen, EngineError> {
+        let (engine, split) = (&self.engine, &self.split.feeds);
+        match &self.of_features {
+            None => observe::together(engine, model, taps, split, self.threads),
+            Some(feeds) => Ok(Seen {
+                outputs: observe::outputs(engine, model, split, self.threads)?,
+                features: observe::features(engine, model, taps, feeds, self.threads)?,
+            }),
+        }
     }
 
     /// Outputs and taps of both models on the split, paired for the metrics. Where the candidate lost a tap, both are read at the tensor that took its place.
     pub(super) fn pairs(&self, candidate: &Model) -> Result<(Vec<OutputPair>, Vec<TapPair>), EngineError> {
         let places = blocks::successors(self.input, self.taps, candidate);
         let names: Vec<String> = places.iter().map(|(_, to)| to.clone()).collect();
-        let (baked, features) = if let Some(feeds) = &self.of_features {
-            let outputs = observe::outputs(&self.engine, candidate, &self.split.feeds, self.threads)?;
-            (outputs, observe::features(&self.engine, candidate, &names, feeds, self.threads)?)
-        } else {
-            let seen = observe::together(&self.engine, candidate, &names, &self.split.feeds, self.threads)?;
-            (seen.outputs, seen.features)
-        };
+        let baked = self.see(candidate, &names)?;
         let places: Vec<&String> = places.iter().map(|(from, _)| from).collect();
         self.read_input_at(&places)?;
         let of_input = self.features.borrow();
-        let taps = places.iter().zip(features).map(|(from, baked)| TapPair {
+        let taps = places.iter().zip(baked.features).map(|(from, baked)| TapPair {
             name: (*from).clone(),
             baseline: of_input.get(*from).cloned().unwrap_or_default(),
             baked,
         });
         let taps = taps.filter(|p| !p.baseline.is_empty() && !p.baked.is_empty()).collect();
-        let outputs = self.input.output_names().into_iter().zip(&self.outputs).zip(baked);
+        let outputs = self.input.output_names().into_iter().zip(&self.outputs).zip(baked.outputs);
         let outputs =
             outputs.map(|((name, a), b)| OutputPair { name: name.to_owned(), baseline: a.clone(), baked: b }).collect();
         Ok((outputs, taps))

@@ -33,9 +33,9 @@ pub use summary::Summary;
 
 use crate::api::ResolvedJob;
 use crate::api::bakejob::Level;
+use crate::api::digest::sha256_hex;
 use crate::engine::Engines;
 use crate::hardware::{MachineFacts, advise, detect};
-use crate::model::digest::sha256_hex;
 use crate::optimizer::recipe::RECIPE_VERSION;
 use crate::optimizer::search::Limits;
 use crate::optimizer::{Candidate, Driver, PassRecord, Recipe, Work};

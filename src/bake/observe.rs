@@ -12,7 +12,6 @@ const MOST_FEATURES: usize = 512;
 pub(super) type Outputs = Vec<Vec<Tensor>>;
 
 /// What a model gave on a split.
-#[derive(Default)]
 pub(super) struct Seen {
     pub(super) outputs: Outputs,
     /// Features of the taps, in their order.
@@ -32,7 +31,7 @@ pub(super) fn outputs(
     feeds: &[Feed],
     threads: usize,
 ) -> Result<Outputs, EngineError> {
-    Ok(seen(engine, model, &[], feeds, threads, true)?.outputs)
+    Ok(Reading { engine, model, taps: &[], keep_outputs: true }.run(feeds, threads)?.outputs)
 }
 
 /// Runs every feed and keeps the features of the taps.
@@ -46,7 +45,7 @@ pub(super) fn features(
     if taps.is_empty() {
         return Ok(Vec::new());
     }
-    Ok(seen(engine, model, taps, feeds, threads, false)?.features)
+    Ok(Reading { engine, model, taps, keep_outputs: false }.run(feeds, threads)?.features)
 }
 
 /// Outputs and features from the same runs: half the work of asking for them one by one, but the taps keep the engine from fusing across them, so the outputs
@@ -58,63 +57,62 @@ pub(super) fn together(
     feeds: &[Feed],
     threads: usize,
 ) -> Result<Seen, EngineError> {
-    seen(engine, model, taps, feeds, threads, true)
+    Reading { engine, model, taps, keep_outputs: true }.run(feeds, threads)
 }
 
-fn seen(
-    engine: &SharedEngine,
-    model: &Model,
-    taps: &[String],
-    feeds: &[Feed],
-    threads: usize,
+/// What to read of a model.
+struct Reading<'a> {
+    engine: &'a SharedEngine,
+    model: &'a Model,
+    taps: &'a [String],
     keep_outputs: bool,
-) -> Result<Seen, EngineError> {
-    let small = prost::Message::encoded_len(model.proto()) < SMALL_MODEL_BYTES;
-    let sessions = if small { threads.clamp(1, (feeds.len() / FEEDS_PER_SESSION).max(1)) } else { 1 };
-    let threads = if sessions > 1 { 1 } else { threads };
-    let columns = |feeds: &[Feed]| columns(engine, model, taps, feeds, threads, keep_outputs);
-    let parts: Vec<Vec<Vec<Tensor>>> = if sessions == 1 {
-        vec![columns(feeds)?]
-    } else {
-        let chunks = feeds.chunks(feeds.len().div_ceil(sessions));
-        std::thread::scope(|scope| {
-            let running: Vec<_> = chunks.map(|chunk| scope.spawn(|| columns(chunk))).collect();
+}
+
+impl Reading<'_> {
+    fn run(&self, feeds: &[Feed], threads: usize) -> Result<Seen, EngineError> {
+        let small = prost::Message::encoded_len(self.model.proto()) < SMALL_MODEL_BYTES;
+        let sessions = if small { threads.clamp(1, (feeds.len() / FEEDS_PER_SESSION).max(1)) } else { 1 };
+        let mut columns =
+            if sessions == 1 { self.columns(feeds, threads)? } else { self.side_by_side(feeds, sessions)? };
+        let tapped = columns.split_off(if self.keep_outputs { self.model.graph().output.len() } else { 0 });
+        let features = tapped.iter().map(|samples| Rows::from_tensors(samples, MOST_FEATURES)).collect();
+        Ok(Seen { outputs: columns, features })
+    }
+
+    /// A share of the feeds on each of several sessions of one thread.
+    fn side_by_side(&self, feeds: &[Feed], sessions: usize) -> Result<Vec<Vec<Tensor>>, EngineError> {
+        let parts: Vec<Vec<Vec<Tensor>>> = std::thread::scope(|scope| {
+            let chunks = feeds.chunks(feeds.len().div_ceil(sessions));
+            let running: Vec<_> = chunks.map(|chunk| scope.spawn(|| self.columns(chunk, 1))).collect();
             running
                 .into_iter()
                 .map(|part| part.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
                 .collect::<Result<_, _>>()
-        })?
-    };
-    let mut whole = parts.into_iter();
-    let mut all = whole.next().unwrap_or_default();
-    for part in whole {
-        all.iter_mut().zip(part).for_each(|(column, more)| column.extend(more));
-    }
-    let tapped = all.split_off(if keep_outputs { model.graph().output.len() } else { 0 });
-    let features = tapped.iter().map(|samples| Rows::from_tensors(samples, MOST_FEATURES)).collect();
-    Ok(Seen { outputs: all, features })
-}
-
-/// Outputs (where kept), then taps, each over all feeds.
-fn columns(
-    engine: &SharedEngine,
-    model: &Model,
-    taps: &[String],
-    feeds: &[Feed],
-    threads: usize,
-    keep_outputs: bool,
-) -> Result<Vec<Vec<Tensor>>, EngineError> {
-    let mut session = engine.load(model, &LoadOptions { threads, taps: taps.to_vec(), ..LoadOptions::default() })?;
-    let outputs = model.graph().output.len();
-    let kept = if keep_outputs { 0 } else { outputs };
-    let mut columns: Vec<Vec<Tensor>> = (kept..outputs + taps.len()).map(|_| Vec::with_capacity(feeds.len())).collect();
-    for feed in feeds {
-        for (i, tensor) in session.run(feed)?.drain(kept..).enumerate() {
-            let large_tap = kept + i >= outputs && tensor.len() > MOST_FEATURES;
-            columns[i].push(if large_tap { sampled(&tensor, MOST_FEATURES) } else { tensor });
+        })?;
+        let mut parts = parts.into_iter();
+        let mut all = parts.next().unwrap_or_default();
+        for part in parts {
+            all.iter_mut().zip(part).for_each(|(column, more)| column.extend(more));
         }
+        Ok(all)
     }
-    Ok(columns)
+
+    /// Outputs (where kept), then taps, each over all feeds.
+    fn columns(&self, feeds: &[Feed], threads: usize) -> Result<Vec<Vec<Tensor>>, EngineError> {
+        let options = LoadOptions { threads, taps: self.taps.to_vec(), ..LoadOptions::default() };
+        let mut session = self.engine.load(self.model, &options)?;
+        let outputs = self.model.graph().output.len();
+        let kept = if self.keep_outputs { 0 } else { outputs };
+        let mut columns: Vec<Vec<Tensor>> =
+            (kept..outputs + self.taps.len()).map(|_| Vec::with_capacity(feeds.len())).collect();
+        for feed in feeds {
+            for (i, tensor) in session.run(feed)?.drain(kept..).enumerate() {
+                let large_tap = kept + i >= outputs && tensor.len() > MOST_FEATURES;
+                columns[i].push(if large_tap { sampled(&tensor, MOST_FEATURES) } else { tensor });
+            }
+        }
+        Ok(columns)
+    }
 }
 
 /// `room` of the elements, evenly spaced.

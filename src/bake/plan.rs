@@ -82,11 +82,7 @@ impl Sites {
         let name = if balanced { "balanced-int8" } else { "dynamic-int8" };
         let reduced = if scheme == WeightScheme::Int8Reduced { "-reduced" } else { "" };
         let balances = if balanced { self.balances.clone() } else { Vec::new() };
-        Some(Variant {
-            name: format!("{name}{reduced}"),
-            kind: "products",
-            ..self.dynamic_and_stored(self.dynamic.clone(), scheme, balances)
-        })
+        Some(self.dynamic_and_stored(format!("{name}{reduced}"), "products", self.dynamic.clone(), scheme, balances))
     }
 
     /// Integer convolutions beside the products. ONNX Runtime does not fuse `ConvInteger`, and it was slower wherever it was measured; so the one with most
@@ -95,16 +91,19 @@ impl Sites {
         let work = |s: &DynamicSite| s.elements() * s.rows.unwrap_or(1);
         let (most, _) = self.convolutions.iter().enumerate().max_by_key(|(_, s)| work(s))?;
         let sites = self.convolutions.iter().chain(&self.dynamic).cloned().collect();
-        Some(Variant {
-            name: "dynamic-int8-convolutions".to_owned(),
-            kind: "convolutions",
-            probe: Some(most),
-            ..self.dynamic_and_stored(sites, scheme, Vec::new())
-        })
+        let name = "dynamic-int8-convolutions".to_owned();
+        Some(Variant { probe: Some(most), ..self.dynamic_and_stored(name, "convolutions", sites, scheme, Vec::new()) })
     }
 
     /// Integer arithmetic at `dynamic`, 8-bit tables, and every other weight stored in 8 bits.
-    fn dynamic_and_stored(&self, dynamic: Vec<DynamicSite>, scheme: WeightScheme, balances: Vec<Balance>) -> Variant {
+    fn dynamic_and_stored(
+        &self,
+        name: String,
+        kind: &'static str,
+        dynamic: Vec<DynamicSite>,
+        scheme: WeightScheme,
+        balances: Vec<Balance>,
+    ) -> Variant {
         let weights = self.weights.iter().filter(|w| !self.is_table(w)).cloned();
         let (of_products, others): (Vec<WeightSite>, Vec<WeightSite>) =
             weights.partition(|w| dynamic.iter().any(|d| d.weight == w.tensor));
@@ -117,8 +116,8 @@ impl Sites {
         sites.extend(others.iter().map(weight_info));
         let tables = self.tables.clone();
         Variant {
-            name: String::new(),
-            kind: "",
+            name,
+            kind,
             probe: None,
             tunable,
             sites,

@@ -64,7 +64,7 @@ impl Engines {
         #[cfg(feature = "ort")]
         let (onnx_runtime, slot) = match super::ort::OrtEngine::open(ort_lib) {
             Ok(engine) => {
-                backends.push(there(&engine, format!("loaded from {}", engine.library_path().display())));
+                backends.push(there(&engine, format!("loaded from {}", engine.path().display())));
                 (Some(engine.clone()), Ok(Arc::new(engine) as SharedEngine))
             }
             Err(error) => {

@@ -25,8 +25,6 @@ pub mod verify;
 
 use bytes::Bytes;
 
-/// Digests are of the vocabulary; models are what they are mostly taken of.
-pub use crate::api::digest;
 pub use error::ModelError;
 pub use facts::{Dim, Facts, TensorFact};
 pub use intake::{IntakeNotes, IntakeOptions};

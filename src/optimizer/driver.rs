@@ -53,6 +53,19 @@ pub struct PassRecord {
 }
 
 impl PassRecord {
+    /// The record, made of `model` as it was before, of a pass that changed it; `remark` says what is worth a word.
+    pub(super) fn applied(self, model: &Model, rewrites: usize, fused: Vec<String>, remark: Option<String>) -> Self {
+        Self {
+            outcome: Outcome::Applied,
+            reason: remark,
+            rewrites,
+            fused,
+            nodes: [self.nodes[0], model.graph().node.len()],
+            bytes: [self.bytes[0], encoded_len(model)],
+            ..self
+        }
+    }
+
     /// A pass that was not run, and why.
     pub fn skipped(name: &str, reason: impl Into<String>, model: &Model) -> Self {
         let (nodes, bytes) = (model.graph().node.len(), encoded_len(model));
@@ -145,7 +158,6 @@ impl Driver {
 
     /// One pass; `remark` stands as the reason of a result that is kept.
     fn apply(&self, work: &mut Work, pass: &dyn Pass, remark: Option<String>) -> PassRecord {
-        let (nodes, bytes) = (work.model.graph().node.len(), encoded_len(&work.model));
         let (mut model, mut facts) = (work.model.clone(), work.facts.clone());
         let started = Instant::now();
         let effect = pass.apply(&mut model, &mut facts);
@@ -178,16 +190,8 @@ impl Driver {
                         }
                     }
                     Ok(d) => {
-                        record = PassRecord {
-                            outcome: Outcome::Applied,
-                            reason: remark,
-                            rewrites,
-                            fused,
-                            nodes: [nodes, model.graph().node.len()],
-                            bytes: [bytes, encoded_len(&model)],
-                            max_difference: Some(d),
-                            ..record
-                        };
+                        record.max_difference = Some(d);
+                        record = record.applied(&model, rewrites, fused, remark);
                         work.steps.push(Step::of(pass));
                         (work.model, work.facts) = (model, facts);
                         record

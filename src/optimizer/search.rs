@@ -13,8 +13,8 @@ use super::driver::{Outcome, PassRecord, Work, encoded_len};
 use super::recipe::Step;
 use super::room::{Form, form};
 use crate::api::bakejob::Goal;
+use crate::api::digest::sha256_hex;
 use crate::engine::EngineError;
-use crate::model::digest::sha256_hex;
 use crate::model::{Effect, Model, Pass};
 
 /// One quality metric of a candidate on the search split: a point estimate and what the gate asks for.
@@ -385,16 +385,7 @@ fn apply(work: &mut Work, pass: &dyn Pass, room: Option<u64>) -> PassRecord {
         Ok(Effect::Skipped { reason }) => PassRecord { reason: Some(reason), seconds, ..before },
         Ok(Effect::Applied { rewrites, fused }) => {
             work.steps.push(Step::of(pass));
-            PassRecord {
-                outcome: Outcome::Applied,
-                reason: remark,
-                rewrites,
-                fused,
-                nodes: [before.nodes[0], work.model.graph().node.len()],
-                bytes: [before.bytes[0], encoded_len(&work.model)],
-                seconds,
-                ..before
-            }
+            PassRecord { seconds, ..before }.applied(&work.model, rewrites, fused, remark)
         }
     }
 }

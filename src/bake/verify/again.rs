@@ -15,15 +15,14 @@ use crate::bake::measure::PROBE_SAMPLES;
 use crate::bake::report::{BatchSpeedup, Report};
 use crate::bake::source::Role;
 use crate::bake::timing::Timer;
-use crate::bake::{BakeError, MODEL_FILE, Options, probe};
+use crate::bake::{BakeError, MODEL_FILE, Options, cores, probe};
 use crate::engine::{Dataset, SharedEngine, batch, dataset};
 use crate::hardware::detect::detect;
 use crate::model::infer::{InferOptions, infer};
 use crate::model::stats::Stats;
 use crate::model::{Limits, Model, Tensor};
 use crate::profiler::{Paired, paired};
-use crate::quality::cheat::exceeds;
-use crate::quality::cheat::{self, Audit, Cheat, Claims, Measured};
+use crate::quality::cheat::{self, Audit, Cheat, Claims, Measured, exceeds};
 use crate::quality::stats::Interval;
 use crate::quality::{self, Evaluation, Figure, QualityReport};
 
@@ -227,8 +226,7 @@ impl Again<'_> {
             );
             return Ok(None);
         };
-        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        let bench = Bench::for_verdict(self.engine.clone(), threads, self.input, split, &self.report.data.taps)?;
+        let bench = Bench::for_verdict(self.engine.clone(), cores(), self.input, split, &self.report.data.taps)?;
         let (outputs, taps) = match bench.pairs(self.model) {
             Ok(pairs) => pairs,
             Err(error) => {

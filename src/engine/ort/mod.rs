@@ -27,12 +27,12 @@ const MAX_IN_MEMORY: usize = 1_500 << 20;
 #[derive(Clone)]
 pub struct OrtEngine {
     id: EngineId,
-    library: Arc<Library>,
+    loaded: Arc<Library>,
 }
 
 impl std::fmt::Debug for OrtEngine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "OrtEngine({} at {})", self.id, self.library.path.display())
+        write!(f, "OrtEngine({} at {})", self.id, self.loaded.path.display())
     }
 }
 
@@ -43,13 +43,13 @@ impl OrtEngine {
     ///
     /// A process can load one library only: a later call with another path is refused.
     pub fn open(explicit: Option<&Path>) -> Result<Self, EngineError> {
-        let library = library::open(explicit)?;
-        Ok(Self { id: EngineId { name: "onnxruntime".to_owned(), version: library.version.clone() }, library })
+        let loaded = library::open(explicit)?;
+        Ok(Self { id: EngineId { name: "onnxruntime".to_owned(), version: loaded.version.clone() }, loaded })
     }
 
     /// The library's file.
-    pub fn library_path(&self) -> &Path {
-        &self.library.path
+    pub fn path(&self) -> &Path {
+        &self.loaded.path
     }
 
     /// The graph as ONNX Runtime rewrote it for this machine. Its nodes are what really runs; some are of ONNX Runtime's own domains.
@@ -74,7 +74,7 @@ impl OrtEngine {
         // win by measuring another configuration than a deployment runs.
         // `All`, not `Level3`: libraries before 1.23 know no level between 2 and all.
         let level = if options.optimise { GraphOptimizationLevel::All } else { GraphOptimizationLevel::Disable };
-        Ok(OrtSession::builder(&self.library.environment)?
+        Ok(OrtSession::builder(&self.loaded.environment)?
             .with_optimization_level(level)?
             .with_intra_threads(options.threads.max(1))?
             .with_inter_threads(1)?

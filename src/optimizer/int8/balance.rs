@@ -30,20 +30,28 @@ pub struct Balance {
 impl Balance {
     /// What the channels of the activation are multiplied by.
     pub fn divisors(&self) -> Vec<f32> {
-        self.exponents.iter().map(|&e| exp2(-i32::from(e))).collect()
+        divisors(&self.exponents)
     }
 
     /// `weights`, `[channels, n]`, with each row multiplied by its channel's factor; `None` when there is another number of rows.
     pub fn balanced(&self, weights: &Tensor) -> Option<Tensor> {
-        let n = weights.len().checked_div(self.exponents.len())?;
-        if weights.shape() != [self.exponents.len(), n] || n == 0 {
-            return None;
-        }
-        let values = weights.to_f32();
-        let rows = values.chunks(n).zip(&self.exponents);
-        let scaled: Vec<f32> = rows.flat_map(|(row, &e)| row.iter().map(move |v| v * exp2(i32::from(e)))).collect();
-        Some(Tensor::new(weights.shape(), &scaled))
+        balanced(weights, &self.exponents)
     }
+}
+
+fn divisors(exponents: &[i8]) -> Vec<f32> {
+    exponents.iter().map(|&e| exp2(-i32::from(e))).collect()
+}
+
+fn balanced(weights: &Tensor, exponents: &[i8]) -> Option<Tensor> {
+    let n = weights.len().checked_div(exponents.len())?;
+    if weights.shape() != [exponents.len(), n] || n == 0 {
+        return None;
+    }
+    let values = weights.to_f32();
+    let rows = values.chunks(n).zip(exponents);
+    let scaled: Vec<f32> = rows.flat_map(|(row, &e)| row.iter().map(move |v| v * exp2(i32::from(e)))).collect();
+    Some(Tensor::new(weights.shape(), &scaled))
 }
 
 /// Strengths that are tried, beside none.
@@ -187,9 +195,8 @@ impl Activation {
 
     /// `|x w - q(x) q(w)|^2 / |x w|^2` over the samples, `q` the rounding of a dynamic product.
     fn error(&self, weights: &Array2<f32>, exact: &[Array2<f32>], exponents: &[i8], limit: u8) -> Option<f64> {
-        let balance = Balance { activation: String::new(), exponents: exponents.to_vec() };
-        let divisors = balance.divisors();
-        let scaled = balance.balanced(&Tensor::new(weights.shape(), weights.as_slice()?))?;
+        let divisors = divisors(exponents);
+        let scaled = balanced(&Tensor::new(weights.shape(), weights.as_slice()?), exponents)?;
         let layout = Layout::new(scaled.shape(), &[1])?;
         let quantised = quantise(&scaled.to_f32(), layout, limit, Range::MaxAbs)?;
         let n = weights.ncols();
