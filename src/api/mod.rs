@@ -19,9 +19,11 @@ pub mod metric;
 pub mod presets;
 pub mod reason;
 mod schema;
+pub mod state;
 mod suggest;
 pub mod support;
 pub mod value;
+pub mod wire;
 mod yaml;
 
 pub use bakejob::{BakeJob, BakeJobSpec, BakeJobStatus};
@@ -30,3 +32,4 @@ pub use error::{JobError, Problem};
 pub use job::{Bound, Gate, ResolvedJob};
 pub use metric::Metric;
 pub use reason::Reason;
+pub use state::State;

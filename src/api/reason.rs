@@ -38,6 +38,36 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Every reason.
+    pub const ALL: [Self; 14] = [
+        Self::Baked,
+        Self::NoImprovement,
+        Self::GateFailed,
+        Self::GateInconclusive,
+        Self::InvalidJob,
+        Self::InvalidModel,
+        Self::UnsupportedOperator,
+        Self::InvalidData,
+        Self::AccessDenied,
+        Self::OutputUnwritable,
+        Self::StorageUnreachable,
+        Self::DeviceLost,
+        Self::MemoryLimitTooSmall,
+        Self::Internal,
+    ];
+
+    /// The failure that an exit code stands for; `None` for 0, verdicts and codes outside the contract.
+    #[must_use]
+    pub fn from_exit_code(code: i32) -> Option<Self> {
+        Self::ALL.into_iter().find(|r| i32::from(r.exit_code()) == code && !matches!(code, 0 | 3 | 4))
+    }
+
+    /// Whether the same pod may do better when it is started again.
+    #[must_use]
+    pub fn worth_a_retry(self) -> bool {
+        matches!(self, Self::StorageUnreachable | Self::DeviceLost)
+    }
+
     /// The process's exit code (0 success; 2 usage; 3 and 4 verdicts; 10-14 and 22 permanent; 20 and 21 worth a retry; 70 a fault of ours).
     #[must_use]
     pub fn exit_code(self) -> u8 {

@@ -19,8 +19,8 @@ pub use optimization::{Goal, Level, Optimization, RecipeRef};
 pub use output::{Cache, Export, OnDelete, Output, Promotion, PromotionPolicy};
 pub use source::{CaBundle, Calibration, Credentials, Data, Source, Storage, TaskMetric, Training, Validation};
 pub use status::{
-    Artifact, BakeJobStatus, Figures, FileRef, GateStatus, HardwareStatus, JobRef, PassOutcome, PassStatus,
-    PromotionStatus, RunRecord, Stage, Verdict,
+    Artifact, AttemptStatus, BakeJobStatus, Figures, FileRef, GateStatus, HardwareStatus, JobRef, PassOutcome,
+    PassStatus, PromotionStatus, RunRecord, Stage, Verdict,
 };
 pub use worker::{PullSecret, Worker};
 

@@ -45,6 +45,9 @@ pub struct BakeJobStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 2_147_483_647))]
     pub runs: Option<u32>,
+    /// The attempt of the run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<AttemptStatus>,
     /// The Job of the current attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job_ref: Option<JobRef>,
@@ -101,6 +104,25 @@ pub struct Stage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "time")]
     pub completion_time: Option<Time>,
+}
+
+/// One attempt of a run.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AttemptStatus {
+    /// Its number, from 1.
+    #[schemars(range(min = 1, max = 2_147_483_647))]
+    pub number: u32,
+    /// Failures before it that count against backoffLimit.
+    #[serde(default)]
+    #[schemars(range(min = 0, max = 2_147_483_647))]
+    pub failures: u32,
+    /// Takes the low-memory plan.
+    #[serde(default)]
+    pub low_memory: bool,
+    /// Why the one before it failed: reason and words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
 }
 
 /// A Job of the same namespace.
