@@ -8,9 +8,15 @@
 //!                       └──────────── engine (tract, ONNX Runtime) ───────┘
 //! ```
 //!
-//! Rooms depend one way: `api ← model ← engine ← {accelerator, optimizer, quality, profiler} ← bake ← cli`. `tests/rooms.rs` keeps it true.
+//! Rooms depend one way: `api ← model ← engine ← {accelerator, optimizer, quality, profiler} ← bake ← cli`, and
+//! `api ← hardware::place ← operator ← cli`: the controller knows no engine, and talks to the worker through `api::wire` alone. `tests/rooms.rs`
+//! keeps it true.
 
 pub mod api;
+pub mod hardware;
+
+#[cfg(feature = "operator")]
+pub mod operator;
 
 #[cfg(feature = "engine")]
 pub mod accelerator;
@@ -20,8 +26,6 @@ pub mod bake;
 pub mod cli;
 #[cfg(feature = "engine")]
 pub mod engine;
-#[cfg(feature = "engine")]
-pub mod hardware;
 #[cfg(feature = "engine")]
 pub mod model;
 #[cfg(feature = "engine")]

@@ -16,7 +16,22 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("quality", &["api", "model"]),
     ("optimizer", &["api", "model", "engine"]),
     ("bake", &["api", "model", "engine", "hardware", "accelerator", "profiler", "quality", "optimizer"]),
-    ("cli", &["api", "model", "engine", "hardware", "accelerator", "profiler", "quality", "optimizer", "bake"]),
+    ("operator", &["api", "hardware"]),
+    (
+        "cli",
+        &[
+            "api",
+            "model",
+            "engine",
+            "hardware",
+            "accelerator",
+            "profiler",
+            "quality",
+            "optimizer",
+            "bake",
+            "operator",
+            ],
+    ),
 ];
 
 fn rust_files(folder: &Path) -> Vec<PathBuf> {

@@ -1,0 +1,30 @@
+//! The API server did not take a Job. That is said in the status, not only in an event or a log.
+
+use std::time::Duration;
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::draft::Draft;
+use super::{Plan, run_status};
+use crate::api::state::State;
+use crate::operator::validate::Validated;
+
+/// Why a Job was not taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The namespace's quota has no room now.
+    Quota(String),
+    /// The object is wrong, or a policy forbids it.
+    Object(String),
+}
+
+/// The plan after a refusal: nothing but a status. It is tried again after a while, since quotas and policies change without a word.
+pub fn refused(job: &Validated, refusal: &Refusal, plan: &Plan, now: Timestamp) -> Plan {
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    let mut draft = Draft::new(job, run_status(job, plan), now);
+    draft.wake_in(Duration::from_mins(1));
+    match refusal {
+        Refusal::Quota(message) => draft.say(State::QuotaExceeded, message),
+        Refusal::Object(message) => draft.say(State::JobRefused, message),
+    }
+}

@@ -1,0 +1,64 @@
+//! A Job that ended well: its result goes from the termination message into the status.
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::draft::Draft;
+use super::{Plan, failure};
+use crate::api::Reason;
+use crate::api::state::State;
+use crate::api::wire::Outcome;
+use crate::operator::facts::{JobFacts, Observed, PodState};
+
+pub(super) fn complete(mut draft: Draft<'_>, seen: &Observed, job: &JobFacts, at: Timestamp) -> Plan {
+    let ended = seen.pods_of(&job.name).into_iter().rev().find_map(|pod| match &pod.state {
+        PodState::Succeeded { message } => Some((pod, message.as_deref())),
+        _ => None,
+    });
+    let Some((pod, message)) = ended else {
+        if failure::within_grace(draft.now, at) {
+            return failure::not_seen_yet(draft, State::Running);
+        }
+        let message = format!("Job {} ended well, but its pod was deleted before its result was read", job.name);
+        return failure::result_lost(draft, seen, job, at, message);
+    };
+    draft.hardware().node.clone_from(&pod.node);
+    match message.and_then(Outcome::parse) {
+        // Code 0 with a result that says otherwise would be a success that nobody measured.
+        Some(outcome) if concluded(outcome.reason) => {
+            take(&mut draft, &outcome);
+            draft.finish(outcome.reason.into(), &outcome.message, at)
+        }
+        Some(outcome) => {
+            let message =
+                format!("Pod {} ended with code 0 but says {}: {}", pod.name, outcome.reason, outcome.message);
+            draft.finish(State::Internal, &message, at)
+        }
+        None => {
+            let message = format!("Pod {} ended with code 0, but its termination message is not a result", pod.name);
+            failure::result_lost(draft, seen, job, at, message)
+        }
+    }
+}
+
+/// Reasons with which a bake came to its end.
+fn concluded(reason: Reason) -> bool {
+    matches!(reason, Reason::Baked | Reason::NoImprovement | Reason::GateFailed | Reason::GateInconclusive)
+}
+
+fn take(draft: &mut Draft<'_>, outcome: &Outcome) {
+    let hardware = draft.hardware();
+    hardware.cpu.clone_from(&outcome.cpu);
+    hardware.gpu.clone_from(&outcome.gpu);
+    hardware.engine.clone_from(&outcome.engine);
+    let status = &mut draft.status;
+    status.baseline.clone_from(&outcome.baseline);
+    status.baked.clone_from(&outcome.baked);
+    status.gates = outcome.gates.iter().take(15).cloned().collect();
+    status.artifacts = outcome.artifacts.iter().take(16).cloned().collect();
+    status.report.clone_from(&outcome.report);
+    status.recipe.clone_from(&outcome.recipe);
+    status.passes = outcome.passes.iter().take(64).cloned().collect();
+    if !outcome.stages.is_empty() {
+        status.stages = outcome.stages.iter().take(32).cloned().collect();
+    }
+}

@@ -1,0 +1,75 @@
+//! Keeps everyone's turn up to date, and asks for those to be looked at whose turn has come.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use kube::ResourceExt;
+use tokio::sync::Notify;
+
+use super::context::Context;
+use crate::api::BakeJob;
+use crate::api::digest::spec_digest;
+use crate::operator::facts::Turn;
+use crate::operator::names;
+use crate::operator::queue::{Caps, Entry, turns};
+use crate::operator::validate::holds_a_place;
+
+/// Changes that come together are taken together.
+const GATHER: Duration = Duration::from_millis(200);
+
+/// Runs until it is dropped. `changed` is notified when a `BakeJob` or a priority class changed.
+pub(super) async fn keep(context: Arc<Context>, caps: Caps, changed: Arc<Notify>) {
+    if caps == Caps::default() {
+        return std::future::pending().await;
+    }
+    loop {
+        changed.notified().await;
+        tokio::time::sleep(GATHER).await;
+        for key in refresh(&context, caps) {
+            context.triggers.ask(&key);
+        }
+    }
+}
+
+/// Computes all turns anew, and returns the jobs whose turn it has become.
+pub(super) fn refresh(context: &Context, caps: Caps) -> Vec<(String, String)> {
+    let priorities = context.priorities.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut keys = HashMap::new();
+    let mut entries = Vec::new();
+    for object in context.store.state() {
+        let Ok(job) = &object.0 else { continue };
+        if let Some(entry) = entry(job, &priorities) {
+            keys.insert(entry.uid.clone(), (entry.namespace.clone(), job.name_any()));
+            entries.push(entry);
+        }
+    }
+    let fresh = turns(&entries, caps);
+    let mut known = context.turns.write().unwrap_or_else(PoisonError::into_inner);
+    let before = known.replace(fresh.clone()).unwrap_or_default();
+    let called = |(uid, turn): &(&String, &Turn)| turn.now && before.get(*uid).is_none_or(|before| !before.now);
+    fresh.iter().filter(called).filter_map(|(uid, _)| keys.get(uid).cloned()).collect()
+}
+
+/// A job as the queue sees it; `None` when it neither runs nor waits, or when Kueue decides about it.
+fn entry(job: &BakeJob, priorities: &HashMap<String, i32>) -> Option<Entry> {
+    if job.labels().contains_key(names::KUEUE_QUEUE) || job.metadata.deletion_timestamp.is_some() {
+        return None;
+    }
+    let status = job.status.clone().unwrap_or_default();
+    let running = holds_a_place(&status);
+    let current = status.observed_generation == job.metadata.generation
+        || status.spec_digest.as_ref() == Some(&spec_digest(&job.spec));
+    let ended = status.completion_time.is_some() && current;
+    if !running && (ended || job.spec.suspend) {
+        return None;
+    }
+    let class = job.spec.worker.as_ref().and_then(|worker| worker.priority_class_name.as_ref());
+    Some(Entry {
+        uid: job.uid()?,
+        namespace: job.namespace()?,
+        priority: class.and_then(|class| priorities.get(class)).copied().unwrap_or(0),
+        created: job.metadata.creation_timestamp.as_ref().map(|time| time.0),
+        running,
+    })
+}

@@ -1,0 +1,39 @@
+//! Writes a status, when it differs from the one that is there.
+
+use kube::api::{Patch, PatchParams};
+use kube::core::DeserializeGuard;
+use kube::{Api, Client, Resource};
+use serde_json::json;
+
+use super::apply::ApplyError;
+use crate::api::BakeJob;
+use crate::api::bakejob::BakeJobStatus;
+use crate::operator::names::STATUS_MANAGER;
+
+/// Where a status goes.
+pub(super) struct Target<'t> {
+    pub(super) namespace: &'t str,
+    pub(super) name: &'t str,
+    /// The version that was decided on: a status never overwrites one that it has not seen.
+    pub(super) version: Option<&'t str>,
+}
+
+/// Publishes a status by server-side apply: fields that it no longer has go away.
+pub(super) async fn publish(client: &Client, target: &Target<'_>, status: &BakeJobStatus) -> Result<(), ApplyError> {
+    let patch = json!({
+        "apiVersion": BakeJob::api_version(&()),
+        "kind": BakeJob::kind(&()),
+        "metadata": {"name": target.name, "namespace": target.namespace, "resourceVersion": target.version},
+        "status": status,
+    });
+    // Guarded: the answer holds the whole object, which may be one that cannot be read.
+    let api = Api::<DeserializeGuard<BakeJob>>::namespaced(client.clone(), target.namespace);
+    let parameters = PatchParams::apply(STATUS_MANAGER).force();
+    match api.patch_status(target.name, &parameters, &Patch::Apply(&patch)).await {
+        Ok(_) => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_conflict() => Err(ApplyError::Stale),
+        // Deleted meanwhile.
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}

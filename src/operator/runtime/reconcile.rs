@@ -1,0 +1,197 @@
+//! One look at one `BakeJob`: observe, decide, apply, publish, tell.
+
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::jiff::Timestamp;
+use kube::core::ObjectMeta;
+use kube::core::error_boundary::InvalidObject;
+use kube::runtime::controller::Action;
+use kube::runtime::events::{Event, EventType};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Resource, ResourceExt};
+use tracing::Instrument;
+
+use super::apply::{ApplyError, apply};
+use super::context::{Context, Guarded};
+use super::observe::observe;
+use super::publish::{Target, publish};
+use crate::api::BakeJob;
+use crate::api::bakejob::BakeJobStatus;
+use crate::operator::decide::{self, EventSpec, Plan, refused};
+use crate::operator::validate::{ValidateError, Validated, validate};
+
+/// Why a look came to nothing. Each is tried again.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReconcileError {
+    #[error(transparent)]
+    Validate(#[from] ValidateError),
+    #[error("cannot read from the API server: {0}")]
+    Observe(#[source] kube::Error),
+    #[error(transparent)]
+    Apply(ApplyError),
+    #[error("cannot publish the status: {0}")]
+    Publish(#[source] ApplyError),
+    #[error("not done within {0:?}")]
+    Timeout(Duration),
+    #[error("a fault of the operator: {0}. Please report it.")]
+    Panicked(String),
+}
+
+impl ReconcileError {
+    /// For metrics; a closed set.
+    pub(super) fn category(&self) -> &'static str {
+        match self {
+            Self::Validate(_) => "Validate",
+            Self::Observe(_) => "Observe",
+            Self::Apply(ApplyError::Stale) | Self::Publish(ApplyError::Stale) => "Stale",
+            Self::Apply(_) => "Apply",
+            Self::Publish(_) => "Publish",
+            Self::Timeout(_) => "Timeout",
+            Self::Panicked(_) => "Panic",
+        }
+    }
+}
+
+/// Looks at an object in a task of its own: looks run side by side on all cores, and one that panics ends no other.
+pub(super) async fn guarded(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let metrics = context.clone();
+    match tokio::spawn(reconcile(object, context)).await {
+        Ok(result) => result,
+        Err(error) => {
+            metrics.metrics.panicked();
+            Err(ReconcileError::Panicked(error.to_string()))
+        }
+    }
+}
+
+/// Looks at an object, within the time that a look may take.
+pub(super) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let started = Instant::now();
+    let _working = context.metrics.working();
+    let span = tracing::info_span!(
+        "reconcile",
+        namespace = object.namespace().unwrap_or_default(),
+        name = object.name_any(),
+        trace_id = format!("{:016x}", Timestamp::now().as_nanosecond() as u64 ^ rotated(&object)),
+    );
+    let looked = tokio::time::timeout(context.timeout, look(&object, &context).instrument(span));
+    let result = looked.await.unwrap_or_else(|_| {
+        context.metrics.timed_out();
+        Err(ReconcileError::Timeout(context.timeout))
+    });
+    let outcome = match &result {
+        Ok(action) if *action == Action::await_change() => "success",
+        Ok(_) => "requeue_after",
+        Err(_) => "error",
+    };
+    context.metrics.reconciled(outcome, started.elapsed());
+    if result.is_ok() {
+        let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
+        failures.remove(&ObjectRef::from_obj(&*object));
+    }
+    result
+}
+
+/// A number from the object's UID, so that two looks in one nanosecond differ.
+fn rotated(object: &Guarded) -> u64 {
+    object.uid().unwrap_or_default().bytes().fold(0u64, |sum, byte| sum.rotate_left(7) ^ u64::from(byte))
+}
+
+/// What to do after a failed look: soon after a race, later and later otherwise.
+pub(super) fn after_error(object: &Guarded, error: &ReconcileError, context: &Context) -> Action {
+    context.metrics.failed(error.category());
+    if error.category() == "Stale" {
+        return Action::requeue(Duration::from_millis(250));
+    }
+    let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
+    let count = failures.entry(ObjectRef::from_obj(object)).or_default();
+    *count = count.saturating_add(1);
+    let wait = Duration::from_millis(500).saturating_mul(1 << (*count).min(10)).min(Duration::from_mins(5));
+    tracing::warn!(%error, name = object.name_any(), ?wait, "trying again");
+    Action::requeue(wait)
+}
+
+async fn look(object: &Guarded, context: &Context) -> Result<Action, ReconcileError> {
+    let object = match &object.0 {
+        Ok(job) => job,
+        Err(invalid) => return unreadable(invalid, context).await,
+    };
+    let job = validate(object, &context.defaults)?;
+    let seen = observe(context, &job).await.map_err(ReconcileError::Observe)?;
+    let now = Timestamp::now();
+    let plan = decide::decide(&job, &seen, now);
+    let (plan, version) = match apply(&context.client, &job, object, &plan.actions).await {
+        Ok(applied) if applied.deleted => {
+            tell(context, &object.metadata, &plan.events).await;
+            return Ok(Action::await_change());
+        }
+        Ok(applied) => (plan, applied.version),
+        Err(ApplyError::Refused(refusal)) => (refused(&job, &refusal, &plan, now), object.resource_version()),
+        Err(error) => return Err(ReconcileError::Apply(error)),
+    };
+    write(context, &job, &plan, version.as_deref(), object).await?;
+    tell(context, &object.metadata, &plan.events).await;
+    Ok(plan.requeue.map_or_else(Action::await_change, Action::requeue))
+}
+
+async fn write(
+    context: &Context,
+    job: &Validated,
+    plan: &Plan,
+    version: Option<&str>,
+    object: &BakeJob,
+) -> Result<(), ReconcileError> {
+    if plan.status == job.status {
+        return Ok(());
+    }
+    let target = Target { namespace: &job.namespace, name: &job.name, version };
+    publish(&context.client, &target, &plan.status).await.map_err(ReconcileError::Publish)?;
+    let created = object.metadata.creation_timestamp.as_ref().map(|t| t.0.as_second());
+    context.metrics.published(created, &job.status, &plan.status);
+    Ok(())
+}
+
+/// An object that the types cannot read. Its metadata can be, so it gets a status like any other.
+async fn unreadable(invalid: &InvalidObject, context: &Context) -> Result<Action, ReconcileError> {
+    let meta = &invalid.metadata;
+    tracing::error!(error = invalid.error, "this BakeJob cannot be read");
+    let (Some(namespace), Some(name)) = (&meta.namespace, &meta.name) else { return Ok(Action::await_change()) };
+    let (status, events) = decide::unreadable(&invalid.error, meta.generation.unwrap_or(0), Timestamp::now());
+    let target = Target { namespace, name, version: meta.resource_version.as_deref() };
+    publish_once(context, &target, &status).await?;
+    tell(context, meta, &events).await;
+    Ok(Action::await_change())
+}
+
+/// The status that is there cannot be read either, so what was written last is remembered by the version it was written on.
+async fn publish_once(context: &Context, target: &Target<'_>, status: &BakeJobStatus) -> Result<(), ReconcileError> {
+    let key = format!("{}/{}", target.namespace, target.name);
+    let mut told = context.unreadable.lock().await;
+    let generation = status.observed_generation.unwrap_or(0);
+    if told.get(&key) == Some(&generation) {
+        return Ok(());
+    }
+    publish(&context.client, target, status).await.map_err(ReconcileError::Publish)?;
+    told.insert(key, generation);
+    Ok(())
+}
+
+/// Writes events. They are a courtesy: a failure is logged and nothing more.
+async fn tell(context: &Context, meta: &ObjectMeta, events: &[EventSpec]) {
+    for event in events {
+        let mut reference =
+            BakeJob::new(meta.name.as_deref().unwrap_or_default(), crate::api::BakeJobSpec::new("", "", ""));
+        reference.metadata = meta.clone();
+        let told = Event {
+            type_: if event.warning { EventType::Warning } else { EventType::Normal },
+            reason: event.reason.as_str().to_owned(),
+            note: Some(crate::api::wire::cut(&event.note, 900)),
+            action: "Reconcile".to_owned(),
+            secondary: None,
+        };
+        if let Err(error) = context.recorder.publish(&told, &reference.object_ref(&())).await {
+            tracing::warn!(%error, reason = event.reason.as_str(), "an event was not written");
+        }
+    }
+}

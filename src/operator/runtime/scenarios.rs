@@ -1,0 +1,154 @@
+//! What the API server is asked, told as sentences.
+
+use std::sync::Arc;
+
+use kube::runtime::controller::Action;
+use kube::runtime::watcher::Event;
+use serde_json::{Value, json};
+
+use super::mock::{Asked, Mock, bakejob, status};
+use super::reconcile::{ReconcileError, reconcile};
+
+async fn look(mock: &Mock) -> Result<Action, ReconcileError> {
+    let object = mock.context.store.state().into_iter().next().unwrap();
+    reconcile(object, mock.context.clone()).await
+}
+
+/// The object after what was published.
+fn after(mock: &Mock, object: &Value) -> Value {
+    let asked = mock.asked();
+    let published = asked.iter().rev().find(|a| a.path.ends_with("/status")).unwrap();
+    let mut object = object.clone();
+    object["status"] = published.body["status"].clone();
+    object
+}
+
+fn created(asked: &[Asked]) -> Value {
+    let mut job = asked.iter().find(|a| a.short() == "POST jobs").unwrap().body.clone();
+    job["metadata"]["uid"] = json!("job-1");
+    job
+}
+
+fn on(
+    method: &'static str,
+    path: &'static str,
+    answer: (u16, Value),
+) -> impl Fn(&Asked) -> Option<(u16, Value)> + Send {
+    move |asked| (asked.short() == format!("{method} {path}")).then(|| answer.clone())
+}
+
+#[tokio::test]
+async fn a_new_bakejob_gets_a_job_a_status_and_an_event_in_that_order() {
+    let mock = Mock::new(&bakejob(), |_| None);
+    look(&mock).await.unwrap();
+    assert_eq!(mock.short(), ["GET bakejobs/cnn", "POST jobs", "PATCH bakejobs/cnn/status", "POST events"]);
+    let asked = mock.asked();
+    assert_eq!(asked[1].body["metadata"]["name"], "cnn-1-1");
+    assert_eq!(asked[2].body["metadata"]["resourceVersion"], "7", "a status never overwrites one it has not seen");
+    assert_eq!(asked[3].body["reason"], "Starting");
+    assert_eq!(asked[3].path, "/apis/events.k8s.io/v1/namespaces/ml/events");
+}
+
+#[tokio::test]
+async fn at_rest_nothing_is_asked_and_nothing_written() {
+    let first = Mock::new(&bakejob(), |_| None);
+    look(&first).await.unwrap();
+    let mock = Mock::new(&after(&first, &bakejob()), |_| None);
+    mock.context.jobs.take(&Event::Apply(serde_json::from_value(created(&first.asked())).unwrap()));
+    look(&mock).await.unwrap();
+    let third = Mock::new(&after(&mock, &bakejob()), |_| None);
+    third.context.jobs.take(&Event::Apply(serde_json::from_value(created(&first.asked())).unwrap()));
+    look(&third).await.unwrap();
+    assert_eq!(third.short(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_job_of_ours_that_exists_already_is_taken_for_the_one_to_create() {
+    let ours = json!({"metadata": {"name": "cnn-1-1", "ownerReferences": [
+        {"apiVersion": "bakehouse.dev/v1alpha1", "kind": "BakeJob", "name": "cnn", "uid": "u-1", "controller": true}]}});
+    let mock = Mock::new(&bakejob(), move |asked| match asked.short().as_str() {
+        "POST jobs" => Some(status(409, "AlreadyExists", "exists")),
+        "GET jobs/cnn-1-1" => Some((200, ours.clone())),
+        _ => None,
+    });
+    look(&mock).await.unwrap();
+    assert_eq!(mock.reason(), "Starting");
+}
+
+#[tokio::test]
+async fn somebody_elses_job_of_that_name_is_said_in_the_status() {
+    let theirs = json!({"metadata": {"name": "cnn-1-1"}});
+    let mock = Mock::new(&bakejob(), move |asked| match asked.short().as_str() {
+        "POST jobs" => Some(status(409, "AlreadyExists", "exists")),
+        "GET jobs/cnn-1-1" => Some((200, theirs.clone())),
+        _ => None,
+    });
+    look(&mock).await.unwrap();
+    assert_eq!(mock.reason(), "JobRefused");
+}
+
+#[tokio::test]
+async fn a_full_quota_and_a_refused_pod_are_said_in_the_status_and_tried_again() {
+    let quota = status(
+        403,
+        "Forbidden",
+        "jobs.batch \"cnn-1-1\" is forbidden: exceeded quota: small, requested: count/jobs.batch=1",
+    );
+    for (answer, reason) in
+        [(quota, "QuotaExceeded"), (status(422, "Invalid", "spec.template: Invalid value"), "JobRefused")]
+    {
+        let mock = Mock::new(&bakejob(), on("POST", "jobs", answer));
+        let action = look(&mock).await.unwrap();
+        assert_eq!(mock.reason(), reason);
+        assert_ne!(action, Action::await_change());
+        let published = mock.asked().into_iter().find(|a| a.path.ends_with("/status")).unwrap().body;
+        assert_eq!(published["status"].get("jobRef"), None, "no Job came about");
+    }
+}
+
+#[tokio::test]
+async fn a_decision_on_an_old_version_starts_nothing() {
+    let mut newer = bakejob();
+    newer["metadata"]["resourceVersion"] = json!("8");
+    let mock = Mock::new(&bakejob(), on("GET", "bakejobs/cnn", (200, newer)));
+    assert_eq!(look(&mock).await.unwrap_err().category(), "Stale");
+    assert_eq!(mock.short(), ["GET bakejobs/cnn"]);
+}
+
+#[tokio::test]
+async fn a_status_that_lost_the_race_is_decided_again() {
+    let mock = Mock::new(&bakejob(), on("PATCH", "bakejobs/cnn/status", status(409, "Conflict", "changed")));
+    assert_eq!(look(&mock).await.unwrap_err().category(), "Stale");
+}
+
+#[tokio::test]
+async fn a_job_that_no_watch_shows_is_asked_for_before_it_counts_as_gone() {
+    let first = Mock::new(&bakejob(), |_| None);
+    look(&first).await.unwrap();
+    let mock = Mock::new(&after(&first, &bakejob()), on("GET", "jobs/cnn-1-1", (200, created(&first.asked()))));
+    look(&mock).await.unwrap();
+    assert!(!mock.short().contains(&"POST jobs".to_owned()), "{:?}", mock.short());
+}
+
+#[tokio::test]
+async fn an_unreadable_bakejob_gets_a_status_once_and_stops_no_other() {
+    let mut broken = bakejob();
+    broken["spec"]["worker"] = json!({"affinity": "not an object"});
+    let mock = Mock::new(&broken, |_| None);
+    look(&mock).await.unwrap();
+    look(&mock).await.unwrap();
+    assert_eq!(mock.reason(), "InvalidJob");
+    assert_eq!(mock.short().iter().filter(|s| s.ends_with("/status")).count(), 1);
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_ends_the_look_in_time() {
+    let (service, _handle) =
+        tower_test::mock::pair::<http::Request<kube::client::Body>, http::Response<kube::client::Body>>();
+    let mock = Mock::new(&bakejob(), |_| None);
+    let Ok(mut context) = Arc::try_unwrap(mock.context) else { panic!("the context is shared") };
+    context.client = kube::Client::new(service, "ml");
+    context.timeout = std::time::Duration::from_millis(50);
+    let object = context.store.state().into_iter().next().unwrap();
+    assert_eq!(reconcile(object, Arc::new(context)).await.unwrap_err().category(), "Timeout");
+}

@@ -1,0 +1,83 @@
+//! What the operator may be told when it starts. Each doc comment is the help text a person reads.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::queue::Caps;
+use super::validate::Defaults;
+
+/// Flags and variables of `bakehouse operator`.
+#[derive(Debug, Clone, Args)]
+pub struct OperatorArgs {
+    /// Only this namespace. Default: all.
+    #[arg(long, env = "BAKEHOUSE_NAMESPACE", value_name = "NAMESPACE")]
+    pub namespace: Option<String>,
+    /// Image of workers whose BakeJob names none.
+    #[arg(long, env = "BAKEHOUSE_WORKER_IMAGE", value_name = "IMAGE", default_value = "bakehouse-worker:latest")]
+    pub worker_image: String,
+    /// Most bakes at a time in all namespaces. Default: no cap.
+    #[arg(long, env = "BAKEHOUSE_MAX_BAKES", value_name = "N")]
+    pub max_bakes: Option<u32>,
+    /// Most bakes at a time in each namespace. Default: no cap.
+    #[arg(long, env = "BAKEHOUSE_MAX_BAKES_PER_NAMESPACE", value_name = "N")]
+    pub max_bakes_per_namespace: Option<u32>,
+    /// Seconds that a pod waits for a device before the fallback of its BakeJob.
+    #[arg(long, env = "BAKEHOUSE_FALLBACK_SECONDS", value_name = "SECONDS", default_value_t = 300)]
+    pub fallback_seconds: u32,
+    /// Seconds that a finished Job and its log are kept.
+    #[arg(long, env = "BAKEHOUSE_KEEP_JOB_SECONDS", value_name = "SECONDS", default_value_t = 86_400)]
+    pub keep_job_seconds: u32,
+    /// Do not look at nodes: for a service account without rights outside its namespace.
+    #[arg(long, env = "BAKEHOUSE_NO_NODES")]
+    pub no_nodes: bool,
+    /// BakeJobs that are looked at side by side.
+    #[arg(long, env = "BAKEHOUSE_CONCURRENCY", value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub concurrency: u16,
+    /// Where /livez, /readyz and /metrics are served.
+    #[arg(long, env = "BAKEHOUSE_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:8080")]
+    pub listen: SocketAddr,
+    /// Run without a Lease: only ever one replica.
+    #[arg(long, env = "BAKEHOUSE_NO_LEASE")]
+    pub no_lease: bool,
+    /// Namespace of the Lease. Default: that of the pod.
+    #[arg(long, env = "POD_NAMESPACE", value_name = "NAMESPACE")]
+    pub lease_namespace: Option<String>,
+    /// Seconds after which another replica takes over from one that is silent.
+    #[arg(long, env = "BAKEHOUSE_LEASE_SECONDS", value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u16).range(2..=300))]
+    pub lease_seconds: u16,
+    /// Name of this replica, the same after a restart of its container. Default: the host's name.
+    #[arg(long, env = "POD_NAME", value_name = "NAME")]
+    pub identity: Option<String>,
+    /// Log lines for a person instead of JSON.
+    #[arg(long, env = "BAKEHOUSE_LOG_TEXT")]
+    pub log_text: bool,
+}
+
+impl OperatorArgs {
+    /// What the platform sets for every job.
+    pub fn defaults(&self) -> Defaults {
+        Defaults {
+            image: self.worker_image.clone(),
+            fallback_after: Duration::from_secs(self.fallback_seconds.into()),
+            keep_jobs: Duration::from_secs(self.keep_job_seconds.into()),
+        }
+    }
+
+    /// How many bakes may run.
+    pub fn caps(&self) -> Caps {
+        Caps { total: self.max_bakes, per_namespace: self.max_bakes_per_namespace }
+    }
+
+    /// The name of this replica.
+    pub fn identity(&self) -> String {
+        self.identity.clone().or_else(host_name).unwrap_or_else(|| format!("process-{}", std::process::id()))
+    }
+}
+
+fn host_name() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    let name = name.trim();
+    (!name.is_empty()).then(|| name.to_owned())
+}
