@@ -8,7 +8,7 @@
 //!                       └──────────── engine (tract, ONNX Runtime) ───────┘
 //! ```
 //!
-//! Rooms depend one way: `api ← model ← engine ← {accelerator, optimizer, quality, profiler} ← bake ← cli`, and
+//! Rooms depend one way: `api ← model ← engine ← {accelerator, optimizer, quality, profiler} ← bake ← worker ← cli`, and
 //! `api ← hardware::place ← operator ← cli`: the controller knows no engine, and talks to the worker through `api::wire` alone. `tests/rooms.rs`
 //! keeps it true.
 
@@ -36,3 +36,5 @@ pub mod profiler;
 pub mod quality;
 #[cfg(feature = "engine")]
 mod signals;
+#[cfg(feature = "engine")]
+pub mod worker;

@@ -17,6 +17,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("optimizer", &["api", "model", "engine"]),
     ("bake", &["api", "model", "engine", "hardware", "accelerator", "profiler", "quality", "optimizer"]),
     ("operator", &["api", "hardware"]),
+    ("worker", &["api", "engine", "optimizer", "quality", "bake"]),
     (
         "cli",
         &[
@@ -30,7 +31,8 @@ const ARROWS: &[(&str, &[&str])] = &[
             "optimizer",
             "bake",
             "operator",
-            ],
+            "worker",
+        ],
     ),
 ];
 

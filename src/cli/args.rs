@@ -35,6 +35,11 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// Check a finished bake again: digests, outputs, recipe and every claim of its report.
     Verify(VerifyArgs),
+    /// Run the controller of BakeJobs in a cluster.
+    #[cfg(feature = "operator")]
+    Operator(crate::operator::OperatorArgs),
+    /// Bake what the environment assigns: the command of a worker's pod.
+    Worker(WorkerArgs),
     /// Print the BakeJob CustomResourceDefinition.
     Crd,
     /// Print the JSON Schema of report.json.
@@ -185,6 +190,13 @@ pub(crate) struct VerifyArgs {
     /// Print JSON.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkerArgs {
+    /// ONNX Runtime's shared library.
+    #[arg(long, value_name = "FILE", env = "BAKEHOUSE_ORT_LIB")]
+    pub(crate) ort_lib: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]

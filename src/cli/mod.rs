@@ -50,6 +50,14 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
+    #[cfg(feature = "operator")]
+    if let Command::Operator(args) = &cli.command {
+        return crate::operator::command::operator(args);
+    }
+    if let Command::Worker(args) = &cli.command {
+        crate::signals::install();
+        return ExitCode::from(crate::worker::run(args.ort_lib.as_deref()));
+    }
     watch::logging(cli.verbose);
     crate::signals::install();
     let ended = match cli.command {
@@ -59,6 +67,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Compare(args) => compare::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Probe(args) => probe::run(&args),
+        #[cfg(feature = "operator")]
+        Command::Operator(_) => Ok(0),
+        Command::Worker(_) => Ok(0),
         Command::Crd => print(&crate::api::crd_yaml()),
         Command::ReportSchema => report_schema(),
         Command::Completions { shell } => {

@@ -1,0 +1,111 @@
+//! The worker of a pod: takes its assignment from the environment, bakes by the same pipeline as a person's shell, tells its progress in log
+//! lines and its result in the termination message. It has no credentials of the API and needs none.
+
+mod assignment;
+mod clean;
+mod outcome;
+mod progress;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use crate::api::wire::{ASSIGNMENT_VARIABLE, Assignment, Outcome, TERMINATION_PATH, TERMINATION_VARIABLE, Task};
+use crate::api::{Reason, ResolvedJob};
+use crate::bake::{self, Options};
+use crate::engine::Engines;
+use progress::Lines;
+
+/// Does what the environment assigns, and returns the exit code of the contract: 0 when the bake came to its end, whatever its gates said.
+pub fn run(ort_lib: Option<&Path>) -> u8 {
+    logging();
+    let text = std::env::var(ASSIGNMENT_VARIABLE).unwrap_or_default();
+    let outcome = catch_unwind(AssertUnwindSafe(|| done(&text, ort_lib))).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+        Outcome::bare(Reason::Internal, format!("the worker panicked: {}", said.unwrap_or("without a word")))
+    });
+    tracing::info!(reason = %outcome.reason, message = outcome.message, "ended");
+    let path = std::env::var_os(TERMINATION_VARIABLE).map_or_else(|| PathBuf::from(TERMINATION_PATH), PathBuf::from);
+    if let Err(error) = std::fs::write(&path, outcome.to_message()) {
+        // Without it a good result would be lost without a word; the kubelet then takes the end of the log.
+        tracing::error!(%error, path = %path.display(), "cannot write the termination message; set TERMINATION_LOG to a file that can be written");
+        return Reason::OutputUnwritable.exit_code();
+    }
+    exit_code(outcome.reason)
+}
+
+/// In a pod a verdict is a result, not a failure: the Job would try again.
+fn exit_code(reason: Reason) -> u8 {
+    match reason {
+        Reason::GateFailed | Reason::GateInconclusive => 0,
+        other => other.exit_code(),
+    }
+}
+
+fn done(text: &str, ort_lib: Option<&Path>) -> Outcome {
+    let assignment: Assignment = match serde_json::from_str(text) {
+        Ok(assignment) => assignment,
+        Err(error) => {
+            let message = format!(
+                "{ASSIGNMENT_VARIABLE} holds no assignment ({error}). The operator starts workers; by hand use `bakehouse bake`."
+            );
+            return Outcome::bare(Reason::InvalidJob, message);
+        }
+    };
+    let job = match assignment::resolve(&assignment) {
+        Ok(job) => job,
+        Err(error) => return Outcome::bare(error.reason(), error.to_string()),
+    };
+    match assignment.task {
+        Task::Bake => bake(&assignment, &job, ort_lib),
+        Task::Clean => clean::clean(&job.output),
+    }
+}
+
+fn bake(assignment: &Assignment, job: &ResolvedJob, ort_lib: Option<&Path>) -> Outcome {
+    let program = match std::env::current_exe() {
+        Ok(program) => program,
+        Err(error) => return Outcome::bare(Reason::Internal, format!("cannot find this program again: {error}")),
+    };
+    let options = Options {
+        engines: Engines::discover(ort_lib),
+        ort_lib: ort_lib.map(Path::to_owned),
+        program,
+        low_memory: assignment.low_memory,
+    };
+    match bake::bake(job, &options, &mut Lines::new(std::io::stdout())) {
+        Ok(summary) => outcome::of(&summary, &job.output, &assignment.spec.output.uri),
+        Err(error) => Outcome::bare(error.reason(), error.to_string()),
+    }
+}
+
+/// JSON lines on standard error; standard output is for progress.
+fn logging() {
+    let filter =
+        tracing_subscriber::EnvFilter::try_from_env("BAKEHOUSE_LOG").unwrap_or_else(|_| "bakehouse=info".into());
+    let _ = tracing_subscriber::fmt()
+        .json()
+        .flatten_event(true)
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .try_init();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_is_no_failure_of_the_pod() {
+        for reason in Reason::ALL {
+            let verdict = matches!(reason, Reason::GateFailed | Reason::GateInconclusive);
+            assert_eq!(exit_code(reason), if verdict { 0 } else { reason.exit_code() }, "{reason}");
+        }
+    }
+
+    #[test]
+    fn without_an_assignment_it_says_who_gives_one() {
+        let outcome = done("", None);
+        assert_eq!(outcome.reason, Reason::InvalidJob);
+        assert!(outcome.message.contains("bakehouse bake"), "{}", outcome.message);
+    }
+}

@@ -1,0 +1,152 @@
+//! From a finished bake to its termination message. Every figure is taken from the report that lies in the output, read back: what the
+//! status shows is what was written.
+
+use std::path::Path;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+
+use crate::api::Reason;
+use crate::api::bakejob::{Artifact, Figures, FileRef, GateStatus, PassOutcome, PassStatus, Stage};
+use crate::api::digest::sha256_hex;
+use crate::api::metric::Unit;
+use crate::api::wire::Outcome;
+use crate::bake::report::ModelFigures;
+use crate::bake::{Report, Summary};
+
+/// The outcome of a bake whose files lie in `folder`, which the job calls `uri`.
+pub(super) fn of(summary: &Summary, folder: &Path, uri: &str) -> Outcome {
+    let path = folder.join("report.json");
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            let message = format!("the bake ended, but {} cannot be read back: {error}", path.display());
+            return Outcome::bare(Reason::OutputUnwritable, message);
+        }
+    };
+    match serde_json::from_slice::<Report>(&bytes) {
+        Ok(report) => from_report(&report, summary, uri, &sha256_hex(&bytes)),
+        Err(error) => Outcome::bare(Reason::Internal, format!("report.json is not a report: {error}")),
+    }
+}
+
+fn from_report(report: &Report, summary: &Summary, uri: &str, report_sha256: &str) -> Outcome {
+    let at = |file: &str| format!("{}/{file}", uri.trim_end_matches('/'));
+    let digest = |hex: &str| format!("sha256:{hex}");
+    let artifacts = report.artifacts.iter();
+    let features: Vec<&str> = report.machine.features.iter().map(String::as_str).collect();
+    Outcome {
+        cpu: Some(format!("{} ({})", report.machine.cpu, features.join(" "))),
+        engine: Some(report.engine.to_string()),
+        baseline: Some(model(&report.baseline)),
+        baked: Some(baked(report, summary)),
+        gates: report.gates.iter().map(gate).collect(),
+        artifacts: artifacts
+            .clone()
+            .filter(|a| a.format != "Recipe" && a.format != "HTML")
+            .map(|a| Artifact {
+                format: a.format.clone(),
+                uri: at(&a.file),
+                sha256: digest(&a.sha256),
+                bytes: i64::try_from(a.bytes).unwrap_or(i64::MAX),
+            })
+            .collect(),
+        report: Some(FileRef { uri: at("report.json"), sha256: digest(report_sha256) }),
+        recipe: artifacts
+            .clone()
+            .find(|a| a.format == "Recipe")
+            .map(|a| FileRef { uri: at(&a.file), sha256: digest(&a.sha256) }),
+        stages: report
+            .stages
+            .iter()
+            .map(|s| Stage {
+                name: format!("{:?}", s.name),
+                start_time: time(&s.start_time),
+                completion_time: time(&s.completion_time),
+            })
+            .collect(),
+        passes: report.passes.iter().map(pass).collect(),
+        ..Outcome::bare(report.outcome.reason, report.outcome.message.clone())
+    }
+}
+
+/// The artifact's figures; those of the input when the input is the artifact.
+fn baked(report: &Report, summary: &Summary) -> Figures {
+    let decimal = |value: f64| format!("{value:.4}");
+    let quality = report.quality.as_ref();
+    let figures = summary.result.as_ref();
+    Figures {
+        accuracy_retention: quality.and_then(|q| q.accuracy_retention.estimate).map(decimal),
+        output_consistency: quality.and_then(|q| q.output_consistency.estimate).map(decimal),
+        feature_preservation: quality.and_then(|q| q.feature_preservation.estimate).map(decimal),
+        distribution_similarity: quality.and_then(|q| q.distribution_similarity.estimate).map(decimal),
+        speedup: figures.and_then(|f| f.speedup).map(|s| format!("{:.2}", s.estimate)),
+        ..model(report.baked.as_ref().unwrap_or(&report.baseline))
+    }
+}
+
+fn model(figures: &ModelFigures) -> Figures {
+    let first = figures.latency.first();
+    let seconds = |value: f64| text(Unit::Seconds, value);
+    Figures {
+        latency_p50: first.map(|l| seconds(l.summary.p50)),
+        latency_p95: first.and_then(|l| l.summary.p95).map(seconds),
+        latency_p99: first.and_then(|l| l.summary.p99).map(seconds),
+        throughput: first.map(|l| text(Unit::PerSecond, l.throughput)),
+        peak_memory: figures.fresh_process.peak_rss_bytes.map(|bytes| bytes.to_string()),
+        file_size: Some(figures.bytes.to_string()),
+        parameters: i64::try_from(figures.stats.parameters.all).ok(),
+        nodes: i64::try_from(figures.stats.nodes.computing).ok(),
+        ..Figures::default()
+    }
+}
+
+fn gate(gate: &crate::quality::GateResult) -> GateStatus {
+    let show = |value: f64| text(gate.metric.unit(), value);
+    GateStatus {
+        metric: gate.metric,
+        threshold: match (gate.min, gate.max) {
+            (Some(min), _) => format!(">= {}", show(min)),
+            (None, Some(max)) => format!("<= {}", show(max)),
+            (None, None) => String::new(),
+        },
+        observed: gate.observed.map(show),
+        interval: gate.interval.map(|i| format!("[{}, {}]", show(i.lower), show(i.upper))),
+        verdict: gate.verdict,
+    }
+}
+
+fn pass(record: &crate::optimizer::PassRecord) -> PassStatus {
+    use crate::optimizer::Outcome as Ended;
+    let applied = record.outcome == Ended::Applied;
+    PassStatus {
+        name: record.name.clone(),
+        outcome: match record.outcome {
+            Ended::Applied => PassOutcome::Applied,
+            Ended::Skipped => PassOutcome::Skipped,
+            Ended::Failed => PassOutcome::Failed,
+            Ended::RolledBack => PassOutcome::RolledBack,
+        },
+        reason: record.reason.clone(),
+        deltas: applied.then(|| {
+            let [nodes, bytes] = [record.nodes, record.bytes].map(|[before, after]| format!("{before} -> {after}"));
+            format!("nodes {nodes}, bytes {bytes}")
+        }),
+    }
+}
+
+/// A figure with the units that gates are written in.
+fn text(unit: Unit, value: f64) -> String {
+    match unit {
+        Unit::Seconds if value < 1.0 => format!("{:.4}ms", value * 1e3),
+        Unit::Seconds => format!("{value:.4}s"),
+        Unit::Bytes => format!("{value:.0}"),
+        Unit::PerSecond => format!("{value:.1}"),
+        Unit::Ratio | Unit::Share => format!("{value:.4}"),
+    }
+}
+
+fn time(text: &str) -> Option<Time> {
+    let time: Timestamp = text.parse().ok()?;
+    Timestamp::from_second(time.as_second()).ok().map(Time)
+}
