@@ -184,24 +184,21 @@ proptest! {
     }
 
     #[test]
-    fn what_was_done_is_not_done_again(mut world in world()) {
-        world.step();
-        if world.gone {
-            return Ok(());
+    fn what_was_done_is_not_done_again_and_it_comes_to_rest(mut world in world()) {
+        let mut done: Vec<Action> = Vec::new();
+        // A stopped Job may end a run, and an ended run tidies up: a few steps, each with something new.
+        for _ in 0..6 {
+            for action in world.step().actions {
+                prop_assert!(!done.contains(&action), "{:?} again, after {:?}", action, done);
+                done.push(action);
+            }
+            if world.gone {
+                return Ok(());
+            }
         }
-        let again = world.plan();
-        let status: Value = serde_json::to_value(&again.status).unwrap();
-        // A restart of the pod-less first sight may go one step further (the Job now exists), but never repeats an action.
-        let settled = world.step();
-        if world.gone {
-            return Ok(());
-        }
-        let third = world.plan();
-        prop_assert!(third.actions.is_empty() || world.job().deleting, "{:?} then {:?}", settled.actions, third.actions);
-        prop_assert!(third.events.is_empty() || world.job().deleting, "{:?}", third.events);
-        if again.actions.is_empty() {
-            prop_assert_eq!(&world.object["status"], &status);
-        }
+        let last = world.plan();
+        prop_assert!(last.actions.is_empty() && last.events.is_empty(), "{:?} {:?}", last.actions, last.events);
+        prop_assert_eq!(&world.object["status"], &serde_json::to_value(&last.status).unwrap());
     }
 
     #[test]
