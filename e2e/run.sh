@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# run.sh [CASES...]: the cases of e2e/ on a real cluster. With CASES, those whose names contain one of the words.
+#
+# Brings up the test cluster of e2e/cluster (or uses $KUBECONFIG), loads images of the binaries that were built, installs the operator
+# with Helm, and runs the cases. The cluster goes down at the end, unless it was up before or KEEP=1 is set.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# shellcheck source=cluster/lib.sh
+source e2e/cluster/lib.sh
+trap_errors
+
+TARGET="${CARGO_TARGET_DIR:-target}"
+
+# Both images come from the build that the tests use: nothing is compiled twice.
+step "building"
+cargo test --locked --no-run --test worker
+mkdir -p "$TARGET/e2e"
+cp "$TARGET/debug/bakehouse" "$TARGET/e2e/bakehouse"
+cargo test --locked --no-run --no-default-features --features operator --test e2e
+cp "$TARGET/debug/bakehouse" "$TARGET/e2e/bakehouse-operator"
+# Whoever looks for the binary next finds the whole one.
+cp "$TARGET/e2e/bakehouse" "$TARGET/debug/bakehouse"
+export BAKEHOUSE_BIN="$TARGET/e2e/bakehouse" BAKEHOUSE_OPERATOR_BIN="$TARGET/e2e/bakehouse-operator"
+
+down() { :; }
+if [ -z "${KUBECONFIG:-}" ]; then
+  export BAKEHOUSE_E2E_OWN_CLUSTER=1
+  e2e/cluster/components.sh
+  if [ ! -e "$STATE/run/apiserver.process" ] && [ -z "${KEEP:-}" ]; then
+    down() { e2e/cluster/down.sh; }
+  fi
+  trap 'down' EXIT
+  KUBECONFIG="$(e2e/cluster/up.sh 2)"
+  export KUBECONFIG
+  e2e/cluster/images.sh
+fi
+export PATH="$CACHE/kube-$KUBE_VERSION:$CACHE/helm-$HELM_VERSION:$PATH"
+e2e/cluster/operator.sh -f e2e/values.yaml
+
+step "running the cases"
+cargo test --locked --no-default-features --features operator --test e2e -- --test-threads "${CASES_SIDE_BY_SIDE:-4}" --show-output "$@"
