@@ -18,7 +18,7 @@ trap_errors
 
 UNAVAILABLE=75   # EX_TEMPFAIL of sysexits.h
 CLUSTER_PACKAGES=(containerd runc containernetworking-plugins iptables iproute2 conntrack socat openssl buildah busybox-static
-  ca-certificates procps kmod util-linux)
+  ca-certificates procps util-linux)
 
 # install PACKAGE...: those that are missing. Nothing is started: on a machine without systemd some packages start their daemon
 # from a script, which policy-rc.d forbids; one that an administrator has put there stays.

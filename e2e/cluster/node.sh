@@ -33,7 +33,7 @@ take_gpus() { # NODE
   await 30 has_gpus "$1" '' || die "$1 still offers GPUs: does its kubelet run?"
 }
 
-[ $# -ge 2 ] && [[ "$2" =~ ^[0-9]+$ ]] || usage
+if [ $# -lt 2 ] || ! [[ "$2" =~ ^[0-9]+$ ]]; then usage; fi
 N="$2" NODE="node-$2"
 export KUBECONFIG="$ADMIN"
 STEP="$1 $NODE"
