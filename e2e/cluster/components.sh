@@ -49,16 +49,21 @@ make() {
   command -v go >/dev/null || die "Go is missing: install Go 1.25 or later (https://go.dev/doc/install)"
   step "building $name $version"
   mkdir -p "$CACHE/log"
+  # Two callers at a time: the second waits, and finds it done.
+  exec 7>"$CACHE/log/$name.lock"; flock 7
+  [ ! -d "$folder" ] || return 0
   WORK="$(mktemp -d "$CACHE/.$name.XXXXXX")"
   LOG="$CACHE/log/$name.log"
-  trap 'chmod -R u+w "$WORK" 2>/dev/null; rm -rf "$WORK"' EXIT
+  trap clear_work EXIT
   mkdir "$WORK/out"
   "$function" "$WORK/out" >"$LOG" 2>&1 || build_failed $?
-  # Someone else may have been faster; theirs is as good.
-  mv -T "$WORK/out" "$folder" 2>/dev/null || [ -d "$folder" ] || die "cannot write $folder"
-  chmod -R u+w "$WORK"; rm -rf "$WORK"
+  mv -T "$WORK/out" "$folder" || die "cannot write $folder"
+  clear_work; exec 7>&-
   say "   $name $version: $((SECONDS - begun)) s"
 }
+
+# Sources come from the module cache, which is read-only.
+clear_work() { [ ! -d "$WORK" ] || { chmod -R u+w "$WORK"; rm -rf "$WORK"; }; }
 
 build_failed() {
   if [ "$1" = $UNAVAILABLE ]; then

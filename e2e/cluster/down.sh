@@ -30,7 +30,7 @@ BEGUN=$SECONDS
 step "ending kubelets and controllers"
 mapfile -t names < <(processes kubelet proxy scheduler controller-manager coredns); stop "${names[@]}"
 step "ending pods"
-kill_pods; await 10 no_pods || die "a process of a pod does not end: look under /sys/fs/cgroup/*/bakehouse-node-*"
+await 10 no_pods || die "a process of a pod does not end: look under /sys/fs/cgroup/*/bakehouse-node-*"
 step "ending containerd, API server and etcd"
 mapfile -t names < <(processes containerd apiserver); stop "${names[@]}"
 mapfile -t names < <(processes etcd); stop "${names[@]}"

@@ -28,6 +28,16 @@ remember_host() {
   fi
 }
 
+# Addresses that are taken here would be cut off, the machine's own way out among them.
+check_addresses() {
+  local prefix taken
+  for prefix in "${NODE_PREFIX}." "${POD_CIDR%.0.0/16}." "${SERVICE_CIDR%.0.0/16}."; do
+    taken="$({ ip -4 -o address; ip -4 route; } | grep -v bakehouse | grep -m 1 -F " $prefix" || true)"
+    [ -z "$taken" ] && taken="$(ip -4 route | grep -v bakehouse | grep -m 1 "^${prefix//./\\.}" || true)"
+    [ -z "$taken" ] || die "the cluster's addresses $prefix* are in use on this machine: $(tr -s ' ' <<<"$taken")"
+  done
+}
+
 # The node addresses sit on a bridge without ports: that needs no `dummy` device, which small kernels lack.
 make_network() { # NODES
   local n
@@ -62,19 +72,28 @@ make_cgroup() { # N
 cgroup_folders() { # deepest first
   local root
   for root in /sys/fs/cgroup/bakehouse-node-* /sys/fs/cgroup/*/bakehouse-node-*; do
-    [ ! -d "$root" ] || find "$root" -depth -type d
+    [ ! -d "$root" ] || find "$root" -depth -type d 2>/dev/null || true
   done
 }
 
-# Every process in these cgroups belongs to a pod of this cluster.
-kill_pods() {
-  local folder pid
-  while read -r folder; do
-    while read -r pid; do kill -KILL "$pid" 2>/dev/null || true; done <"$folder/cgroup.procs"
-  done < <(cgroup_folders) 2>/dev/null
+# Every process in these cgroups belongs to a pod of this cluster. Folders go while this looks, as containerd clears up too.
+pod_processes() {
+  local folder folders=()
+  mapfile -t folders < <(cgroup_folders)
+  for folder in "${folders[@]}"; do cat "$folder/cgroup.procs" 2>/dev/null || true; done | sort -u
 }
-no_pods() { [ -z "$(cgroup_folders | while read -r folder; do cat "$folder/cgroup.procs"; done 2>/dev/null)" ]; }
-remove_cgroups() { cgroup_folders | while read -r folder; do rmdir "$folder" 2>/dev/null || true; done; [ -z "$(cgroup_folders)" ]; }
+kill_pods() {
+  local pid pids=()
+  mapfile -t pids < <(pod_processes)
+  for pid in "${pids[@]}"; do kill -KILL "$pid" 2>/dev/null || true; done
+}
+no_pods() { kill_pods; [ -z "$(pod_processes)" ]; }
+remove_cgroups() {
+  local folder folders=()
+  mapfile -t folders < <(cgroup_folders)
+  for folder in "${folders[@]}"; do rmdir "$folder" 2>/dev/null || true; done
+  [ -z "$(cgroup_folders)" ]
+}
 
 # A shim outlives its containerd on purpose, and is known by the socket in its arguments.
 kill_shims() {
@@ -95,8 +114,11 @@ unmount_state() {
 remove_network() {
   local link
   for link in $(ip -o link show type bridge 2>/dev/null | grep -oE 'bakehouse[0-9]+' | sort -u); do ip link delete "$link" || true; done
-  # The bridge plugin's notes of each pod.
-  rm -f /var/lib/cni/results/bakehouse-*
+  # What CNI plugins noted of each pod: bakehouse-NODE-ID-eth0, and of its loopback device cni-loopback-ID-lo.
+  for link in /var/lib/cni/results/bakehouse-*; do
+    [ -e "$link" ] || continue
+    rm -f "$link" "/var/lib/cni/results/cni-loopback-$(basename "$link" | cut -d- -f3)-lo"
+  done
 }
 
 # Only chains that were not there before, and the rules elsewhere that jump to them.

@@ -10,13 +10,15 @@ ADMIN="$STATE/conf/admin.kubeconfig"
 source "$HERE/versions.sh"
 PATH="$CACHE/kube-$KUBE_VERSION:$PATH"
 
-# Addresses. Nodes and API server: 192.0.2.0/24, which no real host has (RFC 5737). Pods of node N: 10.244.N.0/24.
+# Addresses: node N has 10.243.0.N, its pods 10.244.N.0/24. The API server and CoreDNS are at node-1's. up.sh refuses to start where
+# any of them is in use already.
+NODE_PREFIX=10.243.0
 API_PORT=6443
 SERVICE_CIDR=10.96.0.0/16
 API_SERVICE_IP=10.96.0.1
 POD_CIDR=10.244.0.0/16
-DNS_IP=192.0.2.1
-node_ip() { echo "192.0.2.$1"; }
+DNS_IP=10.243.0.1
+node_ip() { echo "$NODE_PREFIX.$1"; }
 # Every kubelet shares this host, so each needs ports of its own.
 kubelet_port() { echo $((10250 + 100 * ($1 - 1))); }
 kubelet_health_port() { echo $((10248 + 100 * ($1 - 1))); }
@@ -78,7 +80,7 @@ started_at() { # PID: field 22 of its stat line. The second field is a name in b
 pid_of() { # NAME: prints its number if that very process is still alive
   local pid start
   read -r pid start 2>/dev/null <"$STATE/run/$1.process" || return 1
-  [ "$(started_at "$pid")" = "$start" ] && echo "$pid"
+  [ -n "$start" ] && [ "$(started_at "$pid")" = "$start" ] && echo "$pid"
 }
 
 # launch NAME [COMMAND...]: starts it in a session of its own, unless it runs. Without a command, the one it had the last time.
@@ -93,7 +95,8 @@ launch() {
   # The lock's descriptor stays out of it: a lock lives as long as the last process that holds it.
   setsid nohup "${command[@]}" >"$STATE/log/$name.log" 2>&1 </dev/null 9>&- &
   local pid=$!
-  echo "$pid $(started_at "$pid")" >"$STATE/run/$name.process"
+  # One that is gone already has no start; `ready` will say so.
+  echo "$pid $(started_at "$pid" || true)" >"$STATE/run/$name.process"
   LAUNCHED=$((${LAUNCHED:-0} + 1))
 }
 

@@ -151,6 +151,7 @@ mkdir -p "$STATE"/{pki,log,run,conf}; chmod 700 "$STATE"; touch "$STATE/.bakehou
 export KUBECONFIG="$ADMIN"
 
 check_ports
+check_addresses
 step "preparing certificates and the network"
 remember_host
 make_network "$NODES"
