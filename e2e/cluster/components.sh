@@ -135,5 +135,9 @@ component() {
   esac
 }
 
-[ $# -gt 0 ] || set -- packages kube coredns versitygw helm
-for name in "$@"; do component "$name"; done
+# In braces: bash reads a script as it goes, and a build is long enough to edit this file meanwhile.
+{
+  [ $# -gt 0 ] || set -- packages kube coredns versitygw helm
+  for name in "$@"; do component "$name"; done
+  exit
+}

@@ -99,7 +99,7 @@ remove_cgroups() {
 kill_shims() {
   local file line
   for file in /proc/[0-9]*/cmdline; do
-    line="$(tr '\0' ' ' <"$file" 2>/dev/null)" || continue
+    { line="$(tr '\0' ' ' <"$file")" || continue; } 2>/dev/null   # it may have ended meanwhile
     case "$line" in
       *containerd-shim*" -address $STATE/node-"*) file="${file%/cmdline}"; kill -KILL "${file#/proc/}" 2>/dev/null || true ;;
     esac
@@ -142,6 +142,6 @@ restore_sysctls() { [ ! -e "$STATE/host/sysctls" ] || sysctl -qe -p "$STATE/host
 remove_log_links() {
   local link
   for link in /var/log/containers/*; do
-    case "$(readlink "$link" 2>/dev/null)" in "$STATE"/*) rm -f "$link" ;; esac
+    case "$(readlink "$link" || true)" in "$STATE"/*) rm -f "$link" ;; esac
   done
 }

@@ -57,6 +57,12 @@ await() {
   done
 }
 
+# write FILE: standard input, unless the file says just that already: kube-proxy ends when its configuration is written again.
+write() {
+  cat >"$1.new"
+  if cmp -s "$1.new" "$1"; then rm "$1.new"; else mv "$1.new" "$1"; fi
+}
+
 # A file that is locked while one of the scripts changes the cluster; a second one waits for it.
 lock_state() {
   mkdir -p "$(dirname "$STATE")"

@@ -6,14 +6,14 @@ PAUSE_IMAGE=bakehouse.dev/pause:e2e
 node_files() { # N
   local n="$1" folder="$STATE/node-$1"
   mkdir -p "$folder/cni" "$folder/images"
-  cat >"$folder/cni/10-bridge.conflist" <<JSON
+  write "$folder/cni/10-bridge.conflist" <<JSON
 {"cniVersion": "0.4.0", "name": "bakehouse-$n", "plugins": [
   {"type": "bridge", "bridge": "bakehouse$n", "isGateway": true, "ipMasq": true, "hairpinMode": true,
    "ipam": {"type": "host-local", "dataDir": "$folder/ipam", "ranges": [[{"subnet": "10.244.$n.0/24"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
   {"type": "portmap", "capabilities": {"portMappings": true}}]}
 JSON
   # Network namespaces are mounted under the state folder, so that `down.sh` finds them after a crash too.
-  cat >"$folder/containerd.toml" <<TOML
+  write "$folder/containerd.toml" <<TOML
 version = 2
 root = "$folder/containerd"
 state = "$folder/run"
@@ -39,7 +39,7 @@ state = "$folder/run"
       SystemdCgroup = false
 TOML
   # Heartbeats are fast, so that a test of a lost node does not wait for minutes. Disk pressure is off: this host's disk is not the cluster's.
-  cat >"$folder/kubelet.yaml" <<YAML
+  write "$folder/kubelet.yaml" <<YAML
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
 address: $(node_ip "$n")

@@ -23,7 +23,7 @@ certificate() {
 # kubeconfig NAME: for the certificate of that name. The admin's carries its certificates inside, so that it can be copied elsewhere.
 kubeconfig() {
   local pki="$STATE/pki" file="$STATE/conf/$1.kubeconfig"
-  (umask 077; cat >"$file.new" <<YAML
+  (umask 077; write "$file" <<YAML
 apiVersion: v1
 kind: Config
 clusters: [{name: bakehouse, cluster: {server: "https://$(node_ip 1):$API_PORT", certificate-authority-data: $(base64 -w0 "$pki/ca.crt")}}]
@@ -32,7 +32,6 @@ contexts: [{name: bakehouse, context: {cluster: bakehouse, user: $1}}]
 current-context: bakehouse
 YAML
   )
-  mv "$file.new" "$file"
 }
 
 control_plane_identities() {

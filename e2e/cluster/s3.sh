@@ -59,7 +59,7 @@ make_buckets() {
   await 20 grep -q 'Forwarding from 127.0.0.1' "$WORK/forward.log" || die "no way to the service" "$WORK/forward.log"
   port="$(sed -n 's/^Forwarding from 127.0.0.1:\([0-9]*\) .*/\1/p' "$WORK/forward.log")"
   for bucket in "$@"; do
-    code="$(curl -sS -o "$WORK/answer" -w '%{http_code}' --aws-sigv4 aws:amz:us-east-1:s3 --user "$ACCESS:$SECRET" -X PUT "http://127.0.0.1:$port/$bucket")"
+    code="$(curl -sS -o "$WORK/answer" -w '%{http_code}' --aws-sigv4 aws:amz:us-east-1:s3 -H 'x-amz-content-sha256: UNSIGNED-PAYLOAD' --user "$ACCESS:$SECRET" -X PUT "http://127.0.0.1:$port/$bucket")"
     case "$code" in 200 | 409) ;; *) die "bucket $bucket: HTTP $code" "$WORK/answer" ;; esac
   done
 }

@@ -99,7 +99,7 @@ start_nodes() {
 # One kube-proxy and one CoreDNS serve all nodes: they share the host's network.
 start_network() {
   step "starting kube-proxy"
-  cat >"$STATE/conf/proxy.yaml" <<YAML
+  write "$STATE/conf/proxy.yaml" <<YAML
 apiVersion: kubeproxy.config.k8s.io/v1alpha1
 kind: KubeProxyConfiguration
 mode: iptables
@@ -113,7 +113,7 @@ metricsBindAddress: 127.0.0.1:10249
 YAML
   launch proxy kube-proxy --config "$STATE/conf/proxy.yaml"
   step "starting CoreDNS"
-  cat >"$STATE/conf/Corefile" <<CONF
+  write "$STATE/conf/Corefile" <<CONF
 .:53 {
   bind $DNS_IP
   errors
