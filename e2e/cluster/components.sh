@@ -135,9 +135,5 @@ component() {
   esac
 }
 
-# In braces: bash reads a script as it goes, and a build is long enough to edit this file meanwhile.
-{
-  [ $# -gt 0 ] || set -- packages kube coredns versitygw helm
-  for name in "$@"; do component "$name"; done
-  exit
-}
+[ $# -gt 0 ] || set -- packages kube coredns versitygw helm
+for name in "$@"; do component "$name"; done
