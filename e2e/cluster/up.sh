@@ -147,11 +147,13 @@ if [ -d "$STATE" ] && [ ! -e "$STATE/.bakehouse-cluster" ] && [ -n "$(ls -A "$ST
 fi
 "$HERE/components.sh" packages kube coredns
 lock_state
-mkdir -p "$STATE"/{pki,log,run,conf}; chmod 700 "$STATE"; touch "$STATE/.bakehouse-cluster"
 export KUBECONFIG="$ADMIN"
 
+# Before there is a state folder: bridges and cgroups have one name per machine, and `down.sh` on a folder that never got as far as
+# this must not take those of another cluster.
 check_ports
 check_addresses
+mkdir -p "$STATE"/{pki,log,run,conf}; chmod 700 "$STATE"; touch "$STATE/.bakehouse-cluster"
 step "preparing certificates and the network"
 remember_host
 make_network "$NODES"
