@@ -5,7 +5,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bakehouse
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug/bakehouse
 export BAKEHOUSE_ORT_LIB ?= $(CACHE)/ort/1.32.0/libonnxruntime.so
 
-.PHONY: demo test check lint ort build acceptance bench deny crd fuzz clean help
+.PHONY: demo test check lint ort build acceptance bench deny crd fuzz cluster cluster-down clean help
 
 help:            ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -44,6 +44,20 @@ crd: build       ## Write the CRD again after a change of the API
 
 fuzz:            ## Fuzz the model loader for a minute
 	scripts/fuzz.sh
+
+# One target folder for both builds: what they share is compiled once. The operator's binary is set aside before the whole one takes its name.
+cluster: tools ort  ## A real Kubernetes cluster on this machine, with Bakehouse in it (root; e2e/README.md)
+	cargo build --locked --no-default-features --features operator
+	install -D $(BIN) $(dir $(BIN))../e2e/bakehouse-operator
+	cargo build --locked
+	e2e/cluster/components.sh
+	e2e/cluster/up.sh >/dev/null
+	e2e/cluster/images.sh
+	e2e/cluster/operator.sh
+	@e2e/cluster/next.sh
+
+cluster-down:    ## Remove that cluster and all that it made
+	e2e/cluster/down.sh
 
 clean:
 	cargo clean
