@@ -427,3 +427,26 @@ fn every_alert_has_an_entry_in_the_runbook() {
         entries.iter().map(|(heading, _)| heading.as_str()).filter(|h| h.starts_with("Bakehouse")).collect();
     assert_eq!(alerts, headings, "alerts of deploy/prometheus/rules.yaml on the left, entries of docs/runbook.md on the right");
 }
+
+/// By the rules of the API server; the cluster tests send the same files to a real one.
+#[test]
+fn the_examples_for_a_cluster_are_valid() {
+    let mut seen = 0;
+    for entry in std::fs::read_dir(file("examples/kubernetes")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "yaml") {
+            continue;
+        }
+        let documents: Vec<Value> = serde_saphyr::from_multiple(&std::fs::read_to_string(&path).unwrap()).unwrap();
+        for mut object in documents.into_iter().filter(|document| document["kind"] == "BakeJob") {
+            let admitted = load::admit(&object, None);
+            assert!(admitted.is_ok(), "{}: {admitted:?}", path.display());
+            object["metadata"]["namespace"] = json!("ml");
+            object["metadata"]["uid"] = json!("u");
+            let job = validate(&load::admit(&object, None).unwrap(), &Defaults::default()).unwrap();
+            assert_eq!(job.refusal, None, "{}", path.display());
+            seen += 1;
+        }
+    }
+    assert!(seen >= 3);
+}
