@@ -41,9 +41,12 @@ tools() {
   fi
 }
 
+# Helm says of every symbolic link that it follows it; ours is meant.
+helm() { "$HELM" "$@" 2> >(grep -v 'found symbolic link' >&2); }
+
 # render [OPTION...]: the operator by the chart, for kustomize: without what only Helm needs, and without the CRD.
 render() {
-  "$HELM" template bakehouse charts/bakehouse -n bakehouse-system --skip-tests --kube-version 1.33.0 --set crds.enabled=false "$@" 2>/dev/null |
+  helm template bakehouse charts/bakehouse -n bakehouse-system --skip-tests --kube-version 1.33.0 --set crds.enabled=false "$@" |
     sed '/^# Source: /d; /helm\.sh\/chart: /d; /app\.kubernetes\.io\/managed-by: /d'
 }
 
@@ -134,8 +137,7 @@ rights_match() {
 }
 
 check() {
-  local work
-  work="$(mktemp -d)"
+  work="$(mktemp -d)"   # not local: the trap outlives the function
   trap 'rm -rf "$work"' EXIT
   step "what is generated is what is committed"
   mkdir "$work/tree"
@@ -145,7 +147,7 @@ check() {
     diff -ru "$folder" "$work/tree/$folder" || die "run scripts/packaging.sh write, and commit"
   done
   step "helm lint"
-  "$HELM" lint --strict charts/bakehouse charts/bakehouse-crds 2>/dev/null
+  helm lint --strict charts/bakehouse charts/bakehouse-crds
   step "helm-unittest"
   "$UNITTEST" charts/bakehouse 2>&1 | grep -v 'symbolic link'
   step "overlays are the chart with an option"
@@ -178,7 +180,7 @@ dry_run() {
   for name in "${!variants[@]}"; do
     step "API server: chart, $name"
     # shellcheck disable=SC2086
-    "$HELM" template bakehouse charts/bakehouse -n default ${variants[$name]} 2>/dev/null >"$1/$name.yaml"
+    helm template bakehouse charts/bakehouse -n default ${variants[$name]} >"$1/$name.yaml"
     "$KUBECTL" --kubeconfig "$BAKEHOUSE_KUBECONFIG" apply --dry-run=server --validate=strict -n default -f "$1/$name.yaml"
   done
   step "API server: admission policy, examples"
