@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# packaging.sh [check|write]: charts, manifests, alerts, dashboard and health check.
+# packaging.sh [check|write|cluster]: charts, manifests, alerts, dashboard and health check.
 #
-#   check   (default) compares what is generated with what is committed, and runs every test that needs no cluster. With BAKEHOUSE_KUBECONFIG it
-#           also sends every variant to that cluster's API server, as a dry run.
+#   check   (default) compares what is generated with what is committed, and runs every test that needs no cluster
+#   cluster sends every variant to the API server of BAKEHOUSE_KUBECONFIG, as a dry run; `check` does so too when the variable is set
 #   write   generates anew: the copies in the charts, their READMEs, the manifests in deploy/
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,7 +15,7 @@ step() { printf '== %s\n' "$*" >&2; }
 die() { printf 'packaging.sh: %s\n' "$*" >&2; exit 1; }
 
 # The first of these that can be run.
-first() { local tool; for tool in "$@"; do if command -v "$tool" >/dev/null; then command -v "$tool"; return; fi; done; return 1; }
+first() { local tool; for tool in "$@"; do if type -P "$tool"; then return; fi; done; return 1; }
 
 tools() {
   command -v go >/dev/null || die "Go is missing: install Go 1.25 or later (https://go.dev/doc/install)"
@@ -42,11 +42,11 @@ tools() {
 }
 
 # Helm says of every symbolic link that it follows it; ours is meant.
-helm() { "$HELM" "$@" 2> >(grep -v 'found symbolic link' >&2); }
+quiet_helm() { "$HELM" "$@" 2> >(grep -v 'found symbolic link' >&2); }
 
 # render [OPTION...]: the operator by the chart, for kustomize: without what only Helm needs, and without the CRD.
 render() {
-  helm template bakehouse charts/bakehouse -n bakehouse-system --skip-tests --kube-version 1.33.0 --set crds.enabled=false "$@" |
+  quiet_helm template bakehouse charts/bakehouse -n bakehouse-system --skip-tests --kube-version 1.33.0 --set crds.enabled=false "$@" |
     sed '/^# Source: /d; /helm\.sh\/chart: /d; /app\.kubernetes\.io\/managed-by: /d'
 }
 
@@ -147,7 +147,7 @@ check() {
     diff -ru "$folder" "$work/tree/$folder" || die "run scripts/packaging.sh write, and commit"
   done
   step "helm lint"
-  helm lint --strict charts/bakehouse charts/bakehouse-crds
+  quiet_helm lint --strict charts/bakehouse charts/bakehouse-crds
   step "helm-unittest"
   "$UNITTEST" charts/bakehouse 2>&1 | grep -v 'symbolic link'
   step "overlays are the chart with an option"
@@ -180,7 +180,7 @@ dry_run() {
   for name in "${!variants[@]}"; do
     step "API server: chart, $name"
     # shellcheck disable=SC2086
-    helm template bakehouse charts/bakehouse -n default ${variants[$name]} >"$1/$name.yaml"
+    quiet_helm template bakehouse charts/bakehouse -n default --kube-version 1.33.0 ${variants[$name]} >"$1/$name.yaml"
     "$KUBECTL" --kubeconfig "$BAKEHOUSE_KUBECONFIG" apply --dry-run=server --validate=strict -n default -f "$1/$name.yaml"
   done
   step "API server: admission policy, examples"
@@ -196,5 +196,6 @@ tools
 case "${1:-check}" in
   check) check ;;
   write) generate . ;;
-  *) die "usage: scripts/packaging.sh [check|write]" ;;
+  cluster) [ -n "${BAKEHOUSE_KUBECONFIG:-}" ] || die "set BAKEHOUSE_KUBECONFIG"; work="$(mktemp -d)"; trap 'rm -rf "$work"' EXIT; dry_run "$work" ;;
+  *) die "usage: scripts/packaging.sh [check|write|cluster]" ;;
 esac
