@@ -183,14 +183,47 @@ dry_run() {
     quiet_helm template bakehouse charts/bakehouse -n default --kube-version 1.33.0 ${variants[$name]} >"$1/$name.yaml"
     "$KUBECTL" --kubeconfig "$BAKEHOUSE_KUBECONFIG" apply --dry-run=server --validate=strict -n default -f "$1/$name.yaml"
   done
-  step "API server: admission policy, examples"
-  "$KUBECTL" --kubeconfig "$BAKEHOUSE_KUBECONFIG" apply --dry-run=server --validate=strict -f deploy/policy/vap.yaml
-  if "$KUBECTL" --kubeconfig "$BAKEHOUSE_KUBECONFIG" get crd bakejobs.bakehouse.dev >/dev/null 2>&1; then
-    "$KUBECTL" --kubeconfig "$BAKEHOUSE_KUBECONFIG" apply --dry-run=server --validate=strict -n default -f examples/kubernetes
-  else
-    echo "the cluster has no CRD of BakeJob: examples are not sent"
-  fi
+  policy_and_examples
 }
+
+kube() { "$KUBECTL" --kubeconfig "$BAKEHOUSE_KUBECONFIG" "$@"; }
+dry() { kube apply --dry-run=server --validate=strict "$@"; }
+
+# What it makes in the cluster it takes away again: a namespace, the policy, and the CRD where there was none.
+policy_and_examples() (
+  local crd='' refused
+  kube get crd bakejobs.bakehouse.dev >/dev/null 2>&1 || crd=1
+  # shellcheck disable=SC2064
+  trap "kube delete -f deploy/policy/vap.yaml --ignore-not-found >/dev/null; kube delete namespace bakehouse-packaging --ignore-not-found --wait=false >/dev/null
+    [ -z '$crd' ] || kube delete -f crds --ignore-not-found --wait=false >/dev/null" EXIT
+  [ -z "$crd" ] || { kube create -f crds; kube wait crd/bakejobs.bakehouse.dev --for=condition=Established --timeout=30s; }
+  step "API server: examples"
+  kube create namespace bakehouse-packaging
+  dry -n bakehouse-packaging -f examples/kubernetes
+  step "API server: the admission policy lets in what it should, and nothing else"
+  kube label namespace bakehouse-packaging bakes=restricted
+  kube create --validate=strict -f deploy/policy/vap.yaml
+  # bakejob SPEC: one with these fields of the spec besides.
+  bakejob() { printf 'apiVersion: bakehouse.dev/v1alpha1\nkind: BakeJob\nmetadata: {name: a, namespace: bakehouse-packaging}\nspec: {%s}\n' "$1"; }
+  local good='source: {uri: "pvc://m/a.onnx"}, data: {validation: {uri: "s3://models/v.npz"}}, output: {uri: "s3://models/out"}, storage: {endpoint: "https://s3.example.com"}'
+  local bad=(
+    "image=${good}, worker: {image: elsewhere.example.com/worker}"
+    "URI=${good/pvc:\/\/m/s3://others}"
+    "URI=${good/models\/v/models/../others/v}"
+    "endpoint=${good/s3.example.com/s3.other.example.com}"
+    "endpoint=${good/, storage*/}"
+    "hostPath=${good}, worker: {volumes: [{name: h, hostPath: {path: /}}]}"
+  )
+  # A policy is enforced a moment after it is created.
+  for _ in $(seq 60); do bakejob "${bad[0]#*=}" | dry -f - >/dev/null 2>&1 || break; sleep 0.5; done
+  bakejob "$good" | dry -f -
+  bakejob "$good, worker: {image: registry.example.com/ml/worker:1, volumes: [{name: e, emptyDir: {}}]}" | dry -f -
+  for one in "${bad[@]}"; do
+    if refused="$(bakejob "${one#*=}" | dry -f - 2>&1)"; then die "the policy let in: ${one#*=}"; fi
+    grep -q "${one%%=*}" <<<"$refused" || die "refused for another reason than ${one%%=*}: $refused"
+    echo "refused: ${refused#*denied request: }"
+  done
+)
 
 tools
 case "${1:-check}" in
