@@ -19,6 +19,11 @@ struct Pod {
 impl Pod {
     /// Runs a worker with this task, on the perceptron of the examples with these fields of the spec.
     fn run(task: &str, spec: &Value, folder: tempfile::TempDir) -> Self {
+        Self::assigned(task, spec, &json!({}), folder)
+    }
+
+    /// The same, with these fields of the assignment.
+    fn assigned(task: &str, spec: &Value, fields: &Value, folder: tempfile::TempDir) -> Self {
         let example = |file: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/mlp").join(file);
         let mut whole = json!({
             "source": {"uri": example("model.onnx")},
@@ -30,9 +35,12 @@ impl Pod {
         for (field, value) in spec.as_object().unwrap() {
             whole[field] = value.clone();
         }
-        let assignment = json!({
+        let mut assignment = json!({
             "task": task, "name": "mlp", "namespace": "ml", "uid": "u", "run": 1, "attempt": 1, "lowMemory": false, "device": "CPU", "spec": whole,
         });
+        for (field, value) in fields.as_object().unwrap() {
+            assignment[field] = value.clone();
+        }
         let output = Command::new(env!("CARGO_BIN_EXE_bakehouse"))
             .arg("worker")
             .env("BAKEHOUSE_ASSIGNMENT", assignment.to_string())
@@ -100,6 +108,16 @@ fn a_missed_gate_is_a_result_and_not_a_failure_of_the_pod() {
     let pod = Pod::new(&json!({"gates": [{"metric": "FileSize", "max": "1"}]}));
     let outcome = pod.ended(0, Reason::GateFailed);
     assert!(outcome.gates.iter().any(|g| g.verdict == Verdict::Fail));
+}
+
+#[test]
+fn a_floor_of_the_platform_is_applied_last_and_shown() {
+    let floors =
+        json!({"gateFloors": [{"metric": "FileSize", "max": "1"}, {"metric": "AccuracyRetention", "min": "0.5"}]});
+    let spec = json!({"gates": [{"metric": "FileSize", "max": "1Gi"}]});
+    let outcome = Pod::assigned("Bake", &spec, &floors, tempfile::tempdir().unwrap()).ended(0, Reason::GateFailed);
+    let thresholds: Vec<&str> = outcome.gates.iter().map(|gate| gate.threshold.as_str()).collect();
+    assert!(thresholds.contains(&"<= 1 (platform floor)") && thresholds.contains(&">= 0.9500"), "{thresholds:?}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub mod conditions;
 mod crd;
 pub mod digest;
 mod error;
+pub mod floor;
 pub mod job;
 pub mod load;
 pub mod metric;

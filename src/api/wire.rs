@@ -4,7 +4,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 
-use super::bakejob::{Artifact, BakeJobSpec, Figures, FileRef, GateStatus, PassStatus, Stage};
+use super::bakejob::{Artifact, BakeJobSpec, Figures, FileRef, GateSpec, GateStatus, PassStatus, Stage};
 use super::reason::Reason;
 
 /// The variable that holds an [`Assignment`] as JSON.
@@ -80,6 +80,9 @@ pub struct Assignment {
     pub low_memory: bool,
     /// The device of the pod.
     pub device: GivenDevice,
+    /// Bounds of the platform that the job's gates may not undercut.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gate_floors: Vec<GateSpec>,
     /// What to bake.
     pub spec: BakeJobSpec,
 }

@@ -36,6 +36,9 @@ pub const KUEUE_LABELS: [&str; 3] =
 /// The label that hands a Job to Kueue.
 pub const KUEUE_QUEUE: &str = KUEUE_LABELS[0];
 
+/// The label by which Kueue marks a Job's Workload.
+pub const KUEUE_JOB_UID: &str = "kueue.x-k8s.io/job-uid";
+
 /// The label by which the Job controller marks a Job's pods.
 pub const POD_JOB_NAME: &str = "batch.kubernetes.io/job-name";
 

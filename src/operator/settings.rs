@@ -7,13 +7,15 @@ use clap::Args;
 
 use super::queue::Caps;
 use super::validate::Defaults;
+use crate::api::bakejob::GateSpec;
+use crate::api::floor;
 
 /// Flags and variables of `bakehouse operator`.
 #[derive(Debug, Clone, Args)]
 pub struct OperatorArgs {
-    /// Only this namespace. Default: all.
-    #[arg(long, env = "BAKEHOUSE_NAMESPACE", value_name = "NAMESPACE")]
-    pub namespace: Option<String>,
+    /// Only this namespace; may be repeated. Default: all.
+    #[arg(long = "namespace", env = "BAKEHOUSE_NAMESPACES", value_name = "NAMESPACE", value_delimiter = ',')]
+    pub namespaces: Vec<String>,
     /// Image of workers whose BakeJob names none.
     #[arg(long, env = "BAKEHOUSE_WORKER_IMAGE", value_name = "IMAGE", default_value = "bakehouse-worker:latest")]
     pub worker_image: String,
@@ -29,6 +31,15 @@ pub struct OperatorArgs {
     /// Seconds that a finished Job and its log are kept.
     #[arg(long, env = "BAKEHOUSE_KEEP_JOB_SECONDS", value_name = "SECONDS", default_value_t = 86_400)]
     pub keep_job_seconds: u32,
+    /// A bound that no job's gates may undercut, as AccuracyRetention>=0.97 or LatencyP99<=50ms. May be repeated.
+    #[arg(
+        long = "gate-floor",
+        env = "BAKEHOUSE_GATE_FLOORS",
+        value_name = "BOUND",
+        value_delimiter = ',',
+        value_parser = floor::parse
+    )]
+    pub gate_floors: Vec<GateSpec>,
     /// Do not look at nodes: for a service account without rights outside its namespace.
     #[arg(long, env = "BAKEHOUSE_NO_NODES")]
     pub no_nodes: bool,
@@ -62,6 +73,7 @@ impl OperatorArgs {
             image: self.worker_image.clone(),
             fallback_after: Duration::from_secs(self.fallback_seconds.into()),
             keep_jobs: Duration::from_secs(self.keep_job_seconds.into()),
+            gate_floors: self.gate_floors.clone(),
         }
     }
 

@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 
 use super::names;
-use crate::api::bakejob::{BakeJobStatus, OnDelete, PromotionPolicy};
+use crate::api::bakejob::{BakeJobStatus, GateSpec, OnDelete, PromotionPolicy};
 use crate::api::digest::spec_digest;
 use crate::api::{BakeJob, BakeJobSpec};
 
@@ -21,6 +21,8 @@ pub struct Defaults {
     pub fallback_after: Duration,
     /// How long a finished Job is kept, for its log.
     pub keep_jobs: Duration,
+    /// Bounds that no job's gates may undercut.
+    pub gate_floors: Vec<GateSpec>,
 }
 
 impl Default for Defaults {
@@ -29,6 +31,7 @@ impl Default for Defaults {
             image: "bakehouse-worker".to_owned(),
             fallback_after: Duration::from_mins(5),
             keep_jobs: Duration::from_hours(24),
+            gate_floors: Vec::new(),
         }
     }
 }

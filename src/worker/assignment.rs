@@ -60,6 +60,7 @@ mod tests {
             attempt: 1,
             low_memory: false,
             device,
+            gate_floors: Vec::new(),
             spec,
         }
     }

@@ -10,7 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use crate::api::wire::{ASSIGNMENT_VARIABLE, Assignment, Outcome, TERMINATION_PATH, TERMINATION_VARIABLE, Task};
-use crate::api::{Reason, ResolvedJob};
+use crate::api::{Reason, ResolvedJob, floor};
 use crate::bake::{self, Options};
 use crate::engine::Engines;
 use progress::Lines;
@@ -51,12 +51,18 @@ fn done(text: &str, ort_lib: Option<&Path>) -> Outcome {
             return Outcome::bare(Reason::InvalidJob, message);
         }
     };
-    let job = match assignment::resolve(&assignment) {
+    let mut job = match assignment::resolve(&assignment) {
         Ok(job) => job,
         Err(error) => return Outcome::bare(error.reason(), error.to_string()),
     };
+    let raised = match floor::raise(&mut job.gates, &assignment.gate_floors) {
+        Ok(raised) => raised,
+        Err(error) => {
+            return Outcome::bare(Reason::InvalidJob, format!("a floor of the operator cannot be used: {error}"));
+        }
+    };
     match assignment.task {
-        Task::Bake => bake(&assignment, &job, ort_lib),
+        Task::Bake => outcome::marked(bake(&assignment, &job, ort_lib), &raised),
         Task::Clean => clean::clean(&job.output),
     }
 }

@@ -6,11 +6,11 @@ use std::path::Path;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
-use crate::api::Reason;
 use crate::api::bakejob::{Artifact, Figures, FileRef, GateStatus, PassOutcome, PassStatus, Stage};
 use crate::api::digest::sha256_hex;
 use crate::api::metric::Unit;
 use crate::api::wire::Outcome;
+use crate::api::{Metric, Reason, floor};
 use crate::bake::report::ModelFigures;
 use crate::bake::{Report, Summary};
 
@@ -99,6 +99,14 @@ fn model(figures: &ModelFigures) -> Figures {
         nodes: i64::try_from(figures.stats.nodes.computing).ok(),
         ..Figures::default()
     }
+}
+
+/// The outcome with a mark on the gates whose bound a floor of the platform has set.
+pub(super) fn marked(mut outcome: Outcome, raised: &[Metric]) -> Outcome {
+    for gate in outcome.gates.iter_mut().filter(|gate| raised.contains(&gate.metric)) {
+        gate.threshold.push_str(floor::MARK);
+    }
+    outcome
 }
 
 fn gate(gate: &crate::quality::GateResult) -> GateStatus {

@@ -8,7 +8,7 @@ use super::rules::{rule, rule_with};
 use crate::api::metric::{Direction, Metric, Unit};
 
 /// A metric and the bound it must keep.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = rules()))]
 pub struct GateSpec {

@@ -35,6 +35,7 @@ pub fn bake(job: &Validated, attempt: &Attempt) -> Job {
         attempt: attempt.number,
         low_memory: attempt.low_memory,
         device: attempt.placement.device,
+        gate_floors: job.defaults.gate_floors.clone(),
         spec: job.spec.clone(),
     };
     let name = names::job(&job.name, attempt.run, attempt.number);
@@ -76,6 +77,7 @@ pub fn cleanup(job: &Validated) -> Job {
         attempt: 0,
         low_memory: true,
         device: GivenDevice::Cpu,
+        gate_floors: Vec::new(),
         spec: job.spec.clone(),
     };
     let (labels, annotations) = metadata(job, &assignment);

@@ -165,7 +165,7 @@ fn run_status(job: &Validated, plan: &Plan) -> BakeJobStatus {
 }
 
 /// Whether the status tells of the end of a run of this very spec.
-fn has_ended(job: &Validated) -> bool {
+pub fn has_ended(job: &Validated) -> bool {
     ended_at(&job.status).is_some() && job.status.spec_digest.as_ref() == Some(&job.spec_digest)
 }
 

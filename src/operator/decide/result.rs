@@ -4,9 +4,9 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::draft::Draft;
 use super::{Plan, failure};
-use crate::api::Reason;
 use crate::api::state::State;
 use crate::api::wire::Outcome;
+use crate::api::{Reason, floor};
 use crate::operator::facts::{JobFacts, Observed, PodState};
 
 pub(super) fn complete(mut draft: Draft<'_>, seen: &Observed, job: &JobFacts, at: Timestamp) -> Plan {
@@ -26,6 +26,9 @@ pub(super) fn complete(mut draft: Draft<'_>, seen: &Observed, job: &JobFacts, at
         // Code 0 with a result that says otherwise would be a success that nobody measured.
         Some(outcome) if concluded(outcome.reason) => {
             take(&mut draft, &outcome);
+            if let Some(message) = below_floor(&draft, &outcome) {
+                return draft.finish(State::Internal, &message, at);
+            }
             draft.finish(outcome.reason.into(), &outcome.message, at)
         }
         Some(outcome) => {
@@ -43,6 +46,18 @@ pub(super) fn complete(mut draft: Draft<'_>, seen: &Observed, job: &JobFacts, at
 /// Reasons with which a bake came to its end.
 fn concluded(reason: Reason) -> bool {
     matches!(reason, Reason::Baked | Reason::NoImprovement | Reason::GateFailed | Reason::GateInconclusive)
+}
+
+/// A pass is one only when it keeps the platform's floors.
+fn below_floor(draft: &Draft<'_>, outcome: &Outcome) -> Option<String> {
+    if !matches!(outcome.reason, Reason::Baked | Reason::NoImprovement) {
+        return None;
+    }
+    let unkept = floor::unkept(&outcome.gates, &draft.job.defaults.gate_floors)?;
+    Some(format!(
+        "The worker did not decide the platform's floor for {}. Its image may be older than the operator: leave spec.worker.image unset, or name a newer one",
+        unkept.metric
+    ))
 }
 
 fn take(draft: &mut Draft<'_>, outcome: &Outcome) {

@@ -17,6 +17,9 @@ use crate::operator::validate::Validated;
 /// How often the log of a running pod is read.
 const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 
+/// How often Kueue is asked why a Job waits.
+const KUEUE_EVERY: Duration = Duration::from_secs(15);
+
 /// How many earlier runs the status remembers.
 const HISTORY: usize = 5;
 
@@ -190,8 +193,7 @@ fn suspend(mut draft: Draft<'_>, current: &JobFacts) -> Plan {
 
 fn resume(mut draft: Draft<'_>, seen: &Observed, current: &JobFacts) -> Plan {
     if current.kueue {
-        draft.status.start_time = None;
-        return draft.say(State::Queued, "Kueue has not admitted it, or took its place back");
+        return by_kueue(draft, seen);
     }
     if draft.status.start_time.is_none() && !seen.turn.now {
         return start::queued(draft, seen.turn);
@@ -201,6 +203,16 @@ fn resume(mut draft: Draft<'_>, seen: &Observed, current: &JobFacts) -> Plan {
     draft.act(Action::Adjust { job: current.name.clone(), suspend: Some(false), deadline: None });
     draft.wake_in(PROGRESS_EVERY);
     draft.say(State::Starting, &format!("Job {} goes on", current.name))
+}
+
+/// Kueue lets it wait. What it says about that is asked for now and then; in between, what it said last stands.
+fn by_kueue(mut draft: Draft<'_>, seen: &Observed) -> Plan {
+    draft.status.start_time = None;
+    draft.wake_in(KUEUE_EVERY);
+    let known = conditions::state(&draft.job.status) == Some(State::Queued);
+    let last = conditions::message(&draft.job.status).filter(|_| known).map(str::to_owned);
+    let message = seen.kueue.clone().or(last).unwrap_or_else(|| "Kueue has not admitted it".to_owned());
+    draft.say(State::Queued, &message)
 }
 
 /// Takes stage, percent and the stages' times from the log.

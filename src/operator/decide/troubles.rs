@@ -4,9 +4,9 @@ use serde_json::json;
 
 use super::world::{World, code, s};
 use super::{Action, EventReason};
-use crate::api::Reason;
 use crate::api::state::State;
 use crate::api::wire::{GivenDevice, Outcome};
+use crate::api::{Reason, floor};
 use crate::operator::facts::{PodEnd, PodState};
 
 fn oom() -> PodEnd {
@@ -99,6 +99,19 @@ fn code_0_without_a_measured_result_is_no_success() {
     world.completes(Reason::InvalidData);
     assert_eq!(world.settle(), State::Internal);
     assert_eq!(world.condition("Succeeded").0, "False");
+}
+
+#[test]
+fn a_pass_below_the_platforms_floor_is_no_pass() {
+    let mut world = World::new(&json!({}));
+    world.defaults.gate_floors = vec![floor::parse("AccuracyRetention>=0.97").unwrap()];
+    world.settle();
+    // As an older worker would: it decided the job's own bound.
+    let gates = json!([{"metric": "AccuracyRetention", "threshold": ">= 0.9500", "verdict": "Pass"}]);
+    let outcome = Outcome { gates: serde_json::from_value(gates).unwrap(), ..Outcome::bare(Reason::Baked, "said") };
+    world.complete(&outcome);
+    assert_eq!(world.settle(), State::Internal);
+    assert!(world.message().contains("floor for AccuracyRetention"), "{}", world.message());
 }
 
 #[test]

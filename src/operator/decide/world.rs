@@ -17,6 +17,7 @@ use crate::operator::validate::{Defaults, Validated, validate};
 #[derive(Debug)]
 pub(super) struct World {
     pub(super) object: Value,
+    pub(super) defaults: Defaults,
     pub(super) seen: Observed,
     pub(super) now: Timestamp,
     pub(super) gone: bool,
@@ -35,7 +36,7 @@ impl World {
             object["spec"][field] = value.clone();
         }
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        Self { object, seen: Observed::default(), now, gone: false, made: 0 }
+        Self { object, defaults: Defaults::default(), seen: Observed::default(), now, gone: false, made: 0 }
     }
 
     pub(super) fn label(mut self, name: &str, value: &str) -> Self {
@@ -47,7 +48,7 @@ impl World {
         let status = self.object["status"].clone();
         let mut job = load::admit(&self.object, None).unwrap();
         job.status = (!status.is_null()).then(|| serde_json::from_value(status).unwrap());
-        validate(&job, &Defaults::default()).unwrap()
+        validate(&job, &self.defaults).unwrap()
     }
 
     /// Changes the spec, as `kubectl apply` does.

@@ -3,6 +3,7 @@
 
 mod job;
 mod pod;
+mod workload;
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use crate::hardware::place::NodeFacts;
 
 pub use job::{JobEnd, JobFacts};
 pub use pod::{PodEnd, PodFacts, PodState};
+pub use workload::waits;
 
 /// Everything seen of one `BakeJob`'s surroundings.
 #[derive(Debug, Clone, Default)]
@@ -27,6 +29,8 @@ pub struct Observed {
     pub nodes: Option<Arc<Vec<NodeFacts>>>,
     /// What the log of the running pod says; empty when it was not read.
     pub progress: Vec<ProgressLine>,
+    /// Why Kueue lets its Job wait; `None` when Kueue was not asked or did not say.
+    pub kueue: Option<String>,
 }
 
 /// A place in the queue.

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 use kube::runtime::watcher::Event;
 
-use crate::operator::facts::{JobFacts, PodFacts};
+use crate::operator::facts::{JobFacts, PodFacts, PodState};
 use crate::operator::names;
 
 /// Namespace and name of a `BakeJob`.
@@ -94,6 +94,20 @@ impl<C: Child> Children<C> {
     pub(super) fn of(&self, key: &Key) -> Vec<C::Facts> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.get(key).map(|children| children.values().cloned().collect()).unwrap_or_default()
+    }
+}
+
+impl Children<Pod> {
+    /// Lets go of what the pods of a `BakeJob` said: its result stands in the status. Ten thousand finished pods would keep 30 MB.
+    pub(super) fn forget_messages(&self, key: &Key) {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        for pod in known.get_mut(key).into_iter().flat_map(BTreeMap::values_mut) {
+            match &mut pod.state {
+                PodState::Succeeded { message } => *message = None,
+                PodState::Failed(end) => end.message = None,
+                _ => {}
+            }
+        }
     }
 }
 

@@ -39,8 +39,8 @@ pub(super) struct Context {
     pub(super) recorder: Recorder,
     pub(super) metrics: Metrics,
     pub(super) triggers: Triggers,
-    /// When the log of a pod was read last, by the UID of its `BakeJob`.
-    pub(super) logs_read: Mutex<HashMap<String, Instant>>,
+    /// When a favour was asked last: by UID of the `BakeJob` for a log, of the Job for its Workload.
+    pub(super) asked: Mutex<HashMap<String, Instant>>,
     /// Failures in a row, by object.
     pub(super) failures: Mutex<HashMap<ObjectRef<Guarded>, u32>>,
     /// Generation of each unreadable object that has been told of.
@@ -52,6 +52,14 @@ pub(super) struct Context {
 impl Context {
     pub(super) fn recorder(client: Client, identity: &str) -> Recorder {
         Recorder::new(client, Reporter { controller: CONTROLLER.to_owned(), instance: Some(identity.to_owned()) })
+    }
+
+    /// Asks for an object to be looked at.
+    pub(super) fn ask(&self, key: &Key) {
+        self.metrics.queue.asked(key);
+        if !self.triggers.ask(key) {
+            self.metrics.queue.forget(key);
+        }
     }
 
     /// The nodes, where they may be seen.
@@ -90,11 +98,9 @@ impl Triggers {
         *self.sender.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Asks for an object.
-    pub(super) fn ask(&self, (namespace, name): &Key) {
-        if let Some(sender) = &*self.sender.lock().unwrap_or_else(PoisonError::into_inner) {
-            // A closed stream means that this replica is stopping.
-            let _ = sender.unbounded_send(ObjectRef::new(name).within(namespace));
-        }
+    /// Asks for an object, and says whether anybody listens: a closed stream means that this replica is stopping.
+    fn ask(&self, (namespace, name): &Key) -> bool {
+        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
+        sender.as_ref().is_some_and(|sender| sender.unbounded_send(ObjectRef::new(name).within(namespace)).is_ok())
     }
 }

@@ -27,7 +27,7 @@ pub(super) async fn keep(context: Arc<Context>, caps: Caps, changed: Arc<Notify>
         changed.notified().await;
         tokio::time::sleep(GATHER).await;
         for key in refresh(&context, caps) {
-            context.triggers.ask(&key);
+            context.ask(&key);
         }
     }
 }

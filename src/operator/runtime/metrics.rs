@@ -10,6 +10,8 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
+use super::requests::Requests;
+use super::workqueue::Workqueue;
 use crate::api::bakejob::BakeJobStatus;
 use crate::api::conditions::GATE_PASSED;
 use crate::api::state::{State, Truth};
@@ -42,12 +44,12 @@ struct StateLabel {
 struct CompletedLabel {
     result: &'static str,
     reason: &'static str,
-    device: &'static str,
+    target: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct DeviceLabel {
-    device: &'static str,
+struct TargetLabel {
+    target: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -63,19 +65,22 @@ struct LeaseLabel {
 /// Every metric.
 pub(super) struct Metrics {
     registry: Registry,
+    /// What waits and what is worked on.
+    pub(super) queue: Workqueue,
+    /// What the API server was asked.
+    pub(super) requests: Requests,
     reconciles: Family<ResultLabel, Counter>,
     errors: Family<KindLabel, Counter>,
     timeouts: Family<ControllerLabel, Counter>,
     panics: Family<ControllerLabel, Counter>,
     time: Family<ControllerLabel, Histogram, fn() -> Histogram>,
     workers: Family<ControllerLabel, Gauge>,
-    adds: Family<ControllerLabel, Counter>,
     leader: Family<LeaseLabel, Gauge>,
     writes: Counter,
     jobs: Family<StateLabel, Gauge>,
     completed: Family<CompletedLabel, Counter>,
-    duration: Family<DeviceLabel, Histogram, fn() -> Histogram>,
-    queue: Histogram,
+    duration: Family<TargetLabel, Histogram, fn() -> Histogram>,
+    queued: Histogram,
     gates: Family<VerdictLabel, Counter>,
 }
 
@@ -86,21 +91,23 @@ impl Metrics {
         let seconds: fn() -> Histogram =
             || Histogram::new([0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0]);
         let long: fn() -> Histogram = || Histogram::new(LONG);
+        let mut registry = Registry::default();
         let metrics = Self {
-            registry: Registry::default(),
+            queue: Workqueue::new(&mut registry),
+            requests: Requests::default(),
+            registry,
             reconciles: Family::default(),
             errors: Family::default(),
             timeouts: Family::default(),
             panics: Family::default(),
             time: Family::new_with_constructor(seconds),
             workers: Family::default(),
-            adds: Family::default(),
             leader: Family::default(),
             writes: Counter::default(),
             jobs: Family::default(),
             completed: Family::default(),
             duration: Family::new_with_constructor(long),
-            queue: Histogram::new(LONG),
+            queued: Histogram::new(LONG),
             gates: Family::default(),
         };
         let most: Family<ControllerLabel, Gauge> = Family::default();
@@ -117,20 +124,15 @@ impl Metrics {
         r.register("controller_runtime_reconcile_time_seconds", "Time of a reconcile", self.time.clone());
         r.register("controller_runtime_active_workers", "Reconciles in progress", self.workers.clone());
         r.register("controller_runtime_max_concurrent_reconciles", "Most reconciles side by side", most);
-        r.register("workqueue_adds", "Objects that were asked to be looked at", self.adds.clone());
+        r.register("rest_client_requests", "Requests to the API server", self.requests.0.clone());
         r.register("leader_election_master_status", "1 while this replica leads", self.leader.clone());
         r.register("bakejob_status_writes", "Statuses published", self.writes.clone());
         r.register("bakejob_jobs", "BakeJobs by state", self.jobs.clone());
         r.register("bakejob_completed", "Runs that ended", self.completed.clone());
         r.register("bakejob_duration_seconds", "From start to end of a run", self.duration.clone());
-        r.register("bakejob_queue_seconds", "From creation to the start of the first run", self.queue.clone());
+        r.register("bakejob_queue_seconds", "From creation to the start of the first run", self.queued.clone());
         r.register("bakejob_gate", "Runs by the verdict of their gates", self.gates.clone());
         self
-    }
-
-    /// An object was asked to be looked at.
-    pub(super) fn added(&self) {
-        self.adds.get_or_create(&OURS).inc();
     }
 
     /// A reconcile begins; the guard counts it until it is dropped.
@@ -171,21 +173,21 @@ impl Metrics {
         self.writes.inc();
         let start = new.start_time.as_ref().map(|t| t.0.as_second());
         if let (Some(created), Some(start), None, Some(1)) = (created, start, &old.start_time, new.runs) {
-            self.queue.observe((start - created).max(0) as f64);
+            self.queued.observe((start - created).max(0) as f64);
         }
         if old.completion_time == new.completion_time {
             return;
         }
         let (Some(state), Some(end)) = (decide::state(new), new.completion_time.as_ref()) else { return };
         let result = if state.meaning().succeeded == Truth::True { "succeeded" } else { "failed" };
-        let device = match new.hardware.as_ref().and_then(|h| h.device.as_deref()) {
+        let target = match new.hardware.as_ref().and_then(|h| h.device.as_deref()) {
             Some("CUDA") => "CUDA",
             Some("CPU") => "CPU",
             _ => "none",
         };
-        self.completed.get_or_create(&CompletedLabel { result, reason: state.as_str(), device }).inc();
+        self.completed.get_or_create(&CompletedLabel { result, reason: state.as_str(), target }).inc();
         if let Some(start) = start {
-            self.duration.get_or_create(&DeviceLabel { device }).observe((end.0.as_second() - start).max(0) as f64);
+            self.duration.get_or_create(&TargetLabel { target }).observe((end.0.as_second() - start).max(0) as f64);
         }
         let verdict = new.conditions.iter().find(|c| c.type_ == GATE_PASSED).map(|c| c.reason.as_str());
         let verdict = match verdict {
@@ -205,6 +207,7 @@ impl Metrics {
         for state in states {
             self.jobs.get_or_create(&StateLabel { state: state.as_str() }).inc();
         }
+        self.queue.measure();
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = encode(&mut text, &self.registry);
@@ -235,7 +238,6 @@ mod tests {
         metrics.reconciled("success", Duration::from_millis(3));
         metrics.failed("Api");
         metrics.timed_out();
-        metrics.added();
         metrics.leads(true);
         drop(metrics.working());
         let text = metrics.text([State::Running, State::Running, State::Baked].into_iter());
@@ -274,9 +276,9 @@ mod tests {
         metrics.published(Some(1_767_225_600), &ended, &ended);
         let text = metrics.text(std::iter::empty());
         for line in [
-            "bakejob_completed_total{result=\"succeeded\",reason=\"GateFailed\",device=\"CPU\"} 1",
+            "bakejob_completed_total{result=\"succeeded\",reason=\"GateFailed\",target=\"CPU\"} 1",
             "bakejob_gate_total{verdict=\"fail\"} 1",
-            "bakejob_duration_seconds_sum{device=\"CPU\"} 60.0",
+            "bakejob_duration_seconds_sum{target=\"CPU\"} 60.0",
             "bakejob_queue_seconds_sum 10.0",
             "bakejob_queue_seconds_count 1",
         ] {

@@ -62,7 +62,7 @@ impl Mock {
             recorder: Context::recorder(client, "test"),
             metrics: Metrics::new(1),
             triggers: Triggers::default(),
-            logs_read: Mutex::default(),
+            asked: Mutex::default(),
             failures: Mutex::new(HashMap::new()),
             unreadable: tokio::sync::Mutex::default(),
             timeout: Duration::from_secs(5),

@@ -6,13 +6,16 @@ mod context;
 mod lease;
 mod line;
 mod metrics;
+mod namespaces;
 mod observe;
 mod publish;
 mod readiness;
 mod reconcile;
+mod requests;
 mod run;
 mod server;
 mod watches;
+mod workqueue;
 
 pub use run::{OperatorError, run};
 

@@ -69,6 +69,7 @@ pub(super) async fn guarded(object: Arc<Guarded>, context: Arc<Context>) -> Resu
 pub(super) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let started = Instant::now();
     let _working = context.metrics.working();
+    let _looking = context.metrics.queue.begins((object.namespace().unwrap_or_default(), object.name_any()));
     let span = tracing::info_span!(
         "reconcile",
         namespace = object.namespace().unwrap_or_default(),
@@ -101,6 +102,7 @@ fn rotated(object: &Guarded) -> u64 {
 /// What to do after a failed look: soon after a race, later and later otherwise.
 pub(super) fn after_error(object: &Guarded, error: &ReconcileError, context: &Context) -> Action {
     context.metrics.failed(error.category());
+    context.metrics.queue.retried();
     if error.category() == "Stale" {
         return Action::requeue(Duration::from_millis(250));
     }
@@ -121,6 +123,9 @@ async fn look(object: &Guarded, context: &Context) -> Result<Action, ReconcileEr
     let seen = observe(context, &job).await.map_err(ReconcileError::Observe)?;
     let now = Timestamp::now();
     let plan = decide::decide(&job, &seen, now);
+    if decide::has_ended(&job) {
+        context.pods.forget_messages(&(job.namespace.clone(), job.name.clone()));
+    }
     let (plan, version) = match apply(&context.client, &job, object, &plan.actions).await {
         Ok(applied) if applied.deleted => {
             tell(context, &object.metadata, &plan.events).await;

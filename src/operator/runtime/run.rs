@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use kube::runtime::controller::Config;
+use kube::client::ClientBuilder;
+use kube::runtime::controller::{self, Config};
 use kube::runtime::reflector::store;
 use kube::runtime::{applier, watcher};
 use kube::{Client, ResourceExt};
@@ -66,7 +67,9 @@ pub fn run(args: &OperatorArgs) -> Result<(), OperatorError> {
 }
 
 async fn operate(args: &OperatorArgs) -> Result<(), OperatorError> {
-    let client = Client::try_default().await.map_err(OperatorError::Client)?;
+    let metrics = Metrics::new(args.concurrency);
+    let config = kube::Config::infer().await.map_err(|error| OperatorError::Client(kube::Error::InferConfig(error)))?;
+    let client = ClientBuilder::try_from(config).map_err(OperatorError::Client)?.with_layer(&metrics.requests).build();
     let listener =
         server::bind(args.listen).await.map_err(|source| OperatorError::Listen { address: args.listen, source })?;
     let (reader, writer) = store();
@@ -75,15 +78,15 @@ async fn operate(args: &OperatorArgs) -> Result<(), OperatorError> {
         store: reader,
         jobs: super::children::Children::default(),
         pods: super::children::Children::default(),
-        nodes: (!args.no_nodes && args.namespace.is_none()).then(RwLock::default),
+        nodes: (!args.no_nodes && args.namespaces.is_empty()).then(RwLock::default),
         priorities: RwLock::default(),
         // With a cap, nobody starts before the queue was computed once.
         turns: RwLock::new((args.caps() != crate::operator::queue::Caps::default()).then(HashMap::new)),
         defaults: args.defaults(),
         recorder: Context::recorder(client.clone(), &args.identity()),
-        metrics: Metrics::new(args.concurrency),
+        metrics,
         triggers: Triggers::default(),
-        logs_read: Mutex::default(),
+        asked: Mutex::default(),
         failures: Mutex::default(),
         unreadable: tokio::sync::Mutex::default(),
         timeout: RECONCILE_TIMEOUT,
@@ -94,7 +97,7 @@ async fn operate(args: &OperatorArgs) -> Result<(), OperatorError> {
         context: context.clone(),
         readiness: readiness.clone(),
         changed: changed.clone(),
-        namespace: args.namespace.clone(),
+        namespaces: args.namespaces.clone(),
     });
     let mut tasks = JoinSet::new();
     tasks.spawn(server::serve(listener, context.clone(), readiness.clone()));
@@ -169,10 +172,11 @@ async fn lead(
 
 /// Looks at objects as they are asked for.
 async fn work(context: Arc<Context>, concurrency: u16) {
+    let mut began = false;
     let queue = context.triggers.open().map(Ok::<_, watcher::Error>);
     for object in context.store.state() {
         if let Some(namespace) = object.namespace() {
-            context.triggers.ask(&(namespace, object.name_any()));
+            context.ask(&(namespace, object.name_any()));
         }
     }
     applier(
@@ -183,7 +187,17 @@ async fn work(context: Arc<Context>, concurrency: u16) {
         queue.into_stream(),
         Config::default().concurrency(concurrency),
     )
-    .for_each(|_| std::future::ready(()))
+    .for_each(|looked| {
+        if !std::mem::replace(&mut began, true) {
+            // With the line "leading", how long a failover takes.
+            tracing::info!("first look");
+        }
+        // Asked for, and gone before its turn.
+        if let Err(controller::Error::ObjectNotFound(gone)) = looked {
+            context.metrics.queue.forget(&(gone.namespace.clone().unwrap_or_default(), gone.name.clone()));
+        }
+        std::future::ready(())
+    })
     .await;
 }
 

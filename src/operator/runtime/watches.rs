@@ -5,11 +5,11 @@ use std::collections::HashMap;
 use std::fmt::Debug;
 use std::sync::{Arc, PoisonError};
 
+use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
-use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Node, Pod};
+use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, NamespaceResourceScope};
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::watcher::{Config, Event};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use super::children::{Child, Children};
 use super::context::{Context, Guarded};
+use super::namespaces::merged;
 use super::readiness::Readiness;
 use crate::hardware::place::NodeFacts;
 use crate::operator::names;
@@ -32,27 +33,37 @@ pub(super) struct Watches {
     pub(super) readiness: Arc<Readiness>,
     /// Notified when the queue may have changed.
     pub(super) changed: Arc<Notify>,
-    /// Only this namespace.
-    pub(super) namespace: Option<String>,
+    /// Only these namespaces; empty is all.
+    pub(super) namespaces: Vec<String>,
 }
 
 impl Watches {
-    fn api<K>(&self) -> Api<K>
+    /// The events of one kind, in every namespace that may be seen.
+    fn events<K>(&self, config: Config) -> BoxStream<'static, watcher::Result<Event<K>>>
     where
-        K: Resource<DynamicType = (), Scope = kube::core::NamespaceResourceScope>,
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + DeserializeOwned
+            + Debug
+            + Send
+            + 'static,
     {
         let client: Client = self.context.client.clone();
-        match &self.namespace {
-            Some(namespace) => Api::namespaced(client, namespace),
-            None => Api::all(client),
+        if self.namespaces.is_empty() {
+            return watcher(Api::all(client), config).default_backoff().boxed();
         }
+        let namespaces = self.namespaces.clone();
+        let watch = move |namespace: &String| {
+            watcher(Api::namespaced(client.clone(), namespace), config.clone()).default_backoff().boxed()
+        };
+        merged(Box::new(move || namespaces.iter().map(&watch).collect())).boxed()
     }
 
     /// Watches `BakeJob`s, and asks for each that changed.
     pub(super) async fn bakejobs(&self, writer: Writer<Guarded>) {
         // No debounce and no predicate: a look that finds nothing to do costs microseconds.
-        let events = watcher(self.api::<Guarded>(), Config::default())
-            .default_backoff()
+        let events = self
+            .events::<Guarded>(Config::default())
             .modify(|object| object.managed_fields_mut().clear())
             .reflect(writer);
         let mut events = std::pin::pin!(events);
@@ -73,21 +84,18 @@ impl Watches {
 
     fn ask(&self, object: &Guarded) {
         if let (Some(namespace), name) = (object.namespace(), object.name_any()) {
-            self.context.metrics.added();
-            self.context.triggers.ask(&(namespace, name));
+            self.context.ask(&(namespace, name));
         }
     }
 
     /// Watches Jobs.
     pub(super) async fn jobs(&self) {
-        let events = watcher(self.api::<DeserializeGuard<Job>>(), ours()).default_backoff();
-        self.children("jobs", &self.context.jobs, events).await;
+        self.children("jobs", &self.context.jobs, self.events(ours())).await;
     }
 
     /// Watches pods.
     pub(super) async fn pods(&self) {
-        let events = watcher(self.api::<DeserializeGuard<Pod>>(), ours()).default_backoff();
-        self.children("pods", &self.context.pods, events).await;
+        self.children("pods", &self.context.pods, self.events(ours())).await;
     }
 
     async fn children<C>(
@@ -110,8 +118,7 @@ impl Watches {
             let done = matches!(event, Event::InitDone);
             let Some(event) = readable(kind, event) else { continue };
             for key in children.take(&event) {
-                self.context.metrics.added();
-                self.context.triggers.ask(&key);
+                self.context.ask(&key);
             }
             if done {
                 self.readiness.filled(kind);
@@ -134,7 +141,7 @@ impl Watches {
 
     /// Watches priority classes, which order the queue.
     pub(super) async fn priorities(&self) {
-        if self.namespace.is_some() {
+        if !self.namespaces.is_empty() {
             return std::future::pending().await;
         }
         let api = Api::<DeserializeGuard<PriorityClass>>::all(self.context.client.clone());

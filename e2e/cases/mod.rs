@@ -1,0 +1,6 @@
+mod bakes;
+mod control;
+mod nodes;
+mod operator;
+mod rules;
+mod troubles;

@@ -1,0 +1,33 @@
+//! Commands of the machine: Helm, and the scripts that do things to nodes. Both come with `make e2e`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Runs a command and returns what it printed; its end with another code than 0 fails the case with all it said.
+pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).current_dir(project()).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}; `make e2e` brings it"));
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {}: {}\n{said}{error}", arguments.join(" "), output.status);
+    said
+}
+
+/// `e2e/cluster/node.sh`: kill, start, gpu.
+pub(crate) fn node(arguments: &[&str]) {
+    run(&script("node.sh").display().to_string(), arguments);
+}
+
+/// A script of the test cluster.
+pub(crate) fn script(name: &str) -> PathBuf {
+    project().join("e2e/cluster").join(name)
+}
+
+/// Whether the cluster is the one that the project's own scripts started on this machine: only there may a case kill a process.
+pub(crate) fn own_cluster() -> bool {
+    std::env::var_os("BAKEHOUSE_E2E_OWN_CLUSTER").is_some()
+}
