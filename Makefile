@@ -5,7 +5,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bakehouse
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug/bakehouse
 export BAKEHOUSE_ORT_LIB ?= $(CACHE)/ort/1.32.0/libonnxruntime.so
 
-.PHONY: demo test check lint ort build acceptance bench deny crd fuzz cluster cluster-down clean help
+.PHONY: demo test check lint ort build acceptance bench deny crd fuzz packaging cluster cluster-down e2e scale clean help
 
 help:            ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -41,6 +41,9 @@ deny:            ## Licences, sources and bans of the dependencies
 
 crd: build       ## Write the CRD again after a change of the API
 	$(BIN) crd > crds/bakehouse.dev_bakejobs.yaml
+
+packaging:       ## Check charts, manifests, alerts, dashboard and Argo CD's health check (BAKEHOUSE_KUBECONFIG: against that API server too)
+	scripts/packaging.sh
 
 fuzz:            ## Fuzz the model loader for a minute
 	scripts/fuzz.sh
