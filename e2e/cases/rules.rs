@@ -12,7 +12,7 @@ use crate::support::{BAKE, Case, SOON, message, state};
 async fn an_invalid_job_is_refused_with_the_words_of_its_rule() {
     let case = Case::shared("rules").await;
     let table = [
-        (json!({"gates": [{"metric": "Speedup", "min": "fast"}]}), "spec.gates[0].min"),
+        (json!({"gates": [{"metric": "Speedup", "min": "fast"}]}), "must be a decimal number"),
         (json!({"gates": [{"metric": "Speedup"}]}), "exactly one of min and max"),
         (json!({"optimization": {"level": "Extreme"}}), "spec.optimization.level"),
         (json!({"source": {"uri": ""}}), "spec.source.uri"),

@@ -23,7 +23,7 @@ use crate::api::bakejob::{BakeJobStatus, PromotionPolicy};
 use crate::api::state::State;
 use crate::hardware::place::Placement;
 
-pub use refused::{Refusal, refused};
+pub use refused::{Refusal, refused, unwritable};
 
 /// One attempt to start.
 #[derive(Debug, Clone, PartialEq)]

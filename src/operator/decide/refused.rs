@@ -6,6 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::draft::Draft;
 use super::{Plan, run_status};
+use crate::api::bakejob::BakeJobStatus;
 use crate::api::state::State;
 use crate::operator::validate::Validated;
 
@@ -16,6 +17,19 @@ pub enum Refusal {
     Quota(String),
     /// The object is wrong, or a policy forbids it.
     Object(String),
+}
+
+/// The plan when the API server does not take the status itself, as a worker's result may bring one about: the run ends with what it said.
+pub fn unwritable(job: &Validated, plan: &Plan, why: &str, now: Timestamp) -> Plan {
+    let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
+    let status = BakeJobStatus {
+        runs: plan.status.runs,
+        start_time: plan.status.start_time.clone(),
+        ..BakeJobStatus::default()
+    };
+    let mut draft = Draft::new(job, status, now);
+    draft.forget_actions();
+    draft.finish(State::Internal, &format!("The API server did not take the status: {why}"), now)
 }
 
 /// The plan after a refusal: nothing but a status. It is tried again after a while, since quotas and policies change without a word.

@@ -4,6 +4,7 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::draft::Draft;
 use super::{Plan, failure};
+use crate::api::bakejob::{GateStatus, Stage};
 use crate::api::state::State;
 use crate::api::wire::Outcome;
 use crate::api::{Reason, floor};
@@ -60,6 +61,30 @@ fn below_floor(draft: &Draft<'_>, outcome: &Outcome) -> Option<String> {
     ))
 }
 
+/// A gate for each metric: the status is a map by it, and the API server takes no key twice.
+fn one_each(gates: &[GateStatus]) -> Vec<GateStatus> {
+    let mut first: Vec<GateStatus> = Vec::new();
+    for gate in gates {
+        if first.iter().all(|known| known.metric != gate.metric) {
+            first.push(gate.clone());
+        }
+    }
+    first
+}
+
+/// A stage for each name. A bake enters some stages again and again: then its first start and its last end count.
+fn merged(stages: &[Stage]) -> Vec<Stage> {
+    let mut merged: Vec<Stage> = Vec::new();
+    for stage in stages {
+        match merged.iter_mut().find(|known| known.name == stage.name) {
+            Some(known) => known.completion_time.clone_from(&stage.completion_time),
+            None => merged.push(stage.clone()),
+        }
+    }
+    merged.truncate(32);
+    merged
+}
+
 fn take(draft: &mut Draft<'_>, outcome: &Outcome) {
     let hardware = draft.hardware();
     hardware.cpu.clone_from(&outcome.cpu);
@@ -68,12 +93,12 @@ fn take(draft: &mut Draft<'_>, outcome: &Outcome) {
     let status = &mut draft.status;
     status.baseline.clone_from(&outcome.baseline);
     status.baked.clone_from(&outcome.baked);
-    status.gates = outcome.gates.iter().take(15).cloned().collect();
+    status.gates = one_each(&outcome.gates);
     status.artifacts = outcome.artifacts.iter().take(16).cloned().collect();
     status.report.clone_from(&outcome.report);
     status.recipe.clone_from(&outcome.recipe);
     status.passes = outcome.passes.iter().take(64).cloned().collect();
     if !outcome.stages.is_empty() {
-        status.stages = outcome.stages.iter().take(32).cloned().collect();
+        status.stages = merged(&outcome.stages);
     }
 }

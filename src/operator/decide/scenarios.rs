@@ -51,6 +51,24 @@ fn a_missed_gate_is_a_success_that_is_not_ready() {
 }
 
 #[test]
+fn a_result_that_names_a_stage_or_a_gate_twice_is_made_a_map() {
+    let mut world = World::new(&json!({}));
+    world.step();
+    let stage = |name: &str, from: u32, to: u32| json!({"name": name, "startTime": format!("2026-01-01T00:00:0{from}Z"), "completionTime": format!("2026-01-01T00:00:0{to}Z")});
+    let gate = |verdict: &str| json!({"metric": "Speedup", "threshold": ">= 1", "verdict": verdict});
+    let outcome = json!({
+        "reason": "GateFailed", "message": "said",
+        "stages": [stage("Load", 0, 1), stage("Validate", 1, 2), stage("Profile", 2, 3), stage("Validate", 3, 4)],
+        "gates": [gate("Fail"), gate("Pass")],
+    });
+    world.complete(&serde_json::from_value::<Outcome>(outcome).unwrap());
+    world.settle();
+    let status = &world.object["status"];
+    assert_eq!(status["stages"], json!([stage("Load", 0, 1), stage("Validate", 1, 4), stage("Profile", 2, 3)]));
+    assert_eq!(status["gates"], json!([gate("Fail")]));
+}
+
+#[test]
 fn the_end_is_kept_when_the_job_and_its_pod_are_gone() {
     let mut world = World::new(&json!({}));
     world.step();

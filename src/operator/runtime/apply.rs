@@ -16,6 +16,8 @@ use crate::operator::validate::Validated;
 pub(super) enum ApplyError {
     #[error("the BakeJob has changed since the decision; deciding again")]
     Stale,
+    #[error("the API server does not take this status: {0}")]
+    Unfit(String),
     #[error("the Job was not taken: {0:?}")]
     Refused(Refusal),
     #[error(transparent)]

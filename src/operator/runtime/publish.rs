@@ -32,6 +32,12 @@ pub(super) async fn publish(client: &Client, target: &Target<'_>, status: &BakeJ
     match api.patch_status(target.name, &parameters, &Patch::Apply(&patch)).await {
         Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.is_conflict() => Err(ApplyError::Stale),
+        // 422 is a field that does not fit the schema, 500 with these words one that no schema could say: a key of a list twice.
+        Err(kube::Error::Api(status))
+            if status.is_invalid() || status.message.contains("failed to create typed patch") =>
+        {
+            Err(ApplyError::Unfit(status.message.clone()))
+        }
         // Deleted meanwhile.
         Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
         Err(error) => Err(error.into()),

@@ -18,7 +18,7 @@ use super::observe::observe;
 use super::publish::{Target, publish};
 use crate::api::BakeJob;
 use crate::api::bakejob::BakeJobStatus;
-use crate::operator::decide::{self, EventSpec, Plan, refused};
+use crate::operator::decide::{self, EventSpec, Plan, refused, unwritable};
 use crate::operator::validate::{ValidateError, Validated, validate};
 
 /// Why a look came to nothing. Each is tried again.
@@ -135,7 +135,15 @@ async fn look(object: &Guarded, context: &Context) -> Result<Action, ReconcileEr
         Err(ApplyError::Refused(refusal)) => (refused(&job, &refusal, &plan, now), object.resource_version()),
         Err(error) => return Err(ReconcileError::Apply(error)),
     };
-    write(context, &job, &plan, version.as_deref(), object).await?;
+    let plan = match write(context, &job, &plan, version.as_deref(), object).await {
+        Err(ReconcileError::Publish(ApplyError::Unfit(why))) => {
+            let plan = unwritable(&job, &plan, &why, now);
+            write(context, &job, &plan, version.as_deref(), object).await?;
+            plan
+        }
+        Err(error) => return Err(error),
+        Ok(()) => plan,
+    };
     tell(context, &object.metadata, &plan.events).await;
     Ok(plan.requeue.map_or_else(Action::await_change, Action::requeue))
 }

@@ -122,6 +122,20 @@ async fn a_status_that_lost_the_race_is_decided_again() {
 }
 
 #[tokio::test]
+async fn a_status_that_no_schema_takes_ends_the_run_and_says_why() {
+    let tried = std::sync::atomic::AtomicBool::new(false);
+    let mock = Mock::new(&bakejob(), move |asked| {
+        let first = asked.path.ends_with("/status") && !tried.swap(true, std::sync::atomic::Ordering::Relaxed);
+        first.then(|| status(500, "InternalError", "failed to create typed patch object: duplicate entries"))
+    });
+    look(&mock).await.unwrap();
+    assert_eq!(mock.reason(), "Internal");
+    let asked = mock.asked();
+    let last = asked.iter().rev().find(|a| a.path.ends_with("/status")).unwrap();
+    assert!(last.body["status"]["conditions"][0]["message"].as_str().unwrap().contains("duplicate entries"));
+}
+
+#[tokio::test]
 async fn a_job_that_no_watch_shows_is_asked_for_before_it_counts_as_gone() {
     let first = Mock::new(&bakejob(), |_| None);
     look(&first).await.unwrap();
