@@ -27,7 +27,7 @@ async fn a_bake_ends_with_measured_results_and_passed_gates() {
     assert!(baseline.latency_p50.is_some() && baked.speedup.is_some() && baked.accuracy_retention.is_some());
     let hardware = status.hardware.unwrap();
     assert_eq!(hardware.device.as_deref(), Some("CPU"));
-    assert!(hardware.engine.unwrap().starts_with("OnnxRuntime"), "the worker's image brings ONNX Runtime along");
+    assert!(hardware.engine.unwrap().starts_with("onnxruntime "), "the worker's image brings ONNX Runtime along");
     assert!(hardware.cpu.is_some());
     assert!(status.report.unwrap().sha256.starts_with("sha256:") && status.recipe.is_some());
     let stages: Vec<&str> = status.stages.iter().map(|stage| stage.name.as_str()).collect();

@@ -51,9 +51,10 @@ async fn killed_ten_times_at_random_moments_it_loses_and_doubles_nothing() {
         let moment = Duration::from_millis(random.random_range(500..6000));
         tokio::time::sleep(moment).await;
         let before = operator::led(&case.client, Duration::from_secs(60)).await;
+        let restarts = operator::restarts(&case.client, &before).await;
         let struck = Instant::now();
         operator::strike(&case.client, blow).await;
-        let looked = first_look(&case, blow, &before).await;
+        let looked = first_look(&case, &(before, restarts)).await;
         println!(
             "blow {i} ({blow:?}): leads again after {:.1} s, first look {looked:.2} s later",
             struck.elapsed().as_secs_f64() - looked
@@ -75,12 +76,13 @@ async fn killed_ten_times_at_random_moments_it_loses_and_doubles_nothing() {
 }
 
 /// Waits for the next process to hold the Lease, and returns the seconds from then to its first look at an object.
-async fn first_look(case: &Case, blow: Blow, before: &str) -> f64 {
+async fn first_look(case: &Case, before: &(String, i32)) -> f64 {
     let leader = eventually("the operator is back", Duration::from_secs(60), async || {
         let leader = operator::leader(&case.client).await?;
-        let others = blow == Blow::Container || leader != before;
+        let restarts = operator::restarts(&case.client, &leader).await;
         let text = operator::log_since_start(&case.client, &leader).await?;
-        (others && text.contains("\"leading\"")).then_some(leader)
+        let another = leader != before.0 || restarts > before.1;
+        (another && text.contains("\"leading\"")).then_some(leader)
     })
     .await;
     eventually("it looks at an object", Duration::from_secs(10), async || {

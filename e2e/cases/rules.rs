@@ -53,7 +53,7 @@ async fn what_a_cluster_cannot_do_is_refused_by_field_and_bakes_after_the_correc
 async fn an_object_that_no_type_can_read_gets_its_condition_and_stops_nobody() {
     let case = Case::shared("unreadable").await;
     // The schema passes pod-level parts through; the type behind it does not.
-    let broken = case.mlp("broken", &json!({"worker": {"tolerations": [{"key": 7}]}}));
+    let broken = case.mlp("broken", &json!({"worker": {"affinity": {"nodeAffinity": "node-1"}}}));
     let objects: Api<DynamicObject> =
         Api::namespaced_with(case.client.clone(), &case.namespace, &ApiResource::erase::<BakeJob>(&()));
     let broken: DynamicObject = serde_json::from_value(broken).unwrap();
@@ -64,7 +64,7 @@ async fn an_object_that_no_type_can_read_gets_its_condition_and_stops_nobody() {
     let conditions = broken.data["status"]["conditions"].as_array().unwrap();
     let succeeded = conditions.iter().find(|c| c["type"] == "Succeeded").unwrap();
     assert_eq!(succeeded["reason"], "InvalidJob");
-    assert!(succeeded["message"].as_str().unwrap().contains("tolerations"), "{succeeded}");
+    assert!(succeeded["message"].as_str().unwrap().contains("nodeAffinity") || succeeded["message"].as_str().unwrap().contains("NodeAffinity"), "{succeeded}");
     assert_eq!(BakeJob::kind(&()), "BakeJob");
     objects.delete("broken", &kube::api::DeleteParams::default()).await.unwrap();
     case.done().await;

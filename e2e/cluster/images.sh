@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # images.sh [NAME...]: builds images without a registry, and loads them into every node's containerd as bakehouse.dev/NAME:e2e.
 #
-#   pause busybox versitygw operator worker      (default: all of them)
+#   pause busybox versitygw operator worker hungry      (default: all of them)
 #
 # What has not changed is neither built nor loaded again: each image is known by the digest of the files that go into it.
 # Binaries are not compiled here:
@@ -109,6 +109,24 @@ context_worker() {
   cp "$PROJECT/LICENSE" "$PROJECT/Dockerfile" "$1/"
 }
 
+# A worker that eats memory until the kernel kills it, unless it is told to take the low-memory plan: what a bake that outgrows its
+# limit looks like from outside, at a time that a test can choose.
+inputs_hungry() { printf '%s\n' "$IMAGES/worker.digest" /bin/busybox; }
+context_hungry() {
+  need_file /bin/busybox "e2e/cluster/components.sh packages installs it"
+  cp /bin/busybox "$1/busybox"
+  cat >"$1/hungry.sh" <<'SH'
+#!/bin/busybox sh
+case "${HUNGRY:-}$BAKEHOUSE_ASSIGNMENT" in
+  always*) ;;
+  *'"lowMemory":true'*) exec /usr/local/bin/bakehouse "$@" ;;
+esac
+exec /bin/busybox tail /dev/zero
+SH
+  chmod 755 "$1/hungry.sh"
+  printf 'FROM bakehouse.dev/worker:e2e\nCOPY busybox /bin/busybox\nCOPY hungry.sh /hungry.sh\nENTRYPOINT ["/hungry.sh"]\n' >"$1/Dockerfile"
+}
+
 # --- Building and loading -----------------------------------------------------------------------------------------------------------
 
 # build NAME [ARGUMENTS...]: leaves images/NAME.tar, with the digest of its inputs (and of this script, which says what becomes of
@@ -147,12 +165,12 @@ load() { # NAME: into each node that has not this very image yet
 
 image() {
   case "$1" in
-    pause | busybox | versitygw) build "$1" ;;
+    pause | busybox | versitygw | hungry) build "$1" ;;
     operator | worker)
       build base
       build "$1" --target "$1" --build-arg BASE=bakehouse.dev/base:e2e --build-arg BINARIES=prebuilt \
         --build-arg REVISION="$(git -C "$PROJECT" rev-parse HEAD 2>/dev/null || echo unknown)" ;;
-    *) say "images.sh: no image is called $1: pause, busybox, versitygw, operator, worker"; exit 2 ;;
+    *) say "images.sh: no image is called $1: pause, busybox, versitygw, operator, worker, hungry"; exit 2 ;;
   esac
   load "$1"
 }
@@ -162,5 +180,5 @@ need_root
 mkdir -p "$IMAGES"
 exec 8>"$IMAGES/lock"
 flock -w 300 8 || die "another images.sh has been at work for 5 minutes"
-[ $# -gt 0 ] || set -- pause busybox versitygw operator worker
+[ $# -gt 0 ] || set -- pause busybox versitygw operator worker hungry
 for name in "$@"; do image "$name"; done

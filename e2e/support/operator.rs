@@ -136,3 +136,10 @@ pub(crate) fn first_look(log: &str) -> Option<f64> {
     }
     None
 }
+
+/// How often the container of a replica was started again.
+pub(crate) async fn restarts(client: &Client, name: &str) -> i32 {
+    let pod = pods(client).get_opt(name).await.unwrap();
+    let containers = pod.and_then(|pod| pod.status?.container_statuses).unwrap_or_default();
+    containers.first().map_or(0, |container| container.restart_count)
+}
