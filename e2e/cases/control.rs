@@ -9,17 +9,12 @@ use kube::ResourceExt;
 use kube::api::DeleteParams;
 use serde_json::json;
 
-use crate::support::{BAKE, Case, SOON, condition, eventually, message};
-
-/// Fields that keep a bake busy for a while.
-fn long() -> serde_json::Value {
-    json!({"profile": {"iterations": 20000}})
-}
+use crate::support::{BAKE, Case, SOON, condition, eventually, message, slow};
 
 #[tokio::test]
 async fn a_suspended_bake_has_no_pod_and_goes_on_when_it_is_resumed() {
     let case = Case::shared("suspend").await;
-    case.apply(&case.mlp("mlp", &json!({"suspend": true}))).await.unwrap();
+    case.apply(&case.mlp("mlp", &json!({"suspend": true, "worker": slow(10)["worker"]}))).await.unwrap();
     let job = case.reaches("mlp", State::Suspended, SOON).await;
     assert_eq!(condition(&job, "Suspended").unwrap(), ("True".into(), "SuspendedBySpec".into()));
     assert!(case.jobs("mlp").await.is_empty());
@@ -41,7 +36,7 @@ async fn a_suspended_bake_has_no_pod_and_goes_on_when_it_is_resumed() {
 #[tokio::test]
 async fn a_run_ends_at_its_deadline() {
     let case = Case::shared("deadline").await;
-    let mut spec = long();
+    let mut spec = slow(60);
     spec["activeDeadlineSeconds"] = json!(5);
     case.apply(&case.mlp("mlp", &spec)).await.unwrap();
     let job = case.ends("mlp", State::DeadlineExceeded, BAKE).await;
@@ -95,7 +90,7 @@ async fn applying_the_same_again_writes_nothing_and_an_edit_bakes_again() {
 #[tokio::test]
 async fn a_deleted_job_takes_its_pods_with_it() {
     let case = Case::shared("delete").await;
-    case.apply(&case.mlp("mlp", &long())).await.unwrap();
+    case.apply(&case.mlp("mlp", &slow(60))).await.unwrap();
     case.reaches("mlp", State::Running, BAKE).await;
     case.api::<BakeJob>().delete("mlp", &DeleteParams::default()).await.unwrap();
     eventually("everything is gone", Duration::from_secs(90), async || {
@@ -120,7 +115,7 @@ async fn a_time_to_live_is_only_kept_when_it_is_asked_for() {
 #[tokio::test]
 async fn a_job_deleted_behind_its_back_is_made_again() {
     let case = Case::shared("job-deleted").await;
-    case.apply(&case.mlp("mlp", &long())).await.unwrap();
+    case.apply(&case.mlp("mlp", &slow(60))).await.unwrap();
     case.reaches("mlp", State::Running, BAKE).await;
     let first = case.jobs("mlp").await[0].name_any();
     case.api::<Job>().delete(&first, &DeleteParams::background()).await.unwrap();

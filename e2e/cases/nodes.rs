@@ -7,19 +7,20 @@ use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
-use crate::support::{BAKE, Case, SOON, message, shell};
+use crate::support::{BAKE, Case, MOODY, SOON, message, shell, slow};
 
 /// Gives a node its kubelet and its good name back, however the case ends.
 struct Lost(&'static str);
 
 impl Drop for Lost {
     fn drop(&mut self) {
-        shell::node(&["start", self.0]);
-        shell::run(
+        let script = shell::script("node.sh").display().to_string();
+        shell::try_run(&script, &["start", self.0]);
+        shell::try_run("kubectl", &["wait", "--for=condition=Ready", "node", "--all", "--timeout=90s"]);
+        shell::try_run(
             "kubectl",
-            &["taint", "node", &format!("node-{}", self.0), "node.kubernetes.io/out-of-service-", "--overwrite"],
+            &["taint", "node", &format!("node-{}", self.0), "node.kubernetes.io/out-of-service-"],
         );
-        shell::run("kubectl", &["wait", "--for=condition=Ready", "node", "--all", "--timeout=90s"]);
     }
 }
 
@@ -28,7 +29,7 @@ struct Gpus(&'static str);
 
 impl Drop for Gpus {
     fn drop(&mut self) {
-        shell::node(&["gpu", self.0, "0"]);
+        shell::try_run(&shell::script("node.sh").display().to_string(), &["gpu", self.0, "0"]);
     }
 }
 
@@ -41,8 +42,8 @@ async fn a_bake_whose_node_is_lost_goes_on_elsewhere() {
     }
     let soon = |key: &str| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 5});
     let spec = json!({
-        "profile": {"iterations": 20000},
         "worker": {
+            "image": MOODY, "env": [{"name": "MOOD_SLEEP", "value": "60"}],
             "tolerations": [soon("node.kubernetes.io/unreachable"), soon("node.kubernetes.io/not-ready")],
             "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": [
                 {"weight": 100, "preference": {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["node-2"]}]}}
@@ -112,8 +113,7 @@ async fn a_gpu_node_gets_the_bake_that_asks_for_one() {
 #[tokio::test]
 async fn a_worker_killed_for_memory_is_tried_once_more_with_the_plan_that_needs_least() {
     let case = Case::shared("oom").await;
-    // An image whose worker eats memory until the kernel kills it, unless it is told to take the low-memory plan.
-    let worker = json!({"worker": {"image": "bakehouse.dev/hungry:e2e", "resources": {"limits": {"memory": "512Mi"}}}});
+    let worker = json!({"worker": {"image": MOODY, "env": [{"name": "MOOD", "value": "hungry"}], "resources": {"limits": {"memory": "512Mi"}}}});
     case.apply(&case.mlp("mlp", &worker)).await.unwrap();
     let job = case.ends("mlp", State::Baked, BAKE).await;
     let attempt = job.status.unwrap().attempt.unwrap();
@@ -123,7 +123,7 @@ async fn a_worker_killed_for_memory_is_tried_once_more_with_the_plan_that_needs_
 
     // Always hungry.
     let mut worker = worker;
-    worker["worker"]["env"] = json!([{"name": "HUNGRY", "value": "always"}]);
+    worker["worker"]["env"] = json!([{"name": "MOOD", "value": "ravenous"}]);
     case.apply(&case.mlp("twice", &worker)).await.unwrap();
     let job = case.ends("twice", State::OutOfMemory, BAKE).await;
     assert!(message(&job).contains("limits.memory"), "{}", message(&job));
@@ -134,7 +134,7 @@ async fn a_worker_killed_for_memory_is_tried_once_more_with_the_plan_that_needs_
 #[tokio::test]
 async fn a_worker_that_is_drained_is_started_again() {
     let case = Case::shared("drained").await;
-    case.apply(&case.mlp("mlp", &json!({"profile": {"iterations": 20000}, "backoffLimit": 0}))).await.unwrap();
+    case.apply(&case.mlp("mlp", &json!({"worker": slow(20)["worker"], "backoffLimit": 0}))).await.unwrap();
     case.reaches("mlp", State::Running, BAKE).await;
     let pod = case.pods("mlp").await.pop().unwrap();
     // As `kubectl drain` does it: the pod gets condition DisruptionTarget, which counts against no limit.

@@ -12,13 +12,13 @@ use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
 use crate::support::operator::{self, Blow, NAMESPACE, Settings};
-use crate::support::{BAKE, Case, SOON, eventually, shell};
+use crate::support::{BAKE, Case, SOON, eventually, shell, slow};
 
 #[tokio::test]
 async fn two_replicas_fail_over_within_the_lease() {
     let case = Case::alone("failover").await;
     let first = operator::led(&case.client, SOON).await;
-    case.apply(&case.mlp("mlp", &json!({"profile": {"iterations": 5000}}))).await.unwrap();
+    case.apply(&case.mlp("mlp", &slow(10))).await.unwrap();
     case.reaches("mlp", State::Running, BAKE).await;
     let struck = Instant::now();
     operator::strike(&case.client, Blow::Pod).await;
@@ -124,7 +124,7 @@ async fn it_may_not_read_secrets_or_config_maps() {
 #[tokio::test]
 async fn an_upgrade_of_chart_and_crd_disturbs_no_bake() {
     let case = Case::alone("upgrade").await;
-    case.apply(&case.mlp("mlp", &json!({"profile": {"iterations": 20000}}))).await.unwrap();
+    case.apply(&case.mlp("mlp", &slow(15))).await.unwrap();
     case.reaches("mlp", State::Running, BAKE).await;
     let _settings = Settings::with(&["podAnnotations.upgraded=yes", "concurrency=8"]);
     let job = case.ends("mlp", State::Baked, BAKE).await;

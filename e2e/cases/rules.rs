@@ -64,7 +64,11 @@ async fn an_object_that_no_type_can_read_gets_its_condition_and_stops_nobody() {
     let conditions = broken.data["status"]["conditions"].as_array().unwrap();
     let succeeded = conditions.iter().find(|c| c["type"] == "Succeeded").unwrap();
     assert_eq!(succeeded["reason"], "InvalidJob");
-    assert!(succeeded["message"].as_str().unwrap().contains("nodeAffinity") || succeeded["message"].as_str().unwrap().contains("NodeAffinity"), "{succeeded}");
+    assert!(
+        succeeded["message"].as_str().unwrap().contains("nodeAffinity")
+            || succeeded["message"].as_str().unwrap().contains("NodeAffinity"),
+        "{succeeded}"
+    );
     assert_eq!(BakeJob::kind(&()), "BakeJob");
     objects.delete("broken", &kube::api::DeleteParams::default()).await.unwrap();
     case.done().await;

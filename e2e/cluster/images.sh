@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # images.sh [NAME...]: builds images without a registry, and loads them into every node's containerd as bakehouse.dev/NAME:e2e.
 #
-#   pause busybox versitygw operator worker hungry      (default: all of them)
+#   pause busybox versitygw operator worker moody      (default: all of them)
 #
 # What has not changed is neither built nor loaded again: each image is known by the digest of the files that go into it.
 # Binaries are not compiled here:
@@ -109,22 +109,25 @@ context_worker() {
   cp "$PROJECT/LICENSE" "$PROJECT/Dockerfile" "$1/"
 }
 
-# A worker that eats memory until the kernel kills it, unless it is told to take the low-memory plan: what a bake that outgrows its
-# limit looks like from outside, at a time that a test can choose.
-inputs_hungry() { printf '%s\n' "$IMAGES/worker.digest" /bin/busybox; }
-context_hungry() {
+# The worker with moods: it sleeps for MOOD_SLEEP seconds first, and with MOOD=hungry it eats memory until the kernel kills it, unless it
+# is told to take the low-memory plan; with MOOD=ravenous even then. Bakes of the examples are over in seconds: so a test can choose when
+# something happens to one.
+inputs_moody() { printf '%s\n' "$IMAGES/worker.digest" /bin/busybox; }
+context_moody() {
   need_file /bin/busybox "e2e/cluster/components.sh packages installs it"
   cp /bin/busybox "$1/busybox"
-  cat >"$1/hungry.sh" <<'SH'
+  cat >"$1/moody.sh" <<'SH'
 #!/bin/busybox sh
-case "${HUNGRY:-}$BAKEHOUSE_ASSIGNMENT" in
-  always*) ;;
-  *'"lowMemory":true'*) exec /usr/local/bin/bakehouse "$@" ;;
+# A shell that is process 1 ignores SIGTERM unless it is told not to.
+trap 'exit 143' TERM
+/bin/busybox sleep "${MOOD_SLEEP:-0}" & wait
+case "${MOOD:-calm}$BAKEHOUSE_ASSIGNMENT" in
+  calm* | hungry*'"lowMemory":true'*) exec /usr/local/bin/bakehouse "$@" ;;
 esac
 exec /bin/busybox tail /dev/zero
 SH
-  chmod 755 "$1/hungry.sh"
-  printf 'FROM bakehouse.dev/worker:e2e\nCOPY busybox /bin/busybox\nCOPY hungry.sh /hungry.sh\nENTRYPOINT ["/hungry.sh"]\n' >"$1/Dockerfile"
+  chmod 755 "$1/moody.sh"
+  printf 'FROM bakehouse.dev/worker:e2e\nCOPY busybox /bin/busybox\nCOPY moody.sh /moody.sh\nENTRYPOINT ["/moody.sh"]\n' >"$1/Dockerfile"
 }
 
 # --- Building and loading -----------------------------------------------------------------------------------------------------------
@@ -165,12 +168,12 @@ load() { # NAME: into each node that has not this very image yet
 
 image() {
   case "$1" in
-    pause | busybox | versitygw | hungry) build "$1" ;;
+    pause | busybox | versitygw | moody) build "$1" ;;
     operator | worker)
       build base
       build "$1" --target "$1" --build-arg BASE=bakehouse.dev/base:e2e --build-arg BINARIES=prebuilt \
         --build-arg REVISION="$(git -C "$PROJECT" rev-parse HEAD 2>/dev/null || echo unknown)" ;;
-    *) say "images.sh: no image is called $1: pause, busybox, versitygw, operator, worker, hungry"; exit 2 ;;
+    *) say "images.sh: no image is called $1: pause, busybox, versitygw, operator, worker, moody"; exit 2 ;;
   esac
   load "$1"
 }
@@ -180,5 +183,5 @@ need_root
 mkdir -p "$IMAGES"
 exec 8>"$IMAGES/lock"
 flock -w 300 8 || die "another images.sh has been at work for 5 minutes"
-[ $# -gt 0 ] || set -- pause busybox versitygw operator worker hungry
+[ $# -gt 0 ] || set -- pause busybox versitygw operator worker moody
 for name in "$@"; do image "$name"; done

@@ -29,6 +29,14 @@ pub(crate) const BAKE: Duration = Duration::from_secs(240);
 /// How long the controller may take for what needs no pod.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
+/// The worker with moods; see `e2e/cluster/images.sh`.
+pub(crate) const MOODY: &str = "bakehouse.dev/moody:e2e";
+
+/// Fields of a spec whose worker sleeps before it bakes.
+pub(crate) fn slow(seconds: u32) -> Value {
+    json!({"worker": {"image": MOODY, "env": [{"name": "MOOD_SLEEP", "value": seconds.to_string()}]}})
+}
+
 /// Held for reading by cases that share the cluster, for writing by those that disturb it.
 static CLUSTER: RwLock<()> = RwLock::const_new(());
 

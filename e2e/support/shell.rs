@@ -17,6 +17,14 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
     said
 }
 
+/// The same for tidying up: what fails is said, and no reason to fail.
+pub(crate) fn try_run(program: &str, arguments: &[&str]) {
+    let ended = Command::new(program).args(arguments).current_dir(project()).output();
+    if !ended.as_ref().is_ok_and(|output| output.status.success()) {
+        eprintln!("{program} {}: {ended:?}", arguments.join(" "));
+    }
+}
+
 /// `e2e/cluster/node.sh`: kill, start, gpu.
 pub(crate) fn node(arguments: &[&str]) {
     run(&script("node.sh").display().to_string(), arguments);

@@ -70,6 +70,7 @@ pub(super) fn fits(hardware: &Hardware, node: &NodeFacts) -> bool {
     let capable = capability(&gpu)
         .is_none_or(|least| number(MAJOR).zip(number(MINOR).or(Some(0))).is_some_and(|has| has >= least));
     node.schedulable
+        && node.reachable
         && node.resources.get(&gpu.resource_name).is_some_and(|has| *has >= u64::from(gpu.count))
         && enough_memory
         && capable

@@ -25,6 +25,8 @@ pub struct NodeFacts {
     pub resources: BTreeMap<String, u64>,
     /// Whether new pods may go there.
     pub schedulable: bool,
+    /// Whether its kubelet answers.
+    pub reachable: bool,
 }
 
 /// Where the labels of feature discovery begin.
@@ -34,6 +36,7 @@ impl NodeFacts {
     /// Reads a node.
     pub fn read(node: &Node) -> Self {
         let labels = node.metadata.labels.iter().flatten();
+        let conditions = node.status.as_ref().and_then(|status| status.conditions.as_ref());
         let allocatable = node.status.iter().flat_map(|status| status.allocatable.iter().flatten());
         Self {
             name: node.metadata.name.clone().unwrap_or_default(),
@@ -46,6 +49,8 @@ impl NodeFacts {
                 .filter_map(|(name, quantity)| Some((name.clone(), quantity.0.parse().ok()?)))
                 .collect(),
             schedulable: node.spec.as_ref().is_none_or(|spec| spec.unschedulable != Some(true)),
+            // The node controller writes Unknown when a kubelet was silent for too long.
+            reachable: !conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "Unknown"),
         }
     }
 }

@@ -12,6 +12,7 @@ fn node(name: &str, gpus: u64, labels: &[(&str, &str)]) -> NodeFacts {
         labels: labels.iter().map(|(k, v)| ((*k).into(), (*v).into())).collect(),
         resources: if gpus > 0 { [("nvidia.com/gpu".to_owned(), gpus)].into() } else { BTreeMap::new() },
         schedulable: true,
+        reachable: true,
     }
 }
 

@@ -210,6 +210,7 @@ mod tests {
             created: None,
             node: Some("n1".into()),
             deleting: false,
+            lost: false,
             state: PodState::Pending,
         };
         for (end, low_memory, state, then) in table {

@@ -15,16 +15,18 @@ pub(super) struct View {
     pub(super) since: Option<Timestamp>,
 }
 
-/// Reads the pods, oldest first. The newest counts: those before it have ended, or are on their way out.
-pub(super) fn view(pods: &[&PodFacts]) -> View {
+/// Reads the pods, oldest first. The newest counts: those before it have ended, or are on their way out. `silent` says whether a node is
+/// known not to answer: the pod's own status keeps what its kubelet said last.
+pub(super) fn view(pods: &[&PodFacts], silent: impl Fn(&str) -> bool) -> View {
     let Some(pod) = pods.last() else {
         return View { state: State::Starting, message: "The Job has no pod yet".into(), node: None, since: None };
     };
     let place = pod.node.as_ref().map_or_else(String::new, |node| format!(" on node {node}"));
     let name = format!("Pod {}{place}", pod.name);
     let mut since = None;
+    let lost = pod.lost || pod.node.as_deref().is_some_and(silent);
     let (state, message) = match &pod.state {
-        PodState::Running { reachable: false } => {
+        PodState::Running { reachable } if lost || !reachable => {
             (State::NodeUnreachable, format!("{name} runs, but its node does not answer"))
         }
         _ if pod.deleting => (State::Retrying, format!("{name} is being stopped; the Job makes a new one")),
@@ -35,7 +37,7 @@ pub(super) fn view(pods: &[&PodFacts]) -> View {
         PodState::ImagePull { message } => (State::ImagePullFailed, format!("{name}: {message}")),
         PodState::Config { message } => (State::ContainerConfigError, format!("{name}: {message}")),
         PodState::Pending => (State::Starting, format!("{name} is being prepared")),
-        PodState::Running { reachable: true } => (State::Running, format!("{name} bakes")),
+        PodState::Running { .. } => (State::Running, format!("{name} bakes")),
         PodState::Succeeded { .. } => (State::Running, format!("{name} has ended; the Job is about to")),
         PodState::Failed(end) => (State::Retrying, format!("{name}: {}; the Job makes a new one", end.detail)),
     };
@@ -52,7 +54,15 @@ mod tests {
     use crate::operator::facts::PodEnd;
 
     fn pod(state: PodState, deleting: bool) -> PodFacts {
-        PodFacts { name: "p".into(), job: "j".into(), created: None, node: Some("n1".into()), deleting, state }
+        PodFacts {
+            name: "p".into(),
+            job: "j".into(),
+            created: None,
+            node: Some("n1".into()),
+            deleting,
+            lost: false,
+            state,
+        }
     }
 
     #[test]
@@ -72,10 +82,19 @@ mod tests {
         ];
         for (state, deleting, expected, words) in table {
             let pod = pod(state, deleting);
-            let view = view(&[&pod]);
+            let view = view(&[&pod], |_| false);
             assert_eq!(view.state, expected, "{pod:?}");
             assert!(view.message.contains("on node n1") && view.message.contains(words), "{}", view.message);
         }
-        assert_eq!(view(&[]).state, State::Starting);
+        assert_eq!(view(&[], |_| false).state, State::Starting);
+    }
+
+    #[test]
+    fn a_pod_runs_on_only_as_far_as_its_node_answers() {
+        let running = pod(PodState::Running { reachable: true }, false);
+        assert_eq!(view(&[&running], |node| node == "n1").state, State::NodeUnreachable);
+        assert_eq!(view(&[&running], |node| node == "n2").state, State::Running);
+        let deleted = PodFacts { deleting: true, lost: true, ..running };
+        assert_eq!(view(&[&deleted], |_| false).state, State::NodeUnreachable);
     }
 }

@@ -80,7 +80,7 @@ prop_compose! {
             kueue, created: started, started, suspended, deadline, ttl: None, failed, deleting, end,
         };
         let pods = pods.into_iter().enumerate().map(|(i, (state, deleting, created))| PodFacts {
-            name: format!("{name}-{i}"), job: name.clone(), created: Some(created), node: Some("n1".into()), deleting, state,
+            name: format!("{name}-{i}"), job: name.clone(), created: Some(created), node: Some("n1".into()), deleting, lost: false, state,
         }).collect();
         (job, pods)
     }

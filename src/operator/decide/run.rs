@@ -141,7 +141,8 @@ fn active(mut draft: Draft<'_>, seen: &Observed, current: &JobFacts) -> Plan {
     if current.deadline != job.deadline() {
         draft.act(Action::Adjust { job: current.name.clone(), suspend: None, deadline: Some(job.deadline()) });
     }
-    let view = pods::view(&pods);
+    let silent = |name: &str| seen.nodes.iter().flat_map(|nodes| nodes.iter()).any(|n| n.name == name && !n.reachable);
+    let view = pods::view(&pods, silent);
     if view.node.is_some() {
         draft.hardware().node.clone_from(&view.node);
     }

@@ -152,6 +152,7 @@ impl World {
             created: Some(self.now),
             node: Some("n1".into()),
             deleting: false,
+            lost: false,
             state,
         });
     }

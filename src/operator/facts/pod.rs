@@ -19,6 +19,8 @@ pub struct PodFacts {
     pub node: Option<String>,
     /// Whether it is being deleted.
     pub deleting: bool,
+    /// Whether it is deleted because its node does not answer. Until the node is back or gone, the pod stays.
+    pub lost: bool,
     /// The state it is in.
     pub state: PodState,
 }
@@ -102,6 +104,11 @@ impl PodFacts {
             created: at(meta.creation_timestamp.as_ref()),
             node: pod.spec.as_ref().and_then(|spec| spec.node_name.clone()),
             deleting: meta.deletion_timestamp.is_some(),
+            lost: status.conditions.iter().flatten().any(|c| {
+                c.type_ == "DisruptionTarget"
+                    && c.status == "True"
+                    && c.reason.as_deref() == Some("DeletionByTaintManager")
+            }),
             state: state(&status),
         })
     }
