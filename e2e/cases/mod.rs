@@ -1,5 +1,6 @@
 mod bakes;
 mod control;
+mod kueue;
 mod nodes;
 mod operator;
 mod rules;

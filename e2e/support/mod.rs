@@ -2,7 +2,9 @@
 
 mod describe;
 mod files;
+
 pub(crate) mod operator;
+pub(crate) mod others;
 pub(crate) mod shell;
 
 use std::time::{Duration, Instant};
