@@ -5,68 +5,63 @@ use std::time::Duration;
 use bakehouse::api::BakeJob;
 use bakehouse::api::state::State;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::Namespace;
-use kube::api::{DeleteParams, Patch, PatchParams};
-use kube::{Api, Client, ResourceExt};
-use serde_json::{Value, json};
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use kube::{Api, ResourceExt};
+use serde_json::json;
 
-use crate::support::{BAKE, Case, SOON, condition, eventually, message, objects, shell, slow};
-
-const GROUP: &str = "kueue.x-k8s.io";
-const VERSION: &str = "v1beta2";
+use crate::support::others::{Kind, bring};
+use crate::support::{BAKE, Case, SOON, condition, eventually, message, slow, state};
 
 /// How long Kueue's word may take into the status: the controller asks for it every fifteen seconds.
 const TOLD: Duration = Duration::from_secs(45);
 
-/// Kueue, with room for one bake at a time. What is of the whole cluster goes when the case ends, and with it a Kueue that it installed.
+const fn kind(name: &'static str) -> Kind {
+    Kind("kueue.x-k8s.io", "v1beta2", name)
+}
+
+/// Kueue, with room for one bake at a time.
 struct Kueue {
     case: Case,
     queue: String,
+    was_there: bool,
 }
 
 impl Kueue {
     /// `None` where it cannot be had.
     async fn with_room_for_one(case: Case) -> Option<Self> {
-        let script = shell::script("kueue.sh").display().to_string();
-        if let Err(code) = shell::run_or_unavailable(&script, &["install"]) {
-            println!("skipped: Kueue's source cannot be had here (kueue.sh ended with code {code})");
+        let definitions: Api<CustomResourceDefinition> = Api::all(case.client.clone());
+        let was_there = definitions.get_opt("clusterqueues.kueue.x-k8s.io").await.unwrap().is_some();
+        if bring("kueue.sh", &["install"]).is_none() {
+            case.done().await;
             return None;
         }
         let queue = case.namespace.clone();
-        // Kueue looks after namespaces with this label only.
+        // The Kueue of the script looks after namespaces with this label only.
         let namespaces: Api<Namespace> = Api::all(case.client.clone());
         let labels = json!({"metadata": {"labels": {"bakehouse.dev/kueue": "managed"}}});
         namespaces.patch(&queue, &PatchParams::default(), &Patch::Merge(&labels)).await.unwrap();
 
-        let object = |kind: &str, name: &str, rest: Value| {
-            let mut object = json!({"apiVersion": format!("{GROUP}/{VERSION}"), "kind": kind, "metadata": {"name": name}});
-            object.as_object_mut().unwrap().extend(rest.as_object().unwrap().clone());
-            object
-        };
         let quota = [("cpu", "150m"), ("memory", "16Gi"), ("ephemeral-storage", "64Gi")];
-        let resources: Vec<Value> = quota.iter().map(|(name, most)| json!({"name": name, "nominalQuota": most})).collect();
-        let cluster_queue = json!({"spec": {
+        let resources = quota.map(|(name, most)| json!({"name": name, "nominalQuota": most}));
+        let flavor = json!({"name": queue, "resources": resources});
+        let cluster_queue = json!({"metadata": {"name": queue}, "spec": {
             "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": queue}},
             "preemption": {"withinClusterQueue": "LowerPriority"},
-            "resourceGroups": [{
-                "coveredResources": quota.map(|(name, _)| name),
-                "flavors": [{"name": queue, "resources": resources}],
-            }],
+            "resourceGroups": [{"coveredResources": quota.map(|(name, _)| name), "flavors": [flavor]}],
         }});
-        let local_queue = json!({
-            "metadata": {"name": "bakes", "namespace": queue},
-            "spec": {"clusterQueue": queue},
-        });
-        for object in [
-            object("ResourceFlavor", &queue, json!({})),
-            object("ClusterQueue", &queue, cluster_queue),
-            object("LocalQueue", "bakes", local_queue),
-            object("WorkloadPriorityClass", "e2e-low", json!({"value": 100, "description": ""})),
-            object("WorkloadPriorityClass", "e2e-high", json!({"value": 1000, "description": ""})),
+        let local_queue = json!({"metadata": {"name": "bakes", "namespace": queue}, "spec": {"clusterQueue": queue}});
+        for (name, object) in [
+            ("ResourceFlavor", json!({"metadata": {"name": queue}})),
+            ("ClusterQueue", cluster_queue),
+            ("LocalQueue", local_queue),
+            ("WorkloadPriorityClass", json!({"metadata": {"name": "e2e-low"}, "value": 100})),
+            ("WorkloadPriorityClass", json!({"metadata": {"name": "e2e-high"}, "value": 1000})),
         ] {
-            objects::apply(&case.client, &object).await;
+            kind(name).apply(&case.client, &object).await;
         }
-        Some(Self { case, queue })
+        Some(Self { case, queue, was_there })
     }
 
     /// A bake that sleeps first, and asks for two thirds of the queue's room.
@@ -81,8 +76,9 @@ impl Kueue {
         self.case.apply(&object).await.unwrap();
     }
 
+    /// Waits until a bake is queued with a message that holds these words.
     async fn told(&self, name: &str, words: &str) -> BakeJob {
-        let tells = |job: &BakeJob| crate::support::state(job) == Some(State::Queued) && message(job).contains(words);
+        let tells = |job: &BakeJob| state(job) == Some(State::Queued) && message(job).contains(words);
         let job = self.case.until(name, &format!("queued with the words \"{words}\""), TOLD, tells).await;
         println!("{name}: {}", message(&job));
         job
@@ -94,27 +90,25 @@ impl Kueue {
         jobs.remove(0)
     }
 
-    /// Unlike the namespace, these are nobody's to look at afterwards; they keep their finalizers until no Workload is left.
+    /// Takes away what is of the whole cluster, Kueue too when it was not there before.
     async fn done(self) {
         let client = self.case.client.clone();
-        for bake in self.case.api::<BakeJob>().list(&kube::api::ListParams::default()).await.unwrap() {
-            let _ = self.case.api::<BakeJob>().delete(&bake.name_any(), &DeleteParams::foreground()).await;
-        }
-        delete(&client, "LocalQueue", "bakes", Some(&self.queue)).await;
-        for (kind, name) in [
-            ("ClusterQueue", self.queue.as_str()),
-            ("ResourceFlavor", &self.queue),
-            ("WorkloadPriorityClass", "e2e-low"),
-            ("WorkloadPriorityClass", "e2e-high"),
+        let bakes = self.case.api::<BakeJob>();
+        bakes.delete_collection(&DeleteParams::foreground(), &ListParams::default()).await.unwrap();
+        for (name, object, namespace) in [
+            ("LocalQueue", "bakes", Some(self.queue.as_str())),
+            ("ClusterQueue", &self.queue, None),
+            ("ResourceFlavor", &self.queue, None),
+            ("WorkloadPriorityClass", "e2e-low", None),
+            ("WorkloadPriorityClass", "e2e-high", None),
         ] {
-            delete(&client, kind, name, None).await;
+            kind(name).api(&client, namespace).delete(object, &DeleteParams::default()).await.unwrap();
         }
         self.case.done().await;
+        if !self.was_there {
+            bring("kueue.sh", &["uninstall"]);
+        }
     }
-}
-
-async fn delete(client: &Client, kind: &str, name: &str, namespace: Option<&str>) {
-    let _ = objects::api(client, GROUP, VERSION, kind, namespace).delete(name, &DeleteParams::default()).await;
 }
 
 #[tokio::test]
@@ -144,7 +138,7 @@ async fn kueue_says_who_bakes_and_why_the_others_wait() {
     assert_eq!((status.runs, attempt.number, attempt.failures), (Some(1), 1, 0), "an eviction is no failure");
     assert_eq!((status.start_time, status.completion_time), (None, None));
     eventually("the pod of the one that was evicted is gone", SOON, async || {
-        let ended = |pod: &k8s_openapi::api::core::v1::Pod| {
+        let ended = |pod: &Pod| {
             pod.status.as_ref().and_then(|s| s.phase.as_deref()).is_some_and(|phase| phase == "Failed")
         };
         case.pods("first").await.iter().all(ended).then_some(())

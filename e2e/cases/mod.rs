@@ -1,3 +1,4 @@
+mod argocd;
 mod bakes;
 mod control;
 mod kueue;

@@ -3,6 +3,7 @@
 #
 # It looks after Jobs of namespaces with the label bakehouse.dev/kueue=managed and of no other: everywhere else its webhooks are not even
 # asked, so that a Kueue that is down stops nobody. A Kueue that somebody else has installed is used as it is, and never uninstalled.
+# `uninstall` deletes the Jobs and BakeJobs of its queues too.
 # Exit codes: 75 when its source cannot be had here, 1 for everything else.
 set -euo pipefail
 # shellcheck source=lib.sh
@@ -21,6 +22,7 @@ present() { kubectl get crd clusterqueues.kueue.x-k8s.io; }
 values() {
   cat <<YAML
 controllerManager:
+  featureGates: [{name: VisibilityOnDemand, enabled: false}]
   manager:
     image: {repository: bakehouse.dev/kueue, tag: e2e, pullPolicy: Never}
     resources: {requests: {cpu: 50m, memory: 64Mi}, limits: {cpu: null, memory: 512Mi}}
@@ -37,6 +39,13 @@ managerConfig:
     managedJobsNamespaceSelector: {matchLabels: {bakehouse.dev/kueue: managed}}
     integrations: {frameworks: [batch/job]}
 YAML
+}
+
+# The chart without its aggregated API: while the server behind one does not answer, no namespace of the cluster can be deleted.
+chart() { # FOLDER
+  cp -r "$KUEUE/charts/kueue" "$1/kueue"
+  chmod -R u+w "$1"
+  rm -r "$1"/kueue/templates/visibility "$1"/kueue/templates/visibility-apf
 }
 
 # Its webhooks answer when one of them lets an object pass: they are asked in a dry run too.
@@ -59,7 +68,9 @@ install() {
   mark="$({ values; echo "$KUEUE_VERSION"; cat "$CACHE/images/kueue.digest"; } | sha256sum | cut -c1-16)"
   if ! ours 2>/dev/null | grep -q '^STATUS: deployed' || [ "$(kubectl get namespace $NAMESPACE -o 'jsonpath={.metadata.labels.bakehouse\.dev/mark}')" != "$mark" ]; then
     mkdir -p "$CACHE/log"
-    values | helm upgrade --install kueue "$KUEUE/charts/kueue" --create-namespace --timeout 2m -f - >"$LOG" 2>&1 || die "helm failed" "$LOG"
+    WORK="$(mktemp -d)"; trap 'rm -rf "$WORK"' EXIT
+    chart "$WORK"
+    values | helm upgrade --install kueue "$WORK/kueue" --create-namespace --timeout 2m -f - >"$LOG" 2>&1 || die "helm failed" "$LOG"
     kubectl label namespace $NAMESPACE --overwrite "bakehouse.dev/mark=$mark" >/dev/null
   fi
   kubectl -n $NAMESPACE rollout status deployment/kueue-controller-manager --timeout=90s >"$LOG" 2>&1 || {
@@ -71,12 +82,14 @@ install() {
   say "   installed: kubectl -n $NAMESPACE get pods"
 }
 
-# Queues first: Kueue takes its finalizers off them, and only while it runs.
+# What it looks after goes first: Kueue takes its finalizers off Workloads and queues, and only while it runs.
 uninstall() {
-  local kind
+  local kind kinds=jobs
   step "uninstalling Kueue"
   [ -x "$CACHE/helm-$HELM_VERSION/helm" ] && ours >/dev/null 2>&1 || { say "   it is not there, or not ours"; return; }
   mkdir -p "$CACHE/log"
+  ! kubectl get crd bakejobs.bakehouse.dev >/dev/null 2>&1 || kinds=bakejobs,jobs
+  kubectl delete $kinds --all-namespaces -l kueue.x-k8s.io/queue-name --timeout=90s >"$LOG" 2>&1 || die "Jobs of its queues do not go" "$LOG"
   for kind in localqueues clusterqueues resourceflavors; do
     kubectl delete "$kind.kueue.x-k8s.io" --all --all-namespaces --timeout=30s >"$LOG" 2>&1 || die "the $kind do not go" "$LOG"
   done

@@ -1,8 +1,9 @@
 //! What every case stands on.
 
 mod describe;
+pub(crate) mod dumps;
 mod files;
-
+pub(crate) mod git;
 pub(crate) mod operator;
 pub(crate) mod others;
 pub(crate) mod shell;
