@@ -162,11 +162,16 @@ build() {
   say "   built bakehouse.dev/$name:e2e ($(du -h "$IMAGES/$name.tar" | cut -f1))"
 }
 
+has_image() { # FOLDER NAME
+  [ -n "$(ctr -a "$1/containerd.sock" -n k8s.io images ls -q "name==bakehouse.dev/$2:e2e")" ]
+}
+
 load() { # NAME: into each node that has not this very image yet
   local node log="$CACHE/log/image-$1.log"
   for node in "$STATE"/node-*; do
     [ -S "$node/containerd.sock" ] || continue
-    ! cmp -s "$IMAGES/$1.digest" "$node/images/$1" || continue
+    # Under disk pressure a kubelet deletes what no container uses.
+    if cmp -s "$IMAGES/$1.digest" "$node/images/$1" && has_image "$node" "$1"; then continue; fi
     ctr -a "$node/containerd.sock" -n k8s.io images import "$IMAGES/$1.tar" >"$log" 2>&1 || die "loading $1 into $(basename "$node") failed" "$log"
     cp "$IMAGES/$1.digest" "$node/images/$1"
     say "   loaded bakehouse.dev/$1:e2e into $(basename "$node")"
