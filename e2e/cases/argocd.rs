@@ -251,7 +251,7 @@ async fn argocd_lets_a_bake_gate_a_sync() {
         async || case.api::<ConfigMap>().get_opt("release").await.unwrap().map(|map| map.data.unwrap()["of"].clone());
 
     let status =
-        application.until("at the end of its sync", BAKE, |s| s["operationState"]["completedAt"].is_string()).await;
+        application.until("at the end of its sync", BAKE, |s| s["operationState"]["finishedAt"].is_string()).await;
     let result = &status["operationState"]["syncResult"]["resources"];
     let bake = result.as_array().unwrap().iter().find(|resource| resource["kind"] == "BakeJob").unwrap();
     println!("{}: {}", status["operationState"]["phase"], bake["message"]);
