@@ -27,7 +27,7 @@ async fn a_suspended_bake_has_no_pod_and_goes_on_when_it_is_resumed() {
         .await;
 
     case.change("mlp", &json!({"suspend": false})).await;
-    let job = case.ends("mlp", State::Baked, BAKE).await;
+    let job = case.bakes("mlp", BAKE).await;
     assert_eq!(condition(&job, "Suspended").unwrap().0, "False");
     assert_eq!(job.status.unwrap().runs, Some(1), "suspending is not a new run");
     case.done().await;
@@ -56,7 +56,7 @@ async fn applying_the_same_again_writes_nothing_and_an_edit_bakes_again() {
     let case = Case::shared("edit").await;
     let object = case.mlp("mlp", &json!({}));
     case.apply(&object).await.unwrap();
-    let first = case.ends("mlp", State::Baked, BAKE).await;
+    let first = case.bakes("mlp", BAKE).await;
 
     case.apply(&object).await.unwrap();
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -82,7 +82,8 @@ async fn applying_the_same_again_writes_nothing_and_an_edit_bakes_again() {
         .status
         .unwrap();
     assert_eq!(second.history.len(), 1);
-    assert_eq!((second.history[0].run, second.history[0].reason.as_str()), (1, "Baked"));
+    assert_eq!(second.history[0].run, 1);
+    assert!(["Baked", "NoImprovement"].contains(&second.history[0].reason.as_str()));
     assert_ne!(Some(&second.history[0].spec_digest), second.spec_digest.as_ref());
     case.done().await;
 }

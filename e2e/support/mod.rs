@@ -184,6 +184,15 @@ impl Case {
         job
     }
 
+    /// Waits until a bake has ended well. The perceptron takes microseconds, so whether it became faster is noise on a busy machine: an
+    /// artifact that is no better than its input is as good an end here.
+    pub(crate) async fn bakes(&self, name: &str, within: Duration) -> BakeJob {
+        let job = self.until(name, "at its end", within, ended).await;
+        let well = matches!(state(&job), Some(State::Baked | State::NoImprovement));
+        assert!(well, "{}", describe::everything(self, name).await);
+        job
+    }
+
     /// The Jobs of a `BakeJob`, oldest first.
     pub(crate) async fn jobs(&self, name: &str) -> Vec<Job> {
         let mut jobs = self.api::<Job>().list(&labelled(name)).await.unwrap().items;
