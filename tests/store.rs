@@ -253,7 +253,8 @@ fn a_server_is_trusted_by_the_bundle_that_names_its_ca() {
     });
     let distrusted = Pod::bake(&server, &spec).ended(2, Reason::InvalidJob);
     assert!(distrusted.message.contains("spec.storage.caBundle"), "{}", distrusted.message);
-    let bundle = server.ca().to_str().unwrap();
+    let ca = server.ca();
+    let bundle = ca.to_str().unwrap();
     let outcome = Pod::run(&server, "Bake", &spec, &[("AWS_CA_BUNDLE", bundle)]).outcome();
     assert!(matches!(outcome.reason, Reason::Baked | Reason::NoImprovement), "{}", outcome.message);
     assert_published(&server, "baked", "mlp");
@@ -313,7 +314,7 @@ fn a_worker_that_is_killed_in_the_middle_of_an_upload_leaves_no_result_and_its_s
         "source": {"uri": "s3://models/wide/model.onnx"},
         "data": {"validation": {"uri": "s3://data/wide/validation.safetensors"}},
         "optimization": {"level": "Conservative"},
-        "profile": {"warmup": 1, "iterations": 5},
+        "profile": {"warmup": 1, "iterations": 10},
         "output": {"uri": "s3://baked/wide"},
         "runtime": "Bakehouse",
     });

@@ -15,10 +15,10 @@ use crate::api::wire::CA_FILE;
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// Until the next byte of an answer comes, and for an upload until its answer begins: 8 MiB pass in this time at 1.2 Mbit/s.
-const ANSWER: Duration = Duration::from_secs(60);
+const ANSWER: Duration = Duration::from_mins(1);
 
 /// For one request with all its retries; a Job that still fails is tried again as a whole.
-const RETRIES: Duration = Duration::from_secs(60);
+const RETRIES: Duration = Duration::from_mins(1);
 
 /// For an instance's own credentials. Outside a cloud nobody answers there.
 const METADATA: Duration = Duration::from_secs(15);

@@ -12,7 +12,10 @@ const MOST_SAID: usize = 300;
 
 /// Something that could not be done with object storage.
 #[derive(Debug)]
-pub struct StoreError {
+pub struct StoreError(Box<Told>);
+
+#[derive(Debug)]
+struct Told {
     at: At,
     fault: Fault,
     said: String,
@@ -64,7 +67,7 @@ impl At {
     }
 
     pub(super) fn fault(&self, fault: Fault, said: impl std::fmt::Display) -> StoreError {
-        StoreError { at: self.clone(), fault, said: said.to_string() }
+        StoreError(Box::new(Told { at: self.clone(), fault, said: said.to_string() }))
     }
 
     /// An error of the client, told by what the server said.
@@ -98,9 +101,9 @@ impl From<object_store::Error> for Failed {
 impl StoreError {
     /// The reason, for the exit code and the status. What is not there ends as a file that is not there.
     pub fn reason(&self) -> Reason {
-        match self.fault {
+        match self.0.fault {
             Fault::Denied | Fault::NoCredentials => Reason::AccessDenied,
-            Fault::NoObject | Fault::NoBucket => match self.at.field.as_str() {
+            Fault::NoObject | Fault::NoBucket => match self.0.at.field.as_str() {
                 "spec.source.uri" => Reason::InvalidModel,
                 "spec.output.uri" => Reason::OutputUnwritable,
                 field if field.starts_with("spec.data.") => Reason::InvalidData,
@@ -120,12 +123,12 @@ impl StoreError {
 
     /// Whether it is just not there.
     pub(super) fn is_missing(&self) -> bool {
-        matches!(self.fault, Fault::NoObject | Fault::NoBucket)
+        matches!(self.0.fault, Fault::NoObject | Fault::NoBucket)
     }
 
     /// Whether asking again with GET would tell more: an answer to HEAD has no text.
     pub(super) fn is_mute(&self) -> bool {
-        matches!(self.fault, Fault::NoObject | Fault::Denied)
+        matches!(self.0.fault, Fault::NoObject | Fault::Denied)
     }
 }
 
@@ -133,7 +136,7 @@ impl Error for StoreError {}
 
 impl std::fmt::Display for StoreError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { at: At { field, uri }, fault, said } = self;
+        let Told { at: At { field, uri }, fault, said } = &*self.0;
         write!(f, "{field}: ")?;
         match fault {
             Fault::Denied => write!(
@@ -188,9 +191,8 @@ fn classify(error: &object_store::Error) -> Fault {
     let status = status(&text);
     match (code, error) {
         ("NoSuchBucket", _) => Fault::NoBucket,
-        ("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired", _)
-        // What versitygw answers, with 404, to keys that it does not know.
-        | ("XAdminUserNotFound", _)
+        // The last is what versitygw answers, with 404, to keys that it does not know.
+        ("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "XAdminUserNotFound", _)
         | (_, object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }) => {
             Fault::Denied
         }
@@ -205,7 +207,7 @@ fn classify(error: &object_store::Error) -> Fault {
         {
             Fault::Untrusted
         }
-        _ if matches!(status, Some(408 | 429 | 500..)) || causes(error).any(|c| c.is::<HttpError>()) => {
+        _ if matches!(status, Some(408 | 429 | 500..)) || causes(error).any(<dyn Error>::is::<HttpError>) => {
             Fault::Unreachable
         }
         _ => Fault::Refused,

@@ -43,18 +43,25 @@ impl Location {
         if !bucket.starts_with(|c: char| c.is_ascii_alphanumeric()) || !bucket.chars().all(plain) {
             return Err(wrong("the name of the bucket takes letters, digits, dots and dashes"));
         }
-        let location = Self { bucket: bucket.to_owned(), key: key.trim_end_matches('/').to_owned() };
+        let key = key.strip_suffix('/').unwrap_or(key);
+        // The client would take these away without a word, and ask for another object.
+        if key.starts_with('/') || key.ends_with('/') {
+            return Err(wrong("a part of its key is empty"));
+        }
+        let location = Self { bucket: bucket.to_owned(), key: key.to_owned() };
         location.path(&At::new(field, uri))?;
         Ok(location)
     }
 
     /// A file in this folder.
+    #[must_use]
     pub fn join(&self, name: &str) -> Self {
         let key = if self.key.is_empty() { name.to_owned() } else { format!("{}/{name}", self.key) };
         Self { bucket: self.bucket.clone(), key }
     }
 
     /// What lies beside this object under that name.
+    #[must_use]
     pub fn beside(&self, name: &str) -> Self {
         let folder = self.key.rsplit_once('/').map_or("", |(folder, _)| folder);
         Self { bucket: self.bucket.clone(), key: folder.to_owned() }.join(name)

@@ -181,13 +181,13 @@ pub(super) fn clean(job: &ResolvedJob, uri: &str) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::bakejob::{Calibration, Recipe};
+    use crate::api::bakejob::{Calibration, RecipeRef};
     use crate::api::{BakeJob, BakeJobSpec};
 
     fn job(source: &str, validation: &str, output: &str) -> ResolvedJob {
         let mut spec = BakeJobSpec::new(source, validation, output);
         spec.data.calibration = Some(Calibration { uri: "s3://data/v.npz".into(), samples: None });
-        spec.optimization.recipe = Some(Recipe { uri: "/recipes/r.json".into(), sha256: None });
+        spec.optimization.recipe = Some(RecipeRef { uri: "/recipes/r.json".into(), sha256: None });
         ResolvedJob::resolve(&BakeJob::new("m", spec), Path::new("jobs/m.yaml")).unwrap()
     }
 

@@ -1,5 +1,5 @@
 //! What the storage tests stand on.
 
-pub mod pod;
-pub mod server;
-pub mod stall;
+pub(crate) mod pod;
+pub(crate) mod server;
+pub(crate) mod stall;

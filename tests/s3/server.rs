@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-pub const KEY: &str = "bakehouse-test-key";
-pub const SECRET: &str = "bakehouse-test-secret";
+pub(crate) const KEY: &str = "bakehouse-test-key";
+pub(crate) const SECRET: &str = "bakehouse-test-secret";
 
 /// The program, or `None` with the reason printed.
-pub fn gateway() -> Option<PathBuf> {
+pub(crate) fn gateway() -> Option<PathBuf> {
     let named = std::env::var_os("BAKEHOUSE_VERSITYGW").map(PathBuf::from);
     let found = named.or_else(cached).filter(|path| path.is_file());
     if found.is_none() {
@@ -37,7 +37,7 @@ fn cached() -> Option<PathBuf> {
     versions.pop()
 }
 
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     root: tempfile::TempDir,
     endpoint: String,
@@ -45,12 +45,12 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn start(gateway: &Path) -> Self {
+    pub(crate) fn start(gateway: &Path) -> Self {
         Self::with(gateway, "http", tempfile::tempdir().unwrap(), &[])
     }
 
     /// One that speaks TLS, with a certificate of a CA that nobody else knows.
-    pub fn start_tls(gateway: &Path) -> Self {
+    pub(crate) fn start_tls(gateway: &Path) -> Self {
         let root = tempfile::tempdir().unwrap();
         let ca_key = rcgen::KeyPair::generate().unwrap();
         let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
@@ -99,15 +99,15 @@ impl Server {
         server
     }
 
-    pub fn endpoint(&self) -> &str {
+    pub(crate) fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    pub fn port(&self) -> u16 {
+    pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    pub fn ca(&self) -> PathBuf {
+    pub(crate) fn ca(&self) -> PathBuf {
         self.root.path().join("ca.crt")
     }
 
@@ -115,22 +115,22 @@ impl Server {
         self.root.path().join("buckets").join(bucket)
     }
 
-    pub fn bucket(&self, name: &str) {
+    pub(crate) fn bucket(&self, name: &str) {
         fs::create_dir_all(self.folder(name)).unwrap();
     }
 
-    pub fn put(&self, bucket: &str, key: &str, bytes: &[u8]) {
+    pub(crate) fn put(&self, bucket: &str, key: &str, bytes: &[u8]) {
         let path = self.folder(bucket).join(key);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, bytes).unwrap();
     }
 
-    pub fn remove(&self, bucket: &str, key: &str) {
+    pub(crate) fn remove(&self, bucket: &str, key: &str) {
         fs::remove_file(self.folder(bucket).join(key)).unwrap();
     }
 
     /// Everything that can be read from a bucket, by key.
-    pub fn objects(&self, bucket: &str) -> BTreeMap<String, Vec<u8>> {
+    pub(crate) fn objects(&self, bucket: &str) -> BTreeMap<String, Vec<u8>> {
         let root = self.folder(bucket);
         let seen = files(&root).into_iter().filter(|path| !unfinished(&root, path));
         seen.map(|path| (path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap()))
@@ -138,7 +138,7 @@ impl Server {
     }
 
     /// Files of uploads that were neither completed nor aborted.
-    pub fn unfinished(&self, bucket: &str) -> usize {
+    pub(crate) fn unfinished(&self, bucket: &str) -> usize {
         let root = self.folder(bucket);
         files(&root).iter().filter(|path| unfinished(&root, path)).count()
     }

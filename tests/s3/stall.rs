@@ -7,14 +7,14 @@ use std::time::Duration;
 
 use super::server::Server;
 
-pub struct Stall {
+pub(crate) struct Stall {
     port: u16,
     reached: Receiver<()>,
 }
 
 impl Stall {
     /// Passes everything on until a request holds this text, and from then on nothing of that connection.
-    pub fn before(server: &Server, text: &'static str) -> Self {
+    pub(crate) fn before(server: &Server, text: &'static str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (there, (sender, reached)) = (server.port(), channel());
@@ -33,18 +33,18 @@ impl Stall {
         Self { port, reached }
     }
 
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 
     /// Returns when the request has come.
-    pub fn wait(&self) {
-        self.reached.recv_timeout(Duration::from_secs(300)).unwrap();
+    pub(crate) fn wait(&self) {
+        self.reached.recv_timeout(Duration::from_mins(5)).unwrap();
     }
 }
 
 fn pass_on(mut from: TcpStream, mut to: TcpStream, text: &str, reached: &Sender<()>) {
-    let mut bytes = [0; 1 << 16];
+    let mut bytes = vec![0; 1 << 16];
     while let Ok(read @ 1..) = from.read(&mut bytes) {
         // A request starts a write of its own, so its first line is in one piece.
         if bytes[..read].windows(text.len()).any(|window| window == text.as_bytes()) {
