@@ -15,11 +15,11 @@ TARGET="${CARGO_TARGET_DIR:-target}"
 step "building"
 cargo test --locked --no-run --test worker
 mkdir -p "$TARGET/e2e"
-cp "$TARGET/debug/bakehouse" "$TARGET/e2e/bakehouse"
+cp --remove-destination "$TARGET/debug/bakehouse" "$TARGET/e2e/bakehouse"
 cargo test --locked --no-run --no-default-features --features operator --test e2e
-cp "$TARGET/debug/bakehouse" "$TARGET/e2e/bakehouse-operator"
+cp --remove-destination "$TARGET/debug/bakehouse" "$TARGET/e2e/bakehouse-operator"
 # Whoever looks for the binary next finds the whole one.
-cp "$TARGET/e2e/bakehouse" "$TARGET/debug/bakehouse"
+cp --remove-destination "$TARGET/e2e/bakehouse" "$TARGET/debug/bakehouse"
 export BAKEHOUSE_BIN="$TARGET/e2e/bakehouse" BAKEHOUSE_OPERATOR_BIN="$TARGET/e2e/bakehouse-operator"
 
 down() { :; }

@@ -55,6 +55,10 @@ pub trait Progress {
     fn stage(&mut self, stage: Stage);
     /// Something within the stage.
     fn detail(&mut self, text: &str);
+    /// How far files are on their way to this machine, or from it.
+    fn transfer(&mut self, text: &str) {
+        self.detail(text);
+    }
 }
 
 /// Tells nobody.
