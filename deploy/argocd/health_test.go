@@ -16,11 +16,13 @@ type healthStatus struct {
 	Message string `json:"message"`
 }
 
+type test struct {
+	HealthStatus healthStatus `json:"healthStatus"`
+	InputPath    string       `json:"inputPath"`
+}
+
 type tests struct {
-	Tests []struct {
-		HealthStatus healthStatus `json:"healthStatus"`
-		InputPath    string       `json:"inputPath"`
-	} `json:"tests"`
+	Tests []test `json:"tests"`
 }
 
 // toLua makes tables of what JSON decodes to.
@@ -82,18 +84,28 @@ func read(t *testing.T, path string, into any) {
 	}
 }
 
+// Those of decisions played by a test, and those of a cluster, with what Argo CD itself showed.
+func everyTest(t *testing.T) []test {
+	t.Helper()
+	var every []test
+	for _, index := range []string{"health_test.yaml", "testdata/cluster/tests.yaml"} {
+		var some tests
+		read(t, index, &some)
+		if len(some.Tests) == 0 {
+			t.Fatalf("%s has no tests", index)
+		}
+		every = append(every, some.Tests...)
+	}
+	return every
+}
+
 func TestHealth(t *testing.T) {
 	script, err := os.ReadFile("health.lua")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var all tests
-	read(t, "health_test.yaml", &all)
-	if len(all.Tests) == 0 {
-		t.Fatal("health_test.yaml has no tests")
-	}
 	used := map[string]bool{}
-	for _, test := range all.Tests {
+	for _, test := range everyTest(t) {
 		used[test.InputPath] = true
 		t.Run(test.InputPath, func(t *testing.T) {
 			var object map[string]any

@@ -1,5 +1,7 @@
+mod argocd;
 mod bakes;
 mod control;
+mod kueue;
 mod nodes;
 mod operator;
 mod rules;

@@ -28,7 +28,7 @@ BEGUN=$SECONDS
 
 # First what would start pods again, then the pods, then what watches over them.
 step "ending kubelets and controllers"
-mapfile -t names < <(processes kubelet proxy scheduler controller-manager coredns); stop "${names[@]}"
+mapfile -t names < <(processes argocd kubelet proxy scheduler controller-manager coredns); stop "${names[@]}"
 step "ending pods"
 await 10 no_pods || die "a process of a pod does not end: look under /sys/fs/cgroup/*/bakehouse-node-*"
 step "ending containerd, API server and etcd"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # images.sh [NAME...]: builds images without a registry, and loads them into every node's containerd as bakehouse.dev/NAME:e2e.
 #
-#   pause busybox versitygw operator worker moody      (default: all of them)
+#   pause busybox versitygw operator worker moody      (default: all of these)
+#   kueue                                              (on request)
 #
 # What has not changed is neither built nor loaded again: each image is known by the digest of the files that go into it.
 # Binaries are not compiled here:
@@ -55,6 +56,12 @@ context_versitygw() {
   cp "$VERSITYGW" "$1/versitygw"
   users "$1/root"
   printf 'FROM scratch\nCOPY root /\nCOPY versitygw /versitygw\nUSER 65532:65532\nENTRYPOINT ["/versitygw"]\n' >"$1/Dockerfile"
+}
+
+inputs_kueue() { "$HERE/components.sh" kueue; echo "$CACHE/kueue-$KUEUE_VERSION/kueue"; }
+context_kueue() {
+  cp "$CACHE/kueue-$KUEUE_VERSION/kueue" "$1/manager"
+  printf 'FROM scratch\nCOPY manager /manager\nUSER 65532:65532\nENTRYPOINT ["/manager"]\n' >"$1/Dockerfile"
 }
 
 # The base image in place of distroless, which no registry has to be asked for: the shared libraries of this machine that the files
@@ -155,11 +162,16 @@ build() {
   say "   built bakehouse.dev/$name:e2e ($(du -h "$IMAGES/$name.tar" | cut -f1))"
 }
 
+has_image() { # FOLDER NAME
+  [ -n "$(ctr -a "$1/containerd.sock" -n k8s.io images ls -q "name==bakehouse.dev/$2:e2e")" ]
+}
+
 load() { # NAME: into each node that has not this very image yet
   local node log="$CACHE/log/image-$1.log"
   for node in "$STATE"/node-*; do
     [ -S "$node/containerd.sock" ] || continue
-    ! cmp -s "$IMAGES/$1.digest" "$node/images/$1" || continue
+    # Under disk pressure a kubelet deletes what no container uses.
+    if cmp -s "$IMAGES/$1.digest" "$node/images/$1" && has_image "$node" "$1"; then continue; fi
     ctr -a "$node/containerd.sock" -n k8s.io images import "$IMAGES/$1.tar" >"$log" 2>&1 || die "loading $1 into $(basename "$node") failed" "$log"
     cp "$IMAGES/$1.digest" "$node/images/$1"
     say "   loaded bakehouse.dev/$1:e2e into $(basename "$node")"
@@ -168,12 +180,12 @@ load() { # NAME: into each node that has not this very image yet
 
 image() {
   case "$1" in
-    pause | busybox | versitygw | moody) build "$1" ;;
+    pause | busybox | versitygw | moody | kueue) build "$1" ;;
     operator | worker)
       build base
       build "$1" --target "$1" --build-arg BASE=bakehouse.dev/base:e2e --build-arg BINARIES=prebuilt \
         --build-arg REVISION="$(git -C "$PROJECT" rev-parse HEAD 2>/dev/null || echo unknown)" ;;
-    *) say "images.sh: no image is called $1: pause, busybox, versitygw, operator, worker, moody"; exit 2 ;;
+    *) say "images.sh: no image is called $1: pause, busybox, versitygw, operator, worker, moody, kueue"; exit 2 ;;
   esac
   load "$1"
 }

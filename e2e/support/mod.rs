@@ -1,8 +1,11 @@
 //! What every case stands on.
 
 mod describe;
+pub(crate) mod dumps;
 mod files;
+pub(crate) mod git;
 pub(crate) mod operator;
+pub(crate) mod others;
 pub(crate) mod shell;
 
 use std::time::{Duration, Instant};
