@@ -55,6 +55,8 @@ pub trait Progress {
     fn stage(&mut self, stage: Stage);
     /// Something within the stage.
     fn detail(&mut self, text: &str);
+    /// A stage that an earlier process of this run finished, and that is not repeated.
+    fn resumed(&mut self, _: Stage) {}
 }
 
 /// Tells nobody.

@@ -5,6 +5,7 @@ mod assignment;
 mod clean;
 mod outcome;
 mod progress;
+mod stages;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -63,7 +64,7 @@ fn done(text: &str, ort_lib: Option<&Path>) -> Outcome {
     };
     match assignment.task {
         Task::Bake => outcome::marked(bake(&assignment, &job, ort_lib), &raised),
-        Task::Clean => clean::clean(&job.output),
+        Task::Clean => stages::clean(&job.output, &assignment.uid).unwrap_or_else(|| clean::clean(&job.output)),
     }
 }
 
@@ -77,6 +78,7 @@ fn bake(assignment: &Assignment, job: &ResolvedJob, ort_lib: Option<&Path>) -> O
         ort_lib: ort_lib.map(Path::to_owned),
         program,
         low_memory: assignment.low_memory,
+        checkpoints: stages::of(assignment, &job.output),
     };
     match bake::bake(job, &options, &mut Lines::new(std::io::stdout())) {
         Ok(summary) => outcome::of(&summary, &job.output, &assignment.spec.output.uri),
