@@ -41,7 +41,8 @@ impl Application {
         };
         let repository = Repository::new(&said, &case.namespace);
         repository.push("app", first);
-        let annotations = if server_side { json!({"argocd.argoproj.io/compare-options": "ServerSideDiff=true"}) } else { json!({}) };
+        let annotations =
+            if server_side { json!({"argocd.argoproj.io/compare-options": "ServerSideDiff=true"}) } else { json!({}) };
         let options = if server_side { json!(["ServerSideApply=true"]) } else { json!([]) };
         let application = json!({
             "metadata": {"name": case.namespace, "namespace": NAMESPACE, "annotations": annotations},
@@ -89,7 +90,8 @@ impl Application {
             }
             if started.elapsed() > within {
                 let bakes = self.case.api::<BakeJob>().list(&kube::api::ListParams::default()).await.unwrap().items;
-                let bakes: Vec<Value> = bakes.iter().map(|bake| json!([bake.name_any(), bake.metadata.generation, bake.status])).collect();
+                let bakes: Vec<Value> =
+                    bakes.iter().map(|bake| json!([bake.name_any(), bake.metadata.generation, bake.status])).collect();
                 panic!("the Application is not {what} within {within:?}: {status:#}\n{bakes:#?}");
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -113,7 +115,10 @@ impl Application {
 
     /// Argo CD sees no difference for a while, and writes nothing.
     async fn stays_synced(&self) {
-        self.until("Synced", SYNC, |status| status["sync"]["status"] == "Synced" && status["operationState"]["phase"] == "Succeeded").await;
+        self.until("Synced", SYNC, |status| {
+            status["sync"]["status"] == "Synced" && status["operationState"]["phase"] == "Succeeded"
+        })
+        .await;
         let syncs = self.status().await["history"].as_array().unwrap().len();
         let before = self.case.api::<BakeJob>().get("digits").await.unwrap().metadata.generation;
         for _ in 0..30 {
@@ -135,7 +140,10 @@ impl Application {
 /// What Argo CD found out about the `BakeJob`.
 fn health_of_bake(status: &Value) -> Value {
     let resources = status["resources"].as_array().cloned().unwrap_or_default();
-    resources.into_iter().find(|resource| resource["kind"] == "BakeJob").map_or(Value::Null, |bake| bake["health"].clone())
+    resources
+        .into_iter()
+        .find(|resource| resource["kind"] == "BakeJob")
+        .map_or(Value::Null, |bake| bake["health"].clone())
 }
 
 /// A bake as it lies in Git: what it leaves out, the API server fills in.
@@ -237,13 +245,19 @@ async fn argocd_lets_a_bake_gate_a_sync() {
     let first = [hook(&case, gates), release(&case, "a model that is too large")];
     let Some(application) = Application::of(case, &first, false).await else { return };
     let case = &application.case;
-    let released = async || case.api::<ConfigMap>().get_opt("release").await.unwrap().map(|map| map.data.unwrap()["of"].clone());
+    let released =
+        async || case.api::<ConfigMap>().get_opt("release").await.unwrap().map(|map| map.data.unwrap()["of"].clone());
 
-    let status = application.until("at the end of its sync", BAKE, |s| s["operationState"]["completedAt"].is_string()).await;
+    let status =
+        application.until("at the end of its sync", BAKE, |s| s["operationState"]["completedAt"].is_string()).await;
     let result = &status["operationState"]["syncResult"]["resources"];
     let bake = result.as_array().unwrap().iter().find(|resource| resource["kind"] == "BakeJob").unwrap();
     println!("{}: {}", status["operationState"]["phase"], bake["message"]);
-    assert_eq!((&status["operationState"]["phase"], &bake["hookPhase"]), (&json!("Failed"), &json!("Failed")), "{status:#}");
+    assert_eq!(
+        (&status["operationState"]["phase"], &bake["hookPhase"]),
+        (&json!("Failed"), &json!("Failed")),
+        "{status:#}"
+    );
     assert!(bake["message"].as_str().unwrap().starts_with("GateFailed: "), "{bake}");
     assert_eq!(released().await, None, "what comes after the gate was held back");
     let failed = case.api::<BakeJob>().get("digits").await.unwrap();
@@ -255,7 +269,8 @@ async fn argocd_lets_a_bake_gate_a_sync() {
         })
         .await;
     assert_eq!(released().await, None, "the gate is not decided yet");
-    let status = application.until("at the end of its sync", BAKE, |s| s["operationState"]["phase"] == "Succeeded").await;
+    let status =
+        application.until("at the end of its sync", BAKE, |s| s["operationState"]["phase"] == "Succeeded").await;
     assert_eq!(released().await.as_deref(), Some("a model that is small enough"), "{status:#}");
     let baked = case.ends("digits", State::Baked, SOON).await;
     assert_eq!(baked.uid(), another.uid());

@@ -120,7 +120,10 @@ async fn kueue_says_who_bakes_and_why_the_others_wait() {
     case.reaches("first", State::Running, BAKE).await;
     let job = kueue.job_of("first").await;
     let labels = job.labels();
-    assert_eq!((labels["kueue.x-k8s.io/queue-name"].as_str(), labels["kueue.x-k8s.io/priority-class"].as_str()), ("bakes", "e2e-low"));
+    assert_eq!(
+        (labels["kueue.x-k8s.io/queue-name"].as_str(), labels["kueue.x-k8s.io/priority-class"].as_str()),
+        ("bakes", "e2e-low")
+    );
     assert!(!labels.contains_key("team"), "only Kueue's labels go along");
 
     kueue.bake("second", "e2e-low", 0).await;
@@ -138,9 +141,8 @@ async fn kueue_says_who_bakes_and_why_the_others_wait() {
     assert_eq!((status.runs, attempt.number, attempt.failures), (Some(1), 1, 0), "an eviction is no failure");
     assert_eq!((status.start_time, status.completion_time), (None, None));
     eventually("the pod of the one that was evicted is gone", SOON, async || {
-        let ended = |pod: &Pod| {
-            pod.status.as_ref().and_then(|s| s.phase.as_deref()).is_some_and(|phase| phase == "Failed")
-        };
+        let ended =
+            |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()).is_some_and(|phase| phase == "Failed");
         case.pods("first").await.iter().all(ended).then_some(())
     })
     .await;

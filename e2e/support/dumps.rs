@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use super::{Case, shell};
 
 /// What differs from run to run, and what stands in its place.
-const NEUTRAL: [(&str, &str); 2] = [("uid: ", "00000000-0000-4000-8000-000000000000"), ("resourceVersion: ", "\"1000\"")];
+const NEUTRAL: [(&str, &str); 2] =
+    [("uid: ", "00000000-0000-4000-8000-000000000000"), ("resourceVersion: ", "\"1000\"")];
 
 /// Saves a `BakeJob` under the reason that its message begins with.
 pub(crate) fn save(case: &Case, name: &str, health: &str, message: &str) {
@@ -22,7 +23,9 @@ pub(crate) fn save(case: &Case, name: &str, health: &str, message: &str) {
     for line in text.lines() {
         let value = NEUTRAL.iter().find(|(field, _)| line.trim_start().starts_with(field));
         match value {
-            Some((field, value)) => neutral += &format!("{}{field}{value}\n", &line[..line.len() - line.trim_start().len()]),
+            Some((field, value)) => {
+                neutral += &format!("{}{field}{value}\n", &line[..line.len() - line.trim_start().len()])
+            }
             None => neutral += &format!("{}\n", line.replace(&case.namespace, "ml")),
         }
     }

@@ -59,6 +59,8 @@ pub trait Progress {
     fn transfer(&mut self, text: &str) {
         self.detail(text);
     }
+    /// A stage that an earlier process of this run finished, and that is not repeated.
+    fn resumed(&mut self, _: Stage) {}
 }
 
 /// Tells nobody.

@@ -35,6 +35,7 @@ fn single(args: &BakeArgs, planned: Planned) -> Result<u8, Failure> {
             program: std::env::current_exe()
                 .map_err(|e| Failure::new(Reason::Internal, format!("cannot find this program again: {e}")))?,
             low_memory: args.low_memory,
+            checkpoints: None,
         };
         let mut progress = Terminal::new(&job.name, args.quiet || args.json);
         Ok((worker::bake(&job, &options, &mut progress)?.summary, job))

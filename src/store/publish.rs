@@ -43,6 +43,16 @@ impl Store {
         })
     }
 
+    /// Writes a small file of a folder, whole or not at all.
+    pub fn write(&self, field: &str, folder: &Location, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let (object, at) = entry(field, folder, name);
+        self.runtime.block_on(async {
+            let (bucket, key) = (self.bucket(&at, &object).await?, object.path(&at)?);
+            let put = bucket.put(&key, PutPayload::from(bytes.to_vec()));
+            put.await.map(|_| ()).map_err(|error| at.failed(error))
+        })
+    }
+
     /// Uploads files of a folder under the same names, one after the other: put the one that names the others last. `tell` hears each name.
     pub fn publish(
         &self,

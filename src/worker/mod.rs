@@ -7,6 +7,7 @@ mod assignment;
 mod clean;
 mod outcome;
 mod progress;
+mod stages;
 #[cfg(feature = "store")]
 mod stored;
 
@@ -119,7 +120,7 @@ fn done(text: &str, ort_lib: Option<&Path>) -> Outcome {
     };
     match assignment.task {
         Task::Bake => outcome::marked(assigned(&assignment, &job, ort_lib), &raised),
-        Task::Clean => clean::clean(&job),
+        Task::Clean => stages::clean(&assignment, &job).unwrap_or_else(|| clean::clean(&job)),
     }
 }
 
@@ -133,6 +134,7 @@ fn assigned(assignment: &Assignment, job: &ResolvedJob, ort_lib: Option<&Path>) 
         ort_lib: ort_lib.map(Path::to_owned),
         program,
         low_memory: assignment.low_memory,
+        checkpoints: stages::of(assignment, job),
     };
     match bake(job, &options, &mut Lines::new(std::io::stdout())) {
         Ok(baked) => outcome::of(&baked.summary, &baked.folder, &assignment.spec.output.uri),
