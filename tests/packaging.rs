@@ -231,7 +231,6 @@ fn in_state(state: State) -> World {
         State::ContainerConfigError => world.pod(PodState::Config { message: "secret \"s3-keys\" not found".into() }),
         State::Running => world.pod(PodState::Running { reachable: true }),
         State::NodeUnreachable => world.pod(PodState::Running { reachable: false }),
-        State::Retrying => world.fails(told(Reason::StorageUnreachable, "http://minio:9000 does not answer")),
         State::Baked => world.completes(Some(outcome(Reason::Baked))),
         State::NoImprovement => world.completes(Some(outcome(Reason::NoImprovement))),
         State::GateFailed => world.completes(Some(outcome(Reason::GateFailed))),
@@ -243,7 +242,9 @@ fn in_state(state: State) -> World {
         State::InvalidData => world.fails(told(Reason::InvalidData, "validation.npz has no array 'image'.")),
         State::AccessDenied => world.fails(told(Reason::AccessDenied, "model.onnx may not be read.")),
         State::OutputUnwritable => world.fails(told(Reason::OutputUnwritable, "The disk is full.")),
-        State::StorageUnreachable => world.fails(told(Reason::StorageUnreachable, "http://minio:9000 does not answer")),
+        State::Retrying | State::StorageUnreachable => {
+            world.fails(told(Reason::StorageUnreachable, "http://minio:9000 does not answer"));
+        }
         State::DeviceLost => world.fails(told(Reason::DeviceLost, "The GPU fell off the bus.")),
         State::MemoryLimitTooSmall => {
             world.fails(told(Reason::MemoryLimitTooSmall, "The limit is 256 MiB, the smallest plan needs 410 MiB."));

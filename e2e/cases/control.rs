@@ -23,7 +23,7 @@ async fn a_suspended_bake_has_no_pod_and_goes_on_when_it_is_resumed() {
     case.reaches("mlp", State::Running, BAKE).await;
     case.change("mlp", &json!({"suspend": true})).await;
     case.reaches("mlp", State::Suspended, BAKE).await;
-    eventually("its pod is gone", Duration::from_secs(60), async || case.pods("mlp").await.is_empty().then_some(()))
+    eventually("its pod is gone", Duration::from_mins(1), async || case.pods("mlp").await.is_empty().then_some(()))
         .await;
 
     case.change("mlp", &json!({"suspend": false})).await;
@@ -41,7 +41,7 @@ async fn a_run_ends_at_its_deadline() {
     case.apply(&case.mlp("mlp", &spec)).await.unwrap();
     let job = case.ends("mlp", State::DeadlineExceeded, BAKE).await;
     assert!(message(&job).contains("activeDeadlineSeconds"), "{}", message(&job));
-    eventually("its pod is gone", Duration::from_secs(60), async || {
+    eventually("its pod is gone", Duration::from_mins(1), async || {
         let running = |pod: &k8s_openapi::api::core::v1::Pod| {
             pod.status.as_ref().and_then(|s| s.phase.as_deref()).is_some_and(|phase| phase == "Running")
         };

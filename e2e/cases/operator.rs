@@ -50,7 +50,7 @@ async fn killed_ten_times_at_random_moments_it_loses_and_doubles_nothing() {
         let blow = if i % 2 == 0 { Blow::Container } else { Blow::Pod };
         let moment = Duration::from_millis(random.random_range(500..6000));
         tokio::time::sleep(moment).await;
-        let before = operator::led(&case.client, Duration::from_secs(60)).await;
+        let before = operator::led(&case.client, Duration::from_mins(1)).await;
         let restarts = operator::restarts(&case.client, &before).await;
         let struck = Instant::now();
         operator::strike(&case.client, blow).await;
@@ -77,7 +77,7 @@ async fn killed_ten_times_at_random_moments_it_loses_and_doubles_nothing() {
 
 /// Waits for the next process to hold the Lease, and returns the seconds from then to its first look at an object.
 async fn first_look(case: &Case, before: &(String, i32)) -> f64 {
-    let leader = eventually("the operator is back", Duration::from_secs(60), async || {
+    let leader = eventually("the operator is back", Duration::from_mins(1), async || {
         let leader = operator::leader(&case.client).await?;
         let restarts = operator::restarts(&case.client, &leader).await;
         let text = operator::log_since_start(&case.client, &leader).await?;
