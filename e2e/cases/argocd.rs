@@ -50,7 +50,8 @@ impl Application {
                 "project": "default",
                 "source": {"repoURL": repository.url, "path": "app", "targetRevision": "main"},
                 "destination": {"server": "https://kubernetes.default.svc", "namespace": case.namespace},
-                "syncPolicy": {"automated": {"selfHeal": true, "prune": true}, "syncOptions": options},
+                // By default a sync that failed is tried five times more, and a hook is baked anew each time.
+                "syncPolicy": {"automated": {"selfHeal": true, "prune": true}, "retry": {"limit": 0}, "syncOptions": options},
             },
         });
         // One of an earlier run would go on from where it stopped.
@@ -202,6 +203,7 @@ async fn lives_from_git(name: &str, server_side: bool) {
         (case.api::<BakeJob>().get("digits").await.unwrap().spec.backoff_limit == 2).then_some(())
     })
     .await;
+    application.until("Synced again", SYNC, |status| status["sync"]["status"] == "Synced").await;
     application.shows("Healthy", "Baked: ", SYNC).await;
     assert_eq!(runs().await, Some(3));
 

@@ -86,7 +86,7 @@ install() {
 uninstall() {
   local kind kinds=jobs
   step "uninstalling Kueue"
-  [ -x "$CACHE/helm-$HELM_VERSION/helm" ] && ours >/dev/null 2>&1 || { say "   it is not there, or not ours"; return; }
+  if ! [ -x "$CACHE/helm-$HELM_VERSION/helm" ] || ! ours >/dev/null 2>&1; then say "   it is not there, or not ours"; return; fi
   mkdir -p "$CACHE/log"
   ! kubectl get crd bakejobs.bakehouse.dev >/dev/null 2>&1 || kinds=bakejobs,jobs
   kubectl delete $kinds --all-namespaces -l kueue.x-k8s.io/queue-name --timeout=90s >"$LOG" 2>&1 || die "Jobs of its queues do not go" "$LOG"
