@@ -67,8 +67,7 @@ impl World {
         for (field, value) in spec.as_object().unwrap() {
             object["spec"][field] = value.clone();
         }
-        let mut world =
-            Self { object, seen: Observed::default(), now: "2026-01-01T00:00:02Z".parse().unwrap() };
+        let mut world = Self { object, seen: Observed::default(), now: "2026-01-01T00:00:02Z".parse().unwrap() };
         // With the defaults that an API server puts in.
         world.object["spec"] = serde_json::to_value(load::admit(&world.object, None).unwrap().spec).unwrap();
         world
@@ -150,9 +149,16 @@ impl World {
 fn outcome(reason: Reason) -> String {
     let (message, retention, speedup, verdict) = match reason {
         Reason::Baked => ("1.84x faster, 71 % smaller; every gate passed", "1.0010", "1.84", "Pass"),
-        Reason::NoImprovement => ("Nothing better than the input passed; the input is the artifact", "1.0000", "1.00", "Pass"),
+        Reason::NoImprovement => {
+            ("Nothing better than the input passed; the input is the artifact", "1.0000", "1.00", "Pass")
+        }
         Reason::GateFailed => ("AccuracyRetention is 0.9712, the gate asks for >= 0.99", "0.9712", "1.84", "Fail"),
-        _ => ("AccuracyRetention is 0.9921 in [0.9840, 1.0002], the gate asks for >= 0.99; 4,200 samples would decide", "0.9921", "1.84", "Inconclusive"),
+        _ => (
+            "AccuracyRetention is 0.9921 in [0.9840, 1.0002], the gate asks for >= 0.99; 4,200 samples would decide",
+            "0.9921",
+            "1.84",
+            "Inconclusive",
+        ),
     };
     let outcome: Outcome = serde_json::from_value(json!({
         "reason": reason, "message": message, "cpu": "x86_64 with AVX-512 VNNI", "engine": "onnxruntime 1.32.0",
@@ -188,7 +194,9 @@ fn in_state(state: State) -> World {
         State::Suspended => json!({"suspend": true}),
         State::InvalidJob => json!({"source": {"uri": "models/model.onnx"}}),
         State::DeadlineExceeded => json!({"activeDeadlineSeconds": 600}),
-        State::StorageUnreachable | State::DeviceLost | State::Evicted | State::WorkerKilled | State::WorkerFailed => once,
+        State::StorageUnreachable | State::DeviceLost | State::Evicted | State::WorkerKilled | State::WorkerFailed => {
+            once
+        }
         State::JobDeleted | State::ResultLost => once,
         _ => json!({}),
     };
@@ -228,13 +236,17 @@ fn in_state(state: State) -> World {
         State::GateFailed => world.completes(Some(outcome(Reason::GateFailed))),
         State::GateInconclusive => world.completes(Some(outcome(Reason::GateInconclusive))),
         State::InvalidModel => world.fails(told(Reason::InvalidModel, "model.onnx is cut off after 4,096 bytes.")),
-        State::UnsupportedOperator => world.fails(told(Reason::UnsupportedOperator, "No engine at hand runs com.acme.Fold.")),
+        State::UnsupportedOperator => {
+            world.fails(told(Reason::UnsupportedOperator, "No engine at hand runs com.acme.Fold."))
+        }
         State::InvalidData => world.fails(told(Reason::InvalidData, "validation.npz has no array 'image'.")),
         State::AccessDenied => world.fails(told(Reason::AccessDenied, "model.onnx may not be read.")),
         State::OutputUnwritable => world.fails(told(Reason::OutputUnwritable, "The disk is full.")),
         State::StorageUnreachable => world.fails(told(Reason::StorageUnreachable, "http://minio:9000 does not answer")),
         State::DeviceLost => world.fails(told(Reason::DeviceLost, "The GPU fell off the bus.")),
-        State::MemoryLimitTooSmall => world.fails(told(Reason::MemoryLimitTooSmall, "The limit is 256 MiB, the smallest plan needs 410 MiB.")),
+        State::MemoryLimitTooSmall => {
+            world.fails(told(Reason::MemoryLimitTooSmall, "The limit is 256 MiB, the smallest plan needs 410 MiB."))
+        }
         State::Internal => world.fails(told(Reason::Internal, "A pass panicked.")),
         State::OutOfMemory => {
             let oom = PodEnd { oom: true, ..code(137) };
@@ -329,7 +341,8 @@ fn the_health_check_is_tested_on_what_the_controller_writes() {
         let message = if health == "Suspended" { message } else { format!("{reason}: {message}") };
         tests.push((kebab(state.as_str()), object, health, message));
     }
-    tests.extend(others().into_iter().map(|(name, object, health, message)| (name.to_owned(), object, health, message)));
+    tests
+        .extend(others().into_iter().map(|(name, object, health, message)| (name.to_owned(), object, health, message)));
     let mut index = Vec::new();
     for (name, object, health, message) in tests {
         let path = format!("testdata/{name}.yaml");
@@ -340,7 +353,10 @@ fn the_health_check_is_tested_on_what_the_controller_writes() {
     let by_hand: Value = serde_saphyr::from_str(&by_hand).unwrap();
     index.extend(by_hand["tests"].as_array().unwrap().iter().cloned());
     let text = serde_saphyr::to_string(&json!({"tests": index})).unwrap();
-    same("deploy/argocd/health_test.yaml", &format!("# Written by `BLESS=1 cargo test --test packaging`. Do not edit.\n{text}"));
+    same(
+        "deploy/argocd/health_test.yaml",
+        &format!("# Written by `BLESS=1 cargo test --test packaging`. Do not edit.\n{text}"),
+    );
 }
 
 fn kebab(name: &str) -> String {
@@ -425,7 +441,10 @@ fn every_alert_has_an_entry_in_the_runbook() {
     let entries = runbook();
     let headings: BTreeSet<&str> =
         entries.iter().map(|(heading, _)| heading.as_str()).filter(|h| h.starts_with("Bakehouse")).collect();
-    assert_eq!(alerts, headings, "alerts of deploy/prometheus/rules.yaml on the left, entries of docs/runbook.md on the right");
+    assert_eq!(
+        alerts, headings,
+        "alerts of deploy/prometheus/rules.yaml on the left, entries of docs/runbook.md on the right"
+    );
 }
 
 /// By the rules of the API server; the cluster tests send the same files to a real one.
