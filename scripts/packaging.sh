@@ -184,7 +184,7 @@ dry_run() {
 kube() { "$KUBECTL" --kubeconfig "$BAKEHOUSE_KUBECONFIG" "$@"; }
 dry() { kube apply --dry-run=server --validate=strict "$@"; }
 
-# What it makes in the cluster it takes away again: a namespace, the policy, and the CRD where there was none.
+# What it makes in the cluster it takes away again: a namespace, the policy, and the CRD where there was none. Not beside another test that installs the CRD.
 policy_and_examples() (
   local crd='' refused
   kube get crd bakejobs.bakehouse.dev >/dev/null 2>&1 || crd=1
