@@ -17,7 +17,8 @@ fn server(case: &Case, example: &str) -> (Value, String) {
     for file in ["model.onnx", "calibration.npz", "validation.npz"] {
         let (path, url) =
             (format!("examples/{example}/{file}"), format!("http://{address}:9000/models/{example}/{file}"));
-        let sign = ["--aws-sigv4", "aws:amz:us-east-1:s3", "--user", &keys];
+        let unsigned = "x-amz-content-sha256: UNSIGNED-PAYLOAD";
+        let sign = ["--aws-sigv4", "aws:amz:us-east-1:s3", "-H", unsigned, "--user", &keys];
         shell::run("curl", &[&["-sS", "--fail", "-T", &path, &url], &sign[..]].concat());
     }
     let credentials = json!({"secretName": "s3-credentials"});
