@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::intake::Loaded;
 use super::progress::StageRecord;
 use super::report::ModelFigures;
-use super::{BakeError, Options, Search};
+use super::{Options, Search};
 use crate::api::ResolvedJob;
 use crate::hardware::MachineFacts;
 use key::Key;
@@ -107,8 +107,7 @@ impl<'a> Finished<'a> {
         self.save(OPTIMIZE, stages, || Optimized::of(search));
     }
 
-    /// Forgets everything: the result is published, or the run cannot have one.
-    pub(super) fn clear(&self) {
+    fn clear(&self) {
         clear(self.place);
     }
 
@@ -168,11 +167,10 @@ fn clear(place: Option<&dyn Checkpoints>) {
     }
 }
 
-/// Forgets what a run kept whose next process would end with the same error.
-pub(super) fn give_up(options: &Options, error: &BakeError) {
-    if !error.reason().worth_a_retry() {
-        clear(options.checkpoints.as_deref());
-    }
+/// Forgets what a run kept: its result lies where it belongs, or cannot come about. That is for the caller of a bake to know, who may still have to
+/// upload it.
+pub(crate) fn forget(options: &Options) {
+    clear(options.checkpoints.as_deref());
 }
 
 #[cfg(test)]

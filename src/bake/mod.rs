@@ -29,7 +29,7 @@ use std::time::{Duration, Instant};
 
 pub use assess::assess;
 pub use checkpoint::Checkpoints;
-pub(crate) use checkpoint::NAMES as CHECKPOINT_NAMES;
+pub(crate) use checkpoint::{NAMES as CHECKPOINT_NAMES, forget};
 pub use error::BakeError;
 pub use progress::{Progress, Quiet, Stage, StageRecord};
 pub(crate) use publish::run_of_hidden;
@@ -77,19 +77,11 @@ const MOST_SEARCH_SAMPLES: usize = 128;
 /// Name of the artifact's file.
 const MODEL_FILE: &str = "model.onnx";
 
-/// Bakes one job.
+/// Bakes one job. What it keeps of finished stages is the caller's to forget, once the result lies where it belongs.
 ///
 /// # Errors
 /// Whatever kept an artifact from being made; a gate that did not pass is no error but a [`Summary`] with its reason.
 pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -> Result<Summary, BakeError> {
-    let ended = all_stages(job, options, progress);
-    if let Err(error) = &ended {
-        checkpoint::give_up(options, error);
-    }
-    ended
-}
-
-fn all_stages(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -> Result<Summary, BakeError> {
     let started = Instant::now();
     let mut stages = Stages::new(progress);
 
@@ -166,7 +158,6 @@ fn all_stages(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress)
         figures::report(job, options, &loaded, &timer, machine, search, baseline, &chosen, stages.ended(), remarks);
     let summary = export(&mut staging, &chosen, &recipe, report, job, started)?;
     staging.publish()?;
-    finished.clear();
     Ok(summary)
 }
 

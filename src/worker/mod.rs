@@ -62,8 +62,16 @@ impl From<crate::store::StoreError> for Failed {
     }
 }
 
-/// Bakes a job wherever its files lie.
+/// Bakes a job wherever its files lie. Finished stages are kept until the result is published, a bucket's included, or cannot come about.
 pub(crate) fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -> Result<Baked, Failed> {
+    let ended = published(job, options, progress);
+    if !ended.as_ref().is_err_and(|failed| failed.reason.worth_a_retry()) {
+        crate::bake::forget(options);
+    }
+    ended
+}
+
+fn published(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -> Result<Baked, Failed> {
     #[cfg(feature = "store")]
     if let Some(place) = stored::Place::of(job)? {
         return place.bake(options, progress);
