@@ -157,8 +157,12 @@ async fn twelve_jobs_under_a_cap_of_four_all_end_and_a_poisoned_one_stops_no_oth
     let case = Case::alone("twelve").await;
     let _settings = Settings::with(&["caps.maxBakes=4"]);
     for i in 0..12 {
-        let spec =
-            if i == 5 { json!({"source": {"uri": "/shelf/none.onnx"}}) } else { json!({"optimization": {"seed": i}}) };
+        // Slow enough that all of them are there before the first has ended.
+        let mut spec = slow(8);
+        spec["optimization"]["seed"] = json!(i);
+        if i == 5 {
+            spec["source"] = json!({"uri": "/shelf/none.onnx"});
+        }
         case.apply(&case.mlp(&format!("mlp-{i}"), &spec)).await.unwrap();
     }
     let mut most = 0;
