@@ -16,6 +16,7 @@ demo: build ort  ## Build, bake an example, print the result and where the repor
 test: tools ort  ## Everything that needs no cluster
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --test e2e --bench scale -- -D warnings
 	BAKEHOUSE_REQUIRE_ORT=1 cargo test --locked
 	cargo check --locked --no-default-features
 	scripts/deny.sh
@@ -58,6 +59,12 @@ cluster: tools ort  ## A real Kubernetes cluster on this machine, with Bakehouse
 	e2e/cluster/images.sh
 	e2e/cluster/operator.sh
 	@e2e/cluster/next.sh
+
+e2e: tools ort    ## The operator's cases on a real cluster, Helm chart and manifests included (root; e2e/README.md)
+	e2e/run.sh
+
+scale: tools ort  ## What thousands of BakeJobs cost the controller (needs `make cluster`; e2e/README.md)
+	e2e/scale.sh
 
 cluster-down:    ## Remove that cluster and all that it made
 	e2e/cluster/down.sh

@@ -4,6 +4,7 @@
 //! Each case has a namespace of its own, where the restricted Pod Security Standard is enforced. Cases that disturb the cluster or the
 //! operator run alone ([`support::Case::alone`]), the others side by side.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+#![allow(clippy::format_push_string, reason = "a description of what failed, not a hot loop")]
 
 mod cases;
 mod support;

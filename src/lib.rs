@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Rooms depend one way: `api ← model ← engine ← {accelerator, optimizer, quality, profiler} ← bake ← worker ← cli`, and
-//! `api ← hardware::place ← operator ← cli`: the controller knows no engine, and talks to the worker through `api::wire` alone. `tests/rooms.rs`
+//! `api ← store ← worker`, `api ← hardware::place ← operator ← cli`: the controller knows no engine, and talks to the worker through `api::wire` alone. `tests/rooms.rs`
 //! keeps it true.
 
 pub mod api;
@@ -36,5 +36,7 @@ pub mod profiler;
 pub mod quality;
 #[cfg(feature = "engine")]
 mod signals;
+#[cfg(feature = "store")]
+pub mod store;
 #[cfg(feature = "engine")]
 pub mod worker;

@@ -277,7 +277,30 @@ fn jobs() -> Vec<Case> {
             &["Medium", "use Conservative or Light"],
         ),
         spec("an export that is not built", "/exports", json!(["NNEF"]), 2, &["NNEF", "use ONNX"]),
-        spec("object storage", "/source/uri", json!("s3://models/m.onnx"), 2, &["s3://", "use a path or file://"]),
+        spec(
+            "a store that is not built",
+            "/source/uri",
+            json!("gs://models/m.onnx"),
+            2,
+            &["gs://", "use a path, file:// or s3://"],
+        ),
+        spec(
+            "a folder of a bucket as the model",
+            "/source/uri",
+            json!("s3://models/m/"),
+            2,
+            &["spec.source.uri: s3://models/m/ is no location", "name one object"],
+        ),
+        Case {
+            environment: vec![("AWS_ACCESS_KEY_ID", "half"), ("AWS_SECRET_ACCESS_KEY", "")],
+            ..spec(
+                "half of the credentials of object storage",
+                "/source/uri",
+                json!("s3://models/m.onnx"),
+                13,
+                &["spec.source.uri: there are no credentials for s3://models/m.onnx", "AWS_SECRET_ACCESS_KEY"],
+            )
+        },
         spec("a device that is not built", "/hardware", json!({"device": "CUDA"}), 2, &["CUDA", "use CPU or Auto"]),
         spec(
             "a pass that does not exist",

@@ -42,6 +42,7 @@ fn options() -> Options {
         ort_lib: None,
         program: env!("CARGO_BIN_EXE_bakehouse").into(),
         low_memory: false,
+        checkpoints: None,
     }
 }
 

@@ -127,6 +127,7 @@ impl World {
             created: Some(self.now),
             node: on_a_node.then(|| "node-1".to_owned()),
             deleting: false,
+            lost: false,
             state,
         });
     }
@@ -230,22 +231,23 @@ fn in_state(state: State) -> World {
         State::ContainerConfigError => world.pod(PodState::Config { message: "secret \"s3-keys\" not found".into() }),
         State::Running => world.pod(PodState::Running { reachable: true }),
         State::NodeUnreachable => world.pod(PodState::Running { reachable: false }),
-        State::Retrying => world.fails(told(Reason::StorageUnreachable, "http://minio:9000 does not answer")),
         State::Baked => world.completes(Some(outcome(Reason::Baked))),
         State::NoImprovement => world.completes(Some(outcome(Reason::NoImprovement))),
         State::GateFailed => world.completes(Some(outcome(Reason::GateFailed))),
         State::GateInconclusive => world.completes(Some(outcome(Reason::GateInconclusive))),
         State::InvalidModel => world.fails(told(Reason::InvalidModel, "model.onnx is cut off after 4,096 bytes.")),
         State::UnsupportedOperator => {
-            world.fails(told(Reason::UnsupportedOperator, "No engine at hand runs com.acme.Fold."))
+            world.fails(told(Reason::UnsupportedOperator, "No engine at hand runs com.acme.Fold."));
         }
         State::InvalidData => world.fails(told(Reason::InvalidData, "validation.npz has no array 'image'.")),
         State::AccessDenied => world.fails(told(Reason::AccessDenied, "model.onnx may not be read.")),
         State::OutputUnwritable => world.fails(told(Reason::OutputUnwritable, "The disk is full.")),
-        State::StorageUnreachable => world.fails(told(Reason::StorageUnreachable, "http://minio:9000 does not answer")),
+        State::Retrying | State::StorageUnreachable => {
+            world.fails(told(Reason::StorageUnreachable, "http://minio:9000 does not answer"));
+        }
         State::DeviceLost => world.fails(told(Reason::DeviceLost, "The GPU fell off the bus.")),
         State::MemoryLimitTooSmall => {
-            world.fails(told(Reason::MemoryLimitTooSmall, "The limit is 256 MiB, the smallest plan needs 410 MiB."))
+            world.fails(told(Reason::MemoryLimitTooSmall, "The limit is 256 MiB, the smallest plan needs 410 MiB."));
         }
         State::Internal => world.fails(told(Reason::Internal, "A pass panicked.")),
         State::OutOfMemory => {

@@ -1,4 +1,5 @@
-//! The arrows between rooms point one way: `api ← model ← engine ← {accelerator, optimizer, quality, profiler} ← bake ← cli`.
+//! The arrows between rooms point one way: `api ← model ← engine ← {accelerator, optimizer, quality, profiler} ← bake ← worker ← cli`,
+//! `api ← store ← worker`.
 
 #![allow(clippy::unwrap_used)] // a test that cannot read the sources has failed
 
@@ -17,7 +18,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("optimizer", &["api", "model", "engine"]),
     ("bake", &["api", "model", "engine", "hardware", "accelerator", "profiler", "quality", "optimizer"]),
     ("operator", &["api", "hardware"]),
-    ("worker", &["api", "engine", "optimizer", "quality", "bake"]),
+    ("store", &["api"]),
+    ("worker", &["api", "model", "engine", "optimizer", "quality", "bake", "store"]),
     (
         "cli",
         &[

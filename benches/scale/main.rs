@@ -83,7 +83,7 @@ async fn measure(options: &Options) {
     let started = Instant::now();
     load::create(&client, options.jobs, options.namespaces, options.clients).await;
     let created = started.elapsed().as_secs_f64();
-    let terminal = watched.all_terminal(options.jobs, Duration::from_secs(3600)).await;
+    let terminal = watched.all_terminal(options.jobs, Duration::from_hours(1)).await;
     let took = started.elapsed().as_secs_f64();
     let cpu = operator.cpu_seconds();
     let used = components.since(&before);
@@ -107,8 +107,8 @@ async fn measure(options: &Options) {
         "writes",
         &format!(
             "{:.2} status writes and {:.2} requests a lifecycle",
-            operator.metric("bakejob_status_writes_total") / jobs,
-            operator.metric("rest_client_requests_total") / jobs
+            operator::metric("bakejob_status_writes_total") / jobs,
+            operator::metric("rest_client_requests_total") / jobs
         ),
     );
     row("Job complete -> CR terminal", &watched.delays());
@@ -129,15 +129,15 @@ fn rest(options: &Options, operator: &Operator) {
     // The last events of the load are still on their way.
     std::thread::sleep(Duration::from_secs(10));
     let (writes, asked, cpu) =
-        (operator.writes(), operator.metric("rest_client_requests_total"), operator.cpu_seconds());
+        (operator::writes(), operator::metric("rest_client_requests_total"), operator.cpu_seconds());
     std::thread::sleep(Duration::from_secs(options.rest));
     row(
         "at rest",
         &format!(
             "{} s: {} writes, {} requests, {:.1} millicores, {:.1} MiB",
             options.rest,
-            operator.writes() - writes,
-            operator.metric("rest_client_requests_total") - asked,
+            operator::writes() - writes,
+            operator::metric("rest_client_requests_total") - asked,
             1000.0 * (operator.cpu_seconds() - cpu) / options.rest as f64,
             operator.rss_mib(),
         ),
@@ -150,8 +150,8 @@ fn resync(options: &Options, operator: &mut Operator) {
     *operator = Operator::start();
     let ready = started.elapsed().as_secs_f64();
     let jobs = f64::from(options.jobs);
-    let looked = |operator: &Operator| operator.metric("controller_runtime_reconcile_total");
-    while looked(operator) < jobs && started.elapsed() < Duration::from_secs(600) {
+    let looked = || operator::metric("controller_runtime_reconcile_total");
+    while looked() < jobs && started.elapsed() < Duration::from_mins(10) {
         std::thread::sleep(Duration::from_millis(20));
     }
     let took = started.elapsed().as_secs_f64();
@@ -160,7 +160,7 @@ fn resync(options: &Options, operator: &mut Operator) {
         &format!(
             "ready after {ready:.2} s, all looked at after {took:.2} s: {:.0} a second after it was ready; {} writes; peak {:.1} MiB",
             jobs / (took - ready).max(0.02),
-            operator.writes(),
+            operator::writes(),
             operator.peak_mib()
         ),
     );

@@ -33,7 +33,7 @@ impl Operator {
         let operator = Self(command.spawn().unwrap());
         let started = Instant::now();
         while !get("/readyz").is_some_and(|text| text.contains(" 200 ")) {
-            assert!(started.elapsed() < Duration::from_secs(300), "the operator is not ready");
+            assert!(started.elapsed() < Duration::from_mins(5), "the operator is not ready");
             std::thread::sleep(Duration::from_millis(5));
         }
         operator
@@ -51,16 +51,6 @@ impl Operator {
         process::mib(self.0.id(), "VmRSS")
     }
 
-    /// A metric, summed over its labels.
-    pub(crate) fn metric(&self, name: &str) -> f64 {
-        sum(name, |_| true)
-    }
-
-    /// Requests that write.
-    pub(crate) fn writes(&self) -> f64 {
-        sum("rest_client_requests_total", |line| !line.contains("method=\"GET\""))
-    }
-
     pub(crate) fn stop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
@@ -71,6 +61,16 @@ impl Drop for Operator {
     fn drop(&mut self) {
         self.stop();
     }
+}
+
+/// A metric of the operator that runs, summed over its labels.
+pub(crate) fn metric(name: &str) -> f64 {
+    sum(name, |_| true)
+}
+
+/// Its requests that write.
+pub(crate) fn writes() -> f64 {
+    sum("rest_client_requests_total", |line| !line.contains("method=\"GET\""))
 }
 
 fn sum(name: &str, which: impl Fn(&str) -> bool) -> f64 {

@@ -19,7 +19,7 @@ const APPLICATION: Kind = Kind("argoproj.io", "v1alpha1", "Application");
 const NAMESPACE: &str = "argocd";
 
 /// How long Argo CD may take to see a commit and apply it: it looks every five seconds.
-const SYNC: Duration = Duration::from_secs(60);
+const SYNC: Duration = Duration::from_mins(1);
 
 /// An Application that follows a repository into the case's namespace.
 struct Application {
@@ -148,7 +148,7 @@ fn health_of_bake(status: &Value) -> Value {
 }
 
 /// A bake as it lies in Git: what it leaves out, the API server fills in.
-fn digits(case: &Case, spec: Value) -> Value {
+fn digits(case: &Case, spec: &Value) -> Value {
     let mut whole = slow(12);
     whole["backoffLimit"] = json!(2);
     whole["output"] = json!({"uri": "/tmp/out", "onDelete": "Delete"});
@@ -167,7 +167,7 @@ fn release(case: &Case, of: &str) -> Value {
 
 async fn lives_from_git(name: &str, server_side: bool) {
     let case = Case::alone(name).await;
-    let first = digits(&case, json!({}));
+    let first = digits(&case, &json!({}));
     let Some(application) = Application::of(case, &[first], server_side).await else { return };
     let case = &application.case;
     let runs = async || case.api::<BakeJob>().get("digits").await.unwrap().status.unwrap().runs;
@@ -182,18 +182,18 @@ async fn lives_from_git(name: &str, server_side: bool) {
     assert_eq!(runs().await, Some(1));
 
     let gates = json!([{"metric": "FileSize", "max": "1"}]);
-    application.push(&[digits(case, json!({"gates": gates}))]).await;
+    application.push(&[digits(case, &json!({"gates": gates}))]).await;
     let status = application.shows("Degraded", "GateFailed: ", BAKE).await;
     assert!(health_of_bake(&status)["message"].as_str().unwrap().contains("FileSize"), "{status:#}");
     application.stays_synced().await;
     assert_eq!(runs().await, Some(2));
 
     let suspended = json!({"optimization": {"level": "Conservative", "seed": 3}, "suspend": true});
-    application.push(&[digits(case, suspended)]).await;
+    application.push(&[digits(case, &suspended)]).await;
     application.shows("Suspended", "", SYNC).await;
     application.stays_synced().await;
     let resumed = json!({"optimization": {"level": "Conservative", "seed": 3}, "suspend": false});
-    application.push(&[digits(case, resumed)]).await;
+    application.push(&[digits(case, &resumed)]).await;
     application.shows("Healthy", "Baked: ", BAKE).await;
     assert_eq!(runs().await, Some(3));
 
@@ -207,7 +207,7 @@ async fn lives_from_git(name: &str, server_side: bool) {
     application.shows("Healthy", "Baked: ", SYNC).await;
     assert_eq!(runs().await, Some(3));
 
-    let mut invalid = digits(case, json!({}));
+    let mut invalid = digits(case, &json!({}));
     invalid["spec"]["source"]["uri"] = json!("model.onnx");
     application.push(&[invalid]).await;
     application.shows("Degraded", "InvalidJob: spec.source.uri", SYNC).await;
@@ -236,7 +236,7 @@ async fn argocd_shows_the_same_when_the_server_compares() {
 async fn argocd_lets_a_bake_gate_a_sync() {
     let case = Case::alone("argocd-hook").await;
     let hook = |case: &Case, spec: Value| {
-        let mut bake = digits(case, spec);
+        let mut bake = digits(case, &spec);
         bake["metadata"]["annotations"] = json!({
             "argocd.argoproj.io/hook": "PreSync",
             "argocd.argoproj.io/hook-delete-policy": "BeforeHookCreation",

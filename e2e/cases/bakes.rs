@@ -13,7 +13,7 @@ use crate::support::{BAKE, Case, condition, message};
 async fn a_bake_ends_with_measured_results_and_passed_gates() {
     let case = Case::shared("baked").await;
     case.apply(&case.mlp("mlp", &json!({}))).await.unwrap();
-    let job = case.ends("mlp", State::Baked, BAKE).await;
+    let job = case.bakes("mlp", BAKE).await;
     assert_eq!(condition(&job, "GatePassed").unwrap(), ("True".into(), "GatesPassed".into()));
     assert_eq!(condition(&job, "Ready").unwrap().0, "True");
     assert_eq!(condition(&job, "Reconciling").unwrap().0, "False");
@@ -24,7 +24,7 @@ async fn a_bake_ends_with_measured_results_and_passed_gates() {
     assert!(status.gates.iter().all(|gate| gate.verdict == Verdict::Pass && gate.observed.is_some()));
     assert!(quality(Metric::AccuracyRetention).interval.is_some());
     let (baseline, baked) = (status.baseline.unwrap(), status.baked.unwrap());
-    assert!(baseline.latency_p50.is_some() && baked.speedup.is_some() && baked.accuracy_retention.is_some());
+    assert!(baseline.latency_p50.is_some() && baked.file_size.is_some() && baked.accuracy_retention.is_some());
     let hardware = status.hardware.unwrap();
     assert_eq!(hardware.device.as_deref(), Some("CPU"));
     assert!(hardware.engine.unwrap().starts_with("onnxruntime "), "the worker's image brings ONNX Runtime along");

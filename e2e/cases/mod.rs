@@ -5,4 +5,5 @@ mod kueue;
 mod nodes;
 mod operator;
 mod rules;
+mod storage;
 mod troubles;

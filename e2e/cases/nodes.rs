@@ -60,7 +60,7 @@ async fn a_bake_whose_node_is_lost_goes_on_elsewhere() {
 
     // What the message advises.
     shell::run("kubectl", &["taint", "node", "node-2", "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"]);
-    let job = case.ends("mlp", State::Baked, BAKE * 2).await;
+    let job = case.bakes("mlp", BAKE * 2).await;
     let status = job.status.unwrap();
     assert_eq!(status.hardware.unwrap().node.as_deref(), Some("node-1"));
     assert_eq!(status.runs, Some(1));
@@ -97,7 +97,7 @@ async fn a_gpu_node_gets_the_bake_that_asks_for_one() {
     case.apply(&case.mlp("three", &many)).await.unwrap();
     let job = case.reaches("three", State::Unschedulable, SOON).await;
     assert!(message(&job).contains("Insufficient nvidia.com/gpu"), "{}", message(&job));
-    let job = case.ends("three", State::Baked, BAKE).await;
+    let job = case.bakes("three", BAKE).await;
     let hardware = job.status.unwrap().hardware.unwrap();
     assert_eq!(hardware.device.as_deref(), Some("CPU"));
     assert!(hardware.reason.unwrap().contains("fallback to the CPU"));
@@ -115,7 +115,7 @@ async fn a_worker_killed_for_memory_is_tried_once_more_with_the_plan_that_needs_
     let case = Case::shared("oom").await;
     let worker = json!({"worker": {"image": MOODY, "env": [{"name": "MOOD", "value": "hungry"}], "resources": {"limits": {"memory": "512Mi"}}}});
     case.apply(&case.mlp("mlp", &worker)).await.unwrap();
-    let job = case.ends("mlp", State::Baked, BAKE).await;
+    let job = case.bakes("mlp", BAKE).await;
     let attempt = job.status.unwrap().attempt.unwrap();
     assert!(attempt.low_memory && attempt.number == 2 && attempt.failures == 0);
     let failure = attempt.last_failure.unwrap();
@@ -142,7 +142,7 @@ async fn a_worker_that_is_drained_is_started_again() {
     let path = format!("/api/v1/namespaces/{}/pods/{}/eviction", case.namespace, pod.metadata.name.as_ref().unwrap());
     let request = http::Request::post(path).header("content-type", "application/json");
     case.client.request_text(request.body(serde_json::to_vec(&eviction).unwrap()).unwrap()).await.unwrap();
-    case.ends("mlp", State::Baked, BAKE).await;
+    case.bakes("mlp", BAKE).await;
     let names: Vec<String> = case.pods("mlp").await.iter().map(ResourceExt::name_any).collect();
     assert!(!names.contains(&pod.name_any()) || names.len() > 1, "{names:?}");
     case.done().await;

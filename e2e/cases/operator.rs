@@ -27,7 +27,7 @@ async fn two_replicas_fail_over_within_the_lease() {
     })
     .await;
     println!("failover from {first} to {second}: {:.1} s with a Lease of 5 s", struck.elapsed().as_secs_f64());
-    case.ends("mlp", State::Baked, BAKE).await;
+    case.bakes("mlp", BAKE).await;
     assert_eq!(case.jobs("mlp").await.len(), 1, "the second leader adopts the Job of the first");
     case.done().await;
 }
@@ -50,7 +50,7 @@ async fn killed_ten_times_at_random_moments_it_loses_and_doubles_nothing() {
         let blow = if i % 2 == 0 { Blow::Container } else { Blow::Pod };
         let moment = Duration::from_millis(random.random_range(500..6000));
         tokio::time::sleep(moment).await;
-        let before = operator::led(&case.client, Duration::from_secs(60)).await;
+        let before = operator::led(&case.client, Duration::from_mins(1)).await;
         let restarts = operator::restarts(&case.client, &before).await;
         let struck = Instant::now();
         operator::strike(&case.client, blow).await;
@@ -63,7 +63,7 @@ async fn killed_ten_times_at_random_moments_it_loses_and_doubles_nothing() {
     }
     for i in 0..6 {
         let name = format!("mlp-{i}");
-        let job = case.ends(&name, State::Baked, BAKE * 3).await;
+        let job = case.bakes(&name, BAKE * 3).await;
         assert_eq!(job.status.unwrap().runs, Some(1));
         let jobs = case.jobs(&name).await;
         assert_eq!(jobs.len(), 1, "{name} has {:?}", jobs.iter().map(Job::name_any).collect::<Vec<_>>());
@@ -77,7 +77,7 @@ async fn killed_ten_times_at_random_moments_it_loses_and_doubles_nothing() {
 
 /// Waits for the next process to hold the Lease, and returns the seconds from then to its first look at an object.
 async fn first_look(case: &Case, before: &(String, i32)) -> f64 {
-    let leader = eventually("the operator is back", Duration::from_secs(60), async || {
+    let leader = eventually("the operator is back", Duration::from_mins(1), async || {
         let leader = operator::leader(&case.client).await?;
         let restarts = operator::restarts(&case.client, &leader).await;
         let text = operator::log_since_start(&case.client, &leader).await?;
@@ -127,7 +127,7 @@ async fn an_upgrade_of_chart_and_crd_disturbs_no_bake() {
     case.apply(&case.mlp("mlp", &slow(15))).await.unwrap();
     case.reaches("mlp", State::Running, BAKE).await;
     let _settings = Settings::with(&["podAnnotations.upgraded=yes", "concurrency=8"]);
-    let job = case.ends("mlp", State::Baked, BAKE).await;
+    let job = case.bakes("mlp", BAKE).await;
     assert_eq!(job.status.unwrap().runs, Some(1));
     assert_eq!(case.pods("mlp").await.len(), 1);
     case.done().await;
@@ -138,7 +138,7 @@ async fn metrics_count_what_happened_and_name_no_object() {
     let case = Case::alone("metrics").await;
     let before = operator::metric(&case.client, "bakejob_gate_total").await;
     case.apply(&case.mlp("a-name-that-must-not-be-a-label", &json!({}))).await.unwrap();
-    case.ends("a-name-that-must-not-be-a-label", State::Baked, BAKE).await;
+    case.bakes("a-name-that-must-not-be-a-label", BAKE).await;
     eventually("the gate is counted", SOON, async || {
         (operator::metric(&case.client, "bakejob_gate_total").await > before).then_some(())
     })
@@ -157,8 +157,12 @@ async fn twelve_jobs_under_a_cap_of_four_all_end_and_a_poisoned_one_stops_no_oth
     let case = Case::alone("twelve").await;
     let _settings = Settings::with(&["caps.maxBakes=4"]);
     for i in 0..12 {
-        let spec =
-            if i == 5 { json!({"source": {"uri": "/shelf/none.onnx"}}) } else { json!({"optimization": {"seed": i}}) };
+        // Slow enough that all of them are there before the first has ended.
+        let mut spec = slow(8);
+        spec["optimization"]["seed"] = json!(i);
+        if i == 5 {
+            spec["source"] = json!({"uri": "/shelf/none.onnx"});
+        }
         case.apply(&case.mlp(&format!("mlp-{i}"), &spec)).await.unwrap();
     }
     let mut most = 0;
@@ -179,7 +183,8 @@ async fn twelve_jobs_under_a_cap_of_four_all_end_and_a_poisoned_one_stops_no_oth
     for i in 0..12 {
         let job = api.get(&format!("mlp-{i}")).await.unwrap();
         let state = crate::support::state(&job).unwrap();
-        assert_eq!(state == State::Baked, i != 5, "mlp-{i}: {state}");
+        let well = matches!(state, State::Baked | State::NoImprovement);
+        assert_eq!(well, i != 5, "mlp-{i}: {state}");
     }
     case.done().await;
 }

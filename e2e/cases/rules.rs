@@ -45,7 +45,7 @@ async fn what_a_cluster_cannot_do_is_refused_by_field_and_bakes_after_the_correc
     assert!(message(&job).contains("spec.source.uri: model.onnx is relative"), "{}", message(&job));
     assert!(case.jobs("mlp").await.is_empty());
     case.apply(&case.mlp("mlp", &json!({}))).await.unwrap();
-    case.ends("mlp", State::Baked, BAKE).await;
+    case.bakes("mlp", BAKE).await;
     case.done().await;
 }
 
@@ -59,7 +59,7 @@ async fn an_object_that_no_type_can_read_gets_its_condition_and_stops_nobody() {
     let broken: DynamicObject = serde_json::from_value(broken).unwrap();
     objects.create(&PostParams::default(), &broken).await.unwrap();
     case.apply(&case.mlp("mlp", &json!({}))).await.unwrap();
-    case.ends("mlp", State::Baked, BAKE).await;
+    case.bakes("mlp", BAKE).await;
     let broken = objects.get("broken").await.unwrap();
     let conditions = broken.data["status"]["conditions"].as_array().unwrap();
     let succeeded = conditions.iter().find(|c| c["type"] == "Succeeded").unwrap();

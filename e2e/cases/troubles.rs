@@ -71,7 +71,7 @@ async fn a_namespace_without_quota_says_so_and_bakes_when_there_is_room() {
     let job = case.reaches("mlp", State::QuotaExceeded, BAKE).await;
     assert!(message(&job).contains("exceeded quota"), "{}", message(&job));
     case.api::<ResourceQuota>().delete("none", &kube::api::DeleteParams::default()).await.unwrap();
-    case.ends("mlp", State::Baked, BAKE).await;
+    case.bakes("mlp", BAKE).await;
     case.done().await;
 }
 

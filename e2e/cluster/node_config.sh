@@ -59,6 +59,7 @@ clusterDomain: cluster.local
 clusterDNS: [$DNS_IP]
 resolvConf: $STATE/conf/resolv.conf
 evictionHard: {memory.available: 100Mi, nodefs.available: 1%, imagefs.available: 1%}
+evictionPressureTransitionPeriod: 10s
 imageGCHighThresholdPercent: 100
 nodeStatusUpdateFrequency: 2s
 nodeLeaseDurationSeconds: 10

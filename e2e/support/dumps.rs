@@ -24,7 +24,7 @@ pub(crate) fn save(case: &Case, name: &str, health: &str, message: &str) {
         let value = NEUTRAL.iter().find(|(field, _)| line.trim_start().starts_with(field));
         match value {
             Some((field, value)) => {
-                neutral += &format!("{}{field}{value}\n", &line[..line.len() - line.trim_start().len()])
+                neutral += &format!("{}{field}{value}\n", &line[..line.len() - line.trim_start().len()]);
             }
             None => neutral += &format!("{}\n", line.replace(&case.namespace, "ml")),
         }

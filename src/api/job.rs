@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::bakejob::{BakeJob, Device, Export, Fallback, GateSpec, Goal, Level, Runtime, TaskMetric};
+use super::bakejob::{BakeJob, Device, Export, Fallback, GateSpec, Goal, Level, Runtime, Storage, TaskMetric};
 use super::digest::spec_digest;
 use super::error::{JobError, Problem};
 use super::metric::{Direction, Metric, Unit};
@@ -84,7 +84,9 @@ pub struct ProfileOptions {
     pub iterations: usize,
 }
 
-/// Everything a local bake needs to know. What this holds needs no further check.
+/// Everything a bake needs to know. What this holds needs no further check.
+///
+/// A path may be an `s3://` URI as it was written, until the room `store` has put a local file or folder in its place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResolvedJob {
     /// `metadata.name`.
@@ -131,6 +133,10 @@ pub struct ResolvedJob {
     pub output: PathBuf,
     /// The longest a run may take.
     pub deadline: Option<Duration>,
+    /// How object storage is reached.
+    pub storage: Option<Storage>,
+    /// The URIs of files that were fetched, by where they lie now.
+    pub origins: BTreeMap<PathBuf, String>,
 }
 
 impl ResolvedJob {
@@ -212,6 +218,8 @@ impl ResolvedJob {
             exports: spec.exports.clone(),
             output,
             deadline: spec.active_deadline_seconds.map(|s| Duration::from_secs(s.into())),
+            storage: spec.storage.clone(),
+            origins: BTreeMap::new(),
         })
     }
 }
@@ -255,14 +263,17 @@ pub fn gate(spec: &GateSpec) -> Result<Gate, String> {
     Ok(Gate { metric, bound })
 }
 
-/// The path that a URI names on this machine; a relative one starts from `base`.
+/// The path that a URI names on this machine; a relative one starts from `base`. An `s3://` URI stays as it is, for the store to fetch.
 ///
 /// # Errors
-/// A sentence, when the URI is not a path and not `file://` on this machine.
+/// A sentence, when the URI is not a path, not `file://` on this machine and not `s3://`.
 pub fn local_path(uri: &str, base: &Path) -> Result<PathBuf, String> {
     let Some((scheme, rest)) = uri.split_once("://") else { return Ok(base.join(uri)) };
+    if scheme == "s3" && cfg!(feature = "store") {
+        return Ok(PathBuf::from(uri));
+    }
     if scheme != "file" {
-        return Err(format!("{scheme}:// is not on this machine; use a path or file://"));
+        return Err(format!("{scheme}:// cannot be reached from here; use a path or file://"));
     }
     let path = rest.strip_prefix("localhost").unwrap_or(rest);
     if !path.starts_with('/') {
@@ -344,7 +355,7 @@ mod tests {
         ] {
             assert_eq!(local_path(uri, Path::new("jobs")).unwrap(), Path::new(path), "{uri}");
         }
-        for uri in ["s3://b/m.onnx", "file://relative.onnx", "file:///a%zz", "file:///a%2"] {
+        for uri in ["gs://b/m.onnx", "file://relative.onnx", "file:///a%zz", "file:///a%2"] {
             assert!(local_path(uri, Path::new("jobs")).is_err(), "{uri}");
         }
     }

@@ -47,12 +47,11 @@ const NOT_BUILT: &[(&str, What, &str)] = &[
     ("spec.promotion.policy", Is("Manual"), "use Never"),
     ("spec.cache", Is("Use"), "use Off, or leave it out"),
     ("spec.cache", Is("Refresh"), "use Off, or leave it out"),
-    ("*", Scheme("s3://"), "use a path or file://"),
-    ("*", Scheme("gs://"), "use a path or file://"),
-    ("*", Scheme("az://"), "use a path or file://"),
-    ("*", Scheme("oci://"), "use a path or file://"),
-    ("*", Scheme("pvc://"), "use a path or file://"),
-    ("*", Scheme("https://"), "use a path or file://"),
+    ("*", Scheme("gs://"), "use a path, file:// or s3://"),
+    ("*", Scheme("az://"), "use a path, file:// or s3://"),
+    ("*", Scheme("oci://"), "use a path, file:// or s3://"),
+    ("*", Scheme("pvc://"), "use a path, file:// or s3://; claims are mounted in a cluster only"),
+    ("*", Scheme("https://"), "use a path, file:// or s3://"),
 ];
 
 /// Every field that holds a URI.
@@ -158,9 +157,10 @@ mod tests {
         );
         assert_eq!(said(|s| s.cache = Some(Cache::Off)), Vec::<String>::new());
         assert_eq!(
-            said(|s| s.output.uri = "s3://bucket/baked".into()),
-            ["spec.output.uri: s3:// is not built yet; use a path or file://."]
+            said(|s| s.output.uri = "gs://bucket/baked".into()),
+            ["spec.output.uri: gs:// is not built yet; use a path, file:// or s3://."]
         );
+        assert_eq!(said(|s| s.output.uri = "s3://bucket/baked".into()), Vec::<String>::new());
         let gpu =
             Gpu { count: 1, min_memory: None, min_compute_capability: None, resource_name: "nvidia.com/gpu".into() };
         assert_eq!(

@@ -174,7 +174,7 @@ pub(super) fn report(
     passes.extend(chosen.records.iter().cloned());
     let candidates = search.candidates.into_iter().map(|c| CandidateFigures {
         chosen: c.name == chosen.name,
-        nodes: c.work.model.graph().node.len(),
+        nodes: c.nodes,
         name: c.name,
         bytes: c.bytes,
         quality: c.quality,

@@ -71,15 +71,15 @@ pub(super) fn load(job: &ResolvedJob, options: &Options) -> Result<Loaded, BakeE
         );
         return Err(BakeError::Job { field: "spec.source.digest".to_owned(), detail });
     }
-    let mut files = vec![SourceFile::new(Role::Model, path, file_sha256)];
+    let mut files = vec![SourceFile::new(Role::Model, path, file_sha256, &job.origins)];
     for (location, bytes) in &source.beside {
-        files.push(SourceFile::new(Role::ModelData, &path.with_file_name(location), sha256_hex(bytes)));
+        files.push(SourceFile::new(Role::ModelData, &path.with_file_name(location), sha256_hex(bytes), &job.origins));
     }
     let mut remarks = Vec::new();
     let mut read = |role, path: &Path| {
         Dataset::load(path, &model, dataset::Limits::default()).map(|loaded| {
             remarks.extend(loaded.notes);
-            files.push(SourceFile::new(role, path, loaded.sha256));
+            files.push(SourceFile::new(role, path, loaded.sha256, &job.origins));
             loaded.dataset
         })
     };

@@ -10,7 +10,7 @@ use super::timing::Timer;
 use super::{BakeError, Options};
 use crate::api::bakejob::Runtime;
 use crate::api::{Metric, ResolvedJob};
-use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine, batch};
+use crate::engine::{EngineError, Feed, LoadOptions, Session, SharedEngine, batch};
 use crate::model::infer::{InferOptions, infer};
 use crate::model::stats::Stats;
 use crate::model::{Facts, Model};
@@ -34,6 +34,8 @@ pub(super) const PROBE_SAMPLES: usize = 4;
 /// The feeds that are timed, one per batch size, the gates' one first.
 pub(super) struct Workload {
     pub(super) feeds: Vec<(usize, Feed)>,
+    /// The batch sizes that were tried. Without a wish they hang on how long a run takes, so a bake that goes on takes those of its beginning.
+    pub(super) wished: Vec<usize>,
     /// Batch sizes that the model or the engine refused, and why.
     pub(super) refused: Vec<String>,
 }
@@ -57,8 +59,23 @@ impl Workload {
             ([], false) => vec![own],
             (wished, _) => wished.to_vec(),
         };
+        Ok(Self::of_batches(wished, model, session.as_mut(), samples))
+    }
+
+    /// Feeds of the batch sizes that were tried before: no clock decides.
+    pub(super) fn again(
+        wished: Vec<usize>,
+        model: &Model,
+        engine: &SharedEngine,
+        samples: &[Feed],
+    ) -> Result<Self, EngineError> {
+        let mut session = engine.load(model, &LoadOptions::default())?;
+        Ok(Self::of_batches(wished, model, session.as_mut(), samples))
+    }
+
+    fn of_batches(wished: Vec<usize>, model: &Model, session: &mut dyn Session, samples: &[Feed]) -> Self {
         let (mut feeds, mut refused) = (Vec::new(), Vec::new());
-        for rows in wished {
+        for &rows in &wished {
             let made = batch::of_rows(samples, model, rows)
                 .map_err(|e| e.to_string())
                 .and_then(|feed| session.run(&feed).map(|_| feed).map_err(|e| e.to_string()));
@@ -68,9 +85,9 @@ impl Workload {
             }
         }
         if feeds.is_empty() {
-            feeds.push((own, samples[0].clone()));
+            feeds.push((batch::rows(&samples[0], model), samples[0].clone()));
         }
-        Ok(Self { feeds, refused })
+        Self { feeds, wished, refused }
     }
 }
 

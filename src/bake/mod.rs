@@ -1,6 +1,7 @@
 //! The pipeline: load, baseline, optimise, validate, profile, gate, export. It owns the order of things and the evidence; what each stage does lives in its room.
 
 mod assess;
+mod checkpoint;
 mod choose;
 pub mod compare;
 pub mod error;
@@ -18,6 +19,7 @@ pub mod progress;
 mod publish;
 pub mod report;
 pub mod source;
+mod stages;
 pub mod summary;
 mod timing;
 pub mod verify;
@@ -26,8 +28,11 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 pub use assess::assess;
+pub use checkpoint::Checkpoints;
+pub(crate) use checkpoint::{NAMES as CHECKPOINT_NAMES, forget};
 pub use error::BakeError;
 pub use progress::{Progress, Quiet, Stage, StageRecord};
+pub(crate) use publish::run_of_hidden;
 pub use report::Report;
 pub use summary::Summary;
 
@@ -40,11 +45,13 @@ use crate::optimizer::recipe::RECIPE_VERSION;
 use crate::optimizer::search::Limits;
 use crate::optimizer::{Candidate, Driver, PassRecord, Recipe, Work};
 use crate::profiler::{clock, paired};
+use checkpoint::{Baseline, Finished};
 use choose::Chosen;
 use intake::Loaded;
 use judge::{Bench, SearchJudge};
 use measure::{Measurer, Workload};
 use publish::Staging;
+use stages::Stages;
 use timing::Timer;
 
 /// What the process that bakes brings along.
@@ -57,6 +64,8 @@ pub struct Options {
     pub program: PathBuf,
     /// Take the plan that needs the least memory.
     pub low_memory: bool,
+    /// Where a later process finds the stages that this one finished; `None` keeps nothing.
+    pub checkpoints: Option<Box<dyn Checkpoints>>,
 }
 
 /// No new candidate is begun after so many seconds of searching.
@@ -68,7 +77,7 @@ const MOST_SEARCH_SAMPLES: usize = 128;
 /// Name of the artifact's file.
 const MODEL_FILE: &str = "model.onnx";
 
-/// Bakes one job.
+/// Bakes one job. What it keeps of finished stages is the caller's to forget, once the result lies where it belongs.
 ///
 /// # Errors
 /// Whatever kept an artifact from being made; a gate that did not pass is no error but a [`Summary`] with its reason.
@@ -79,14 +88,21 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
     stages.enter(Stage::Load);
     let machine = detect::detect();
     memory::check(job, &machine)?;
-    let mut staging = Staging::new(&job.output)?;
+    let mut staging = Staging::new(&job.output, options.checkpoints.as_ref().map(|c| c.run()))?;
     let loaded = intake::load(job, options)?;
     let engine = &loaded.engine.engine;
     let threads = job.threads.unwrap_or(1);
     let timer = Timer::new(engine.clone(), threads);
+    let finished = Finished::of(job, options, &loaded, &machine);
+    let earlier = finished.baseline();
 
-    stages.enter(Stage::Baseline);
-    let workload = Workload::new(job, &loaded.model, engine, &loaded.calibration.feeds)?;
+    let feeds = &loaded.calibration.feeds;
+    let workload = if let Some((kept, _)) = &earlier {
+        Workload::again(kept.batches.clone(), &loaded.model, engine, feeds)?
+    } else {
+        stages.enter(Stage::Baseline);
+        Workload::new(job, &loaded.model, engine, feeds)?
+    };
     let measurer = Measurer {
         job,
         options,
@@ -97,14 +113,31 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
         samples: &loaded.validation.feeds,
         facts: &loaded.facts,
     };
-    let baseline = measurer.figures(&loaded.model, &job.source.path)?;
+    let mut search = None;
+    let baseline = if let Some((kept, times)) = earlier {
+        stages.take_over(Stage::Baseline, times);
+        search = finished.search(job, &loaded);
+        kept.figures
+    } else {
+        let figures = measurer.figures(&loaded.model, &job.source.path)?;
+        let kept = Baseline { batches: workload.wished.clone(), figures };
+        finished.keep_baseline(&kept, &stages.ended());
+        kept.figures
+    };
 
-    stages.enter(Stage::Optimize);
-    let mut search = optimise(job, options, &loaded, &timer, &workload, &machine, &mut stages)?;
+    let mut search = if let Some((kept, times)) = search {
+        stages.take_over(Stage::Optimize, times);
+        kept
+    } else {
+        stages.enter(Stage::Optimize);
+        let search = optimise(job, options, &loaded, &timer, &workload, &machine, &mut stages)?;
+        finished.keep_search(&search, &stages.ended());
+        search
+    };
 
     stages.enter(Stage::Validate);
     let bench = Bench::for_verdict(engine.clone(), cores(), &loaded.model, loaded.verdict(), &loaded.taps)?;
-    let chosen =
+    let mut chosen =
         choose::choose(job, &loaded, &bench, &measurer, &baseline, &mut search.candidates, &staging, &mut stages)?;
 
     stages.enter(Stage::Export);
@@ -116,10 +149,16 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
         facts: loaded.facts.clone(),
         steps: chosen.steps.clone(),
     };
-    let remarks = loaded.remarks.iter().chain(&workload.refused).cloned().collect();
+    let resumed = stages.remark();
+    if let Some(said) = &resumed {
+        chosen.message = format!("{} {said}", chosen.message);
+    }
+    let remarks = loaded.remarks.iter().chain(&workload.refused).chain(&resumed).cloned().collect();
     let report =
-        figures::report(job, options, &loaded, &timer, machine, search, baseline, &chosen, stages.finish(), remarks);
-    export(&mut staging, &chosen, &recipe, report, job, started).and_then(|summary| staging.publish().map(|()| summary))
+        figures::report(job, options, &loaded, &timer, machine, search, baseline, &chosen, stages.ended(), remarks);
+    let summary = export(&mut staging, &chosen, &recipe, report, job, started)?;
+    staging.publish()?;
+    Ok(summary)
 }
 
 /// What the optimise stage ends with.
@@ -218,47 +257,7 @@ fn pretty(value: &impl serde::Serialize) -> Result<String, BakeError> {
     serde_json::to_string_pretty(value).map_err(|e| BakeError::Internal(e.to_string()))
 }
 
-/// Stage records as they come about.
-pub(crate) struct Stages<'p> {
-    progress: &'p mut dyn Progress,
-    records: Vec<StageRecord>,
-    open: Option<(Stage, String, Instant)>,
-}
-
-impl<'p> Stages<'p> {
-    fn new(progress: &'p mut dyn Progress) -> Self {
-        Self { progress, records: Vec::new(), open: None }
-    }
-
-    fn enter(&mut self, stage: Stage) {
-        self.close();
-        self.progress.stage(stage);
-        self.open = Some((stage, now(), Instant::now()));
-    }
-
-    fn close(&mut self) {
-        if let Some((name, start_time, since)) = self.open.take() {
-            self.records.push(StageRecord {
-                name,
-                start_time,
-                completion_time: now(),
-                seconds: since.elapsed().as_secs_f64(),
-            });
-        }
-    }
-
-    fn finish(mut self) -> Vec<StageRecord> {
-        self.close();
-        self.records
-    }
-}
-
 /// Threads for work that is not timed.
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-}
-
-/// The time now, RFC 3339, UTC.
-fn now() -> String {
-    jiff::Timestamp::now().to_string()
 }

@@ -55,6 +55,12 @@ pub trait Progress {
     fn stage(&mut self, stage: Stage);
     /// Something within the stage.
     fn detail(&mut self, text: &str);
+    /// How far files are on their way to this machine, or from it.
+    fn transfer(&mut self, text: &str) {
+        self.detail(text);
+    }
+    /// A stage that an earlier process of this run finished, and that is not repeated.
+    fn resumed(&mut self, _: Stage) {}
 }
 
 /// Tells nobody.

@@ -6,6 +6,34 @@ use std::path::{Path, PathBuf};
 use super::BakeError;
 use crate::signals::{HeldFolder, undivided};
 
+/// How the name of a hidden folder begins.
+const HIDDEN: &str = ".bake-";
+
+/// How it begins for the processes of one run.
+fn hidden_prefix(run: &str) -> String {
+    format!("{HIDDEN}{run}.")
+}
+
+/// The run whose hidden folder has this name.
+pub(crate) fn run_of_hidden(name: &str) -> Option<&str> {
+    name.strip_prefix(HIDDEN)?.split_once('.').map(|(run, _)| run)
+}
+
+/// Removes the folders in `target` whose names begin with `prefix`.
+fn remove_hidden(target: &Path, prefix: &str) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(target) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(prefix) {
+            std::fs::remove_dir_all(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
 /// An output folder in preparation. Dropped before [`Staging::publish`], or ended by a signal, it leaves nothing behind: no hidden folder, and no output
 /// folder that was made for it.
 #[derive(Debug)]
@@ -16,10 +44,15 @@ pub(super) struct Staging {
 }
 
 impl Staging {
-    /// Prepares to write into `target`, which is made when missing. Fails early, before any work, when it cannot be written.
-    pub(super) fn new(target: &Path) -> Result<Self, BakeError> {
+    /// Prepares to write into `target`, which is made when missing. Fails early, before any work, when it cannot be written. A process of `run` that was
+    /// killed could not take its hidden folder away; that is done here.
+    pub(super) fn new(target: &Path, run: Option<&str>) -> Result<Self, BakeError> {
         let failed = |source| BakeError::Output { path: target.to_owned(), source };
-        let folder = HeldFolder::inside(target, ".bake-").map_err(failed)?;
+        let prefix = run.map_or_else(|| HIDDEN.to_owned(), hidden_prefix);
+        if run.is_some() {
+            remove_hidden(target, &prefix).map_err(failed)?;
+        }
+        let folder = HeldFolder::inside(target, &prefix).map_err(failed)?;
         Ok(Self { folder, target: target.to_owned(), files: Vec::new() })
     }
 
@@ -76,7 +109,7 @@ mod tests {
     fn nothing_is_left_of_an_output_that_was_not_published() {
         let root = tempfile::tempdir().unwrap();
         let target = root.path().join("out");
-        let mut staging = Staging::new(&target).unwrap();
+        let mut staging = Staging::new(&target, None).unwrap();
         staging.write("model.onnx", b"half").unwrap();
         assert!(!target.join("model.onnx").exists());
         drop(staging);
@@ -86,7 +119,7 @@ mod tests {
     #[test]
     fn published_files_are_all_there_and_the_hidden_folder_is_gone() {
         let root = tempfile::tempdir().unwrap();
-        let mut staging = Staging::new(root.path()).unwrap();
+        let mut staging = Staging::new(root.path(), None).unwrap();
         staging.write("a/b.json", b"{}").unwrap();
         staging.write("model.onnx", b"m").unwrap();
         staging.publish().unwrap();
@@ -97,10 +130,27 @@ mod tests {
     }
 
     #[test]
+    fn what_a_killed_process_of_the_run_left_goes_and_nothing_else() {
+        assert_eq!(run_of_hidden(&format!("{}x1", hidden_prefix("u-1"))), Some("u-1"));
+        assert_eq!((run_of_hidden(".bake-x1"), run_of_hidden("u-1.x")), (None, None));
+        let root = tempfile::tempdir().unwrap();
+        for folder in [".bake-u-1.killed/candidate", ".bake-u-12.other", ".bake-somebody", "runs/u-1"] {
+            std::fs::create_dir_all(root.path().join(folder)).unwrap();
+        }
+        let staging = Staging::new(root.path(), Some("u-1")).unwrap();
+        assert!(staging.path("").starts_with(root.path()) && staging.path("").exists());
+        drop(staging);
+        let mut names: Vec<_> =
+            std::fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        assert_eq!(names, [".bake-somebody", ".bake-u-12.other", "runs"]);
+    }
+
+    #[test]
     fn an_output_below_a_file_is_refused_with_its_path() {
         let root = tempfile::tempdir().unwrap();
         std::fs::write(root.path().join("file"), b"").unwrap();
-        let error = Staging::new(&root.path().join("file/out")).unwrap_err();
+        let error = Staging::new(&root.path().join("file/out"), None).unwrap_err();
         assert!(error.to_string().contains("file/out"), "{error}");
         assert_eq!(error.reason(), crate::api::Reason::OutputUnwritable);
     }

@@ -1,5 +1,6 @@
 //! The files that a bake read, named in its report so that `verify` finds them again and sees when they changed.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
@@ -26,15 +27,19 @@ pub enum Role {
 pub struct SourceFile {
     /// What for.
     pub role: Role,
-    /// Where it lay, as an absolute path.
+    /// Where it lay, as an absolute path, or as the URI it was fetched from.
     pub path: PathBuf,
     /// SHA-256 of the bytes that were loaded.
     pub sha256: String,
 }
 
 impl SourceFile {
-    /// A file and the digest of the bytes that were loaded from it.
-    pub(super) fn new(role: Role, path: &Path, sha256: String) -> Self {
-        Self { role, path: std::path::absolute(path).unwrap_or_else(|_| path.to_owned()), sha256 }
+    /// A file and the digest of the bytes that were loaded from it. `origins` tells of files that were fetched.
+    pub(super) fn new(role: Role, path: &Path, sha256: String, origins: &BTreeMap<PathBuf, String>) -> Self {
+        let lay = match origins.get(path) {
+            Some(uri) => PathBuf::from(uri),
+            None => std::path::absolute(path).unwrap_or_else(|_| path.to_owned()),
+        };
+        Self { role, path: lay, sha256 }
     }
 }

@@ -13,6 +13,7 @@ use crate::api::{Reason, ResolvedJob};
 use crate::bake::summary::Interval;
 use crate::bake::{self, Options, Summary};
 use crate::engine::Engines;
+use crate::worker;
 
 pub(super) fn run(args: &BakeArgs) -> Result<u8, Failure> {
     let jobs = planned(args)?;
@@ -34,9 +35,10 @@ fn single(args: &BakeArgs, planned: Planned) -> Result<u8, Failure> {
             program: std::env::current_exe()
                 .map_err(|e| Failure::new(Reason::Internal, format!("cannot find this program again: {e}")))?,
             low_memory: args.low_memory,
+            checkpoints: None,
         };
         let mut progress = Terminal::new(&job.name, args.quiet || args.json);
-        Ok((bake::bake(&job, &options, &mut progress)?, job))
+        Ok((worker::bake(&job, &options, &mut progress)?.summary, job))
     });
     match ended {
         Err(failure) => {

@@ -166,8 +166,11 @@ fn with_flags(args: &BakeArgs, job: &BakeJob, file: &Path) -> Result<BakeJob, Fa
         .ok_or_else(|| Failure::new(Reason::Internal, "a job vanished while the flags were laid over it"))
 }
 
-/// Paths on the command line count from where the command runs, not from the job file.
+/// Paths on the command line count from where the command runs, not from the job file. URIs are what they are.
 fn absolute(path: &Path) -> PathBuf {
+    if path.to_str().is_some_and(|text| text.contains("://")) {
+        return path.to_owned();
+    }
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 

@@ -39,7 +39,13 @@ impl Failure {
 macro_rules! failure_from {
     ($($error:ty),*) => { $(impl From<$error> for Failure { fn from(e: $error) -> Self { Self::new(e.reason(), e) } })* };
 }
-failure_from!(crate::bake::BakeError, crate::model::ModelError, crate::engine::EngineError, crate::api::JobError);
+failure_from!(
+    crate::worker::Failed,
+    crate::bake::BakeError,
+    crate::model::ModelError,
+    crate::engine::EngineError,
+    crate::api::JobError
+);
 
 /// Runs the command line and returns the exit code.
 pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {

@@ -18,6 +18,7 @@ pub(super) fn run(args: &VerifyArgs) -> Result<u8, Failure> {
         program: std::env::current_exe()
             .map_err(|e| Failure::new(Reason::Internal, format!("cannot find this program again: {e}")))?,
         low_memory: false,
+        checkpoints: None,
     };
     let found = verify(&args.folder, &options)?;
     print(&if args.json { json(&found)? } else { text(&found) })?;

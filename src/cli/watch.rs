@@ -37,6 +37,11 @@ impl Progress for Terminal {
         tracing::debug!(job = self.job, "{text}");
         self.bar.set_message(format!("trying {text}"));
     }
+
+    fn transfer(&mut self, text: &str) {
+        tracing::debug!(job = self.job, "{text}");
+        self.bar.set_message(text.to_owned());
+    }
 }
 
 impl Drop for Terminal {

@@ -3,17 +3,37 @@
 //! A model file is input from outside: a location may try to reach `/etc/passwd`, directly, by `..` or through a link. Only regular files that really
 //! lie inside the model's own folder are opened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
 
 use super::onnx::{GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto, tensor_proto::DataLocation};
-use super::{Limits, ModelError, mapped, verify};
+use super::{Limits, Model, ModelError, mapped, verify};
 
 /// Whether the bytes of a tensor are outside its message.
 pub fn is_external(tensor: &TensorProto) -> bool {
     tensor.data_location() == DataLocation::External
+}
+
+/// The files that the model at `path` names as its external data: their locations, relative to its folder. Those that leave it are not among them: loading
+/// refuses them.
+pub fn locations(path: &Path) -> Result<Vec<String>, ModelError> {
+    let file = mapped::map(path).map_err(|source| ModelError::Read { path: path.to_owned(), source })?;
+    let mut model = Model::from_bytes(file, path)?;
+    let mut found = BTreeSet::new();
+    each_tensor_mut(&mut model.proto, &mut |tensor| {
+        let entries = tensor.external_data.iter().filter(|_| is_external(tensor));
+        let named = entries.filter(|e| e.key() == "location").map(|e| e.value().trim());
+        found.extend(named.filter(|l| !l.is_empty() && stays_inside(l)).map(str::to_owned));
+        Ok(())
+    })?;
+    Ok(found.into_iter().collect())
+}
+
+/// Whether a location names something in the model's folder, as far as its text tells.
+fn stays_inside(location: &str) -> bool {
+    Path::new(location).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir))
 }
 
 /// Files by the location that the model gives.
@@ -86,7 +106,7 @@ impl Reader<'_> {
             return Ok(bytes.clone());
         }
         let relative = Path::new(location);
-        if !relative.components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir)) {
+        if !stays_inside(location) {
             return Err(format!("its location '{location}' leaves the model's folder"));
         }
         if self.canonical.is_none() {

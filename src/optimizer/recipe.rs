@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::driver::Work;
 use crate::api::digest::sha256_hex;
 use crate::model::{Effect, Facts, Model, ModelError, Pass, PassError};
 
@@ -69,6 +70,26 @@ pub enum ReplayError {
     Model(#[from] ModelError),
 }
 
+impl Work {
+    /// Applies recorded steps, as they were applied when they were found. `build` makes a pass of a step.
+    pub fn replay(
+        &mut self,
+        steps: &[Step],
+        build: &dyn Fn(&Step) -> Option<Box<dyn Pass>>,
+    ) -> Result<(), ReplayError> {
+        for step in steps {
+            let pass = build(step).ok_or_else(|| ReplayError::UnknownPass(step.pass.clone()))?;
+            if let Effect::Skipped { reason } = pass.apply(&mut self.model, &mut self.facts)? {
+                return Err(ReplayError::NoEffect { pass: step.pass.clone(), reason });
+            }
+            // As the driver does after each pass.
+            self.model.sort()?;
+            self.steps.push(step.clone());
+        }
+        Ok(())
+    }
+}
+
 impl Recipe {
     /// Replays every step on `input` and checks that the artifact is the promised one. `build` makes a pass of a step.
     pub fn replay(&self, input: &Model, build: &dyn Fn(&Step) -> Option<Box<dyn Pass>>) -> Result<Model, ReplayError> {
@@ -82,19 +103,11 @@ impl Recipe {
         if self.steps.is_empty() {
             return Ok(input.clone());
         }
-        let mut model = input.clone();
-        let mut facts = self.facts.clone();
-        for step in &self.steps {
-            let pass = build(step).ok_or_else(|| ReplayError::UnknownPass(step.pass.clone()))?;
-            if let Effect::Skipped { reason } = pass.apply(&mut model, &mut facts)? {
-                return Err(ReplayError::NoEffect { pass: step.pass.clone(), reason });
-            }
-            // As the driver does after each pass.
-            model.sort()?;
-        }
-        let given = sha256_hex(&model.to_bytes());
+        let mut work = Work { model: input.clone(), facts: self.facts.clone(), steps: Vec::new() };
+        work.replay(&self.steps, build)?;
+        let given = sha256_hex(&work.model.to_bytes());
         if given == self.output_sha256 {
-            Ok(model)
+            Ok(work.model)
         } else {
             Err(ReplayError::Output { expected: self.output_sha256.clone(), given })
         }

@@ -7,7 +7,7 @@ use schemars::JsonSchema;
 use std::collections::HashSet;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::driver::{Outcome, PassRecord, Work, encoded_len};
 use super::recipe::Step;
@@ -22,12 +22,19 @@ use crate::model::{Effect, Model, Pass};
 pub struct Score {
     /// Name of the metric.
     pub metric: String,
-    /// Point estimate; 1 is unchanged.
+    /// Point estimate; 1 is unchanged. JSON has no NaN: what could not be computed is `null` there.
+    #[serde(deserialize_with = "or_nan")]
+    #[schemars(with = "Option<f64>")]
     pub estimate: f64,
     /// The gate's threshold.
     pub threshold: f64,
     /// Slack that a candidate keeps, so that the verdict's lower bound clears the gate on other samples. See [`Score::slack`].
     pub needed: f64,
+}
+
+/// A number, or NaN for the `null` that it is written as.
+fn or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 impl Score {
@@ -105,7 +112,7 @@ pub struct SiteInfo {
 pub struct Candidate {
     /// Name of the variant.
     pub name: String,
-    /// Model, facts and the steps that make it.
+    /// Model, facts and the steps that make it. Of a refused one that an earlier process made, the model is the input: nobody runs it again.
     pub work: Work,
     /// Records of the lossy passes.
     pub records: Vec<PassRecord>,
@@ -115,6 +122,8 @@ pub struct Candidate {
     pub speed: Option<Speed>,
     /// Bytes of the file.
     pub bytes: usize,
+    /// Nodes of the graph.
+    pub nodes: usize,
     /// Sites left in float, with the reason in words.
     pub left_out: Vec<String>,
     /// Why it is not eligible under goal and budget, or `None` when it is.
@@ -178,6 +187,7 @@ fn lossless(base: &Work, judge: &mut dyn Judge) -> Candidate {
         quality: Vec::new(),
         speed,
         bytes: encoded_len(&base.model),
+        nodes: base.model.graph().node.len(),
         left_out: Vec::new(),
         refused,
     }
@@ -359,6 +369,7 @@ fn make(base: &Work, variant: &Variant, mask: &[bool], limits: &Limits) -> Candi
     Candidate {
         name: variant.name.clone(),
         bytes: encoded_len(&work.model),
+        nodes: work.model.graph().node.len(),
         work,
         records,
         quality: Vec::new(),
@@ -467,5 +478,13 @@ mod tests {
         assert!((score(1.0).slack() - 1.0).abs() < 1e-12);
         assert!(score(0.95).slack().abs() < 1e-12 && score(0.95).margin() < 0.0);
         assert_eq!(score(f64::NAN).slack(), f64::NEG_INFINITY);
+    }
+
+    #[test]
+    fn a_score_that_could_not_be_computed_is_still_one_after_it_was_written_and_read() {
+        let score = Score { metric: "m".into(), estimate: f64::NAN, threshold: 0.95, needed: 0.5 };
+        let read: Score = serde_json::from_str(&serde_json::to_string(&score).unwrap()).unwrap();
+        assert!(read.estimate.is_nan());
+        assert!(serde_json::from_str::<Score>(r#"{"metric": "m", "threshold": 0.95, "needed": 0.5}"#).is_err());
     }
 }

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::api::bakejob::Device;
+use crate::api::digest::spec_digest;
 use crate::api::wire::{Assignment, GivenDevice, PVC_ROOT};
 use crate::api::{BakeJob, BakeJobSpec, JobError, ResolvedJob, support};
 use crate::bake::passes;
@@ -13,7 +14,8 @@ pub(super) fn resolve(assignment: &Assignment) -> Result<ResolvedJob, JobError> 
     let job = BakeJob::new(&assignment.name, on_this_machine(assignment));
     let refusals = support::refusals(&job, &passes::names());
     if refusals.is_empty() {
-        ResolvedJob::resolve(&job, file)
+        // What decides the artifact is the spec as it was written, not what became of it on this machine.
+        Ok(ResolvedJob { spec_digest: spec_digest(&assignment.spec), ..ResolvedJob::resolve(&job, file)? })
     } else {
         Err(JobError::NotBuilt { file: file.to_owned(), job: assignment.name.clone(), refusals })
     }
@@ -71,11 +73,13 @@ mod tests {
         assert_eq!(job.source.path, Path::new("/bakehouse/pvc/models/a/b.onnx"));
         assert_eq!(job.output, Path::new("/bakehouse/pvc/out/cnn"));
         assert_eq!(job.device, Device::Cpu);
+        let spec = assignment("pvc://models/a/b.onnx", GivenDevice::Cpu).spec;
+        assert_eq!(job.spec_digest, spec_digest(&spec), "the report speaks of the spec that the status speaks of");
     }
 
     #[test]
     fn what_is_not_built_is_refused_by_name() {
-        let message = resolve(&assignment("s3://models/a.onnx", GivenDevice::Cuda)).unwrap_err().to_string();
+        let message = resolve(&assignment("gs://models/a.onnx", GivenDevice::Cuda)).unwrap_err().to_string();
         assert!(message.contains("spec.source.uri") && message.contains("spec.hardware.device"), "{message}");
     }
 }

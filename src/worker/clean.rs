@@ -1,13 +1,30 @@
-//! Deletes what a bake wrote, and nothing else: the files that its report names, the report, and the folder when nothing is left in it.
+//! Deletes what a bake wrote, and nothing else: the files that its report names, the report, and the folder when nothing is left in it. Of a bucket, the
+//! objects of those names.
 
 use std::io::ErrorKind;
 use std::path::Path;
 
-use crate::api::Reason;
 use crate::api::wire::Outcome;
+use crate::api::{Reason, ResolvedJob};
 use crate::bake::Report;
 
-pub(super) fn clean(output: &Path) -> Outcome {
+pub(super) fn clean(job: &ResolvedJob) -> Outcome {
+    #[cfg(feature = "store")]
+    if let Some(uri) = crate::store::named(&job.output) {
+        return super::stored::clean(job, uri);
+    }
+    folder(&job.output)
+}
+
+/// The files of a bake that its report names; any that would lie outside its folder are left out.
+pub(super) fn named_by(report: &[u8]) -> serde_json::Result<Vec<String>> {
+    let report: Report = serde_json::from_slice(report)?;
+    let inside =
+        |file: &String| Path::new(file).components().all(|part| matches!(part, std::path::Component::Normal(_)));
+    Ok(report.artifacts.into_iter().map(|artifact| artifact.file).filter(inside).collect())
+}
+
+fn folder(output: &Path) -> Outcome {
     match delete(output) {
         Ok(count) => Outcome::bare(Reason::Baked, format!("Deleted {count} files of {}", output.display())),
         Err(error) => {
@@ -28,13 +45,8 @@ fn delete(output: &Path) -> std::io::Result<usize> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
         Err(error) => return Err(error),
     };
-    let files: Vec<String> = serde_json::from_slice::<Report>(&text)
-        .map_err(|error| std::io::Error::new(ErrorKind::InvalidData, format!("report.json: {error}")))?
-        .artifacts
-        .into_iter()
-        .map(|artifact| artifact.file)
-        .filter(|file| Path::new(file).components().all(|part| matches!(part, std::path::Component::Normal(_))))
-        .collect();
+    let files = named_by(&text)
+        .map_err(|error| std::io::Error::new(ErrorKind::InvalidData, format!("report.json: {error}")))?;
     let mut count = 0;
     // The report last: without it a second try would not know the files.
     for path in files.iter().map(|file| output.join(file)).chain([report]) {
@@ -56,17 +68,17 @@ mod tests {
     #[test]
     fn an_output_that_was_never_written_is_clean() {
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(clean(&folder.path().join("none")).reason, Reason::Baked);
+        assert_eq!(super::folder(&folder.path().join("none")).reason, Reason::Baked);
     }
 
     #[test]
     fn files_without_a_report_are_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("model.onnx"), b"somebody's").unwrap();
-        assert_eq!(clean(folder.path()).reason, Reason::Baked);
+        assert_eq!(super::folder(folder.path()).reason, Reason::Baked);
         assert!(folder.path().join("model.onnx").exists());
         std::fs::write(folder.path().join("report.json"), b"{}").unwrap();
-        assert_eq!(clean(folder.path()).reason, Reason::OutputUnwritable);
+        assert_eq!(super::folder(folder.path()).reason, Reason::OutputUnwritable);
         assert!(folder.path().join("model.onnx").exists());
     }
 }

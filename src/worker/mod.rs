@@ -1,19 +1,84 @@
 //! The worker of a pod: takes its assignment from the environment, bakes by the same pipeline as a person's shell, tells its progress in log
 //! lines and its result in the termination message. It has no credentials of the API and needs none.
+//!
+//! [`bake`] is that pipeline with the files of object storage fetched before it and published after it; a shell goes through it too.
 
 mod assignment;
 mod clean;
 mod outcome;
 mod progress;
+mod stages;
+#[cfg(feature = "store")]
+mod stored;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use crate::api::wire::{ASSIGNMENT_VARIABLE, Assignment, Outcome, TERMINATION_PATH, TERMINATION_VARIABLE, Task};
 use crate::api::{Reason, ResolvedJob, floor};
-use crate::bake::{self, Options};
+use crate::bake::{BakeError, Options, Progress, Summary};
 use crate::engine::Engines;
+use crate::signals::HeldFolder;
 use progress::Lines;
+
+/// A finished bake.
+pub(crate) struct Baked {
+    /// How it ended.
+    pub(crate) summary: Summary,
+    /// Where its files lie on this machine, for as long as this is held.
+    folder: PathBuf,
+    _held: Option<HeldFolder>,
+}
+
+/// Why a bake, or what goes before and after it, could not be done.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    reason: Reason,
+    message: String,
+}
+
+impl Failed {
+    pub(crate) fn reason(&self) -> Reason {
+        self.reason
+    }
+}
+
+impl std::fmt::Display for Failed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<BakeError> for Failed {
+    fn from(error: BakeError) -> Self {
+        Self { reason: error.reason(), message: error.to_string() }
+    }
+}
+
+#[cfg(feature = "store")]
+impl From<crate::store::StoreError> for Failed {
+    fn from(error: crate::store::StoreError) -> Self {
+        Self { reason: error.reason(), message: error.to_string() }
+    }
+}
+
+/// Bakes a job wherever its files lie. Finished stages are kept until the result is published, a bucket's included, or cannot come about.
+pub(crate) fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -> Result<Baked, Failed> {
+    let ended = published(job, options, progress);
+    if !ended.as_ref().is_err_and(|failed| failed.reason.worth_a_retry()) {
+        crate::bake::forget(options);
+    }
+    ended
+}
+
+fn published(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -> Result<Baked, Failed> {
+    #[cfg(feature = "store")]
+    if let Some(place) = stored::Place::of(job)? {
+        return place.bake(options, progress);
+    }
+    let summary = crate::bake::bake(job, options, progress)?;
+    Ok(Baked { summary, folder: job.output.clone(), _held: None })
+}
 
 /// Does what the environment assigns, and returns the exit code of the contract: 0 when the bake came to its end, whatever its gates said.
 pub fn run(ort_lib: Option<&Path>) -> u8 {
@@ -62,12 +127,12 @@ fn done(text: &str, ort_lib: Option<&Path>) -> Outcome {
         }
     };
     match assignment.task {
-        Task::Bake => outcome::marked(bake(&assignment, &job, ort_lib), &raised),
-        Task::Clean => clean::clean(&job.output),
+        Task::Bake => outcome::marked(assigned(&assignment, &job, ort_lib), &raised),
+        Task::Clean => stages::clean(&assignment, &job).unwrap_or_else(|| clean::clean(&job)),
     }
 }
 
-fn bake(assignment: &Assignment, job: &ResolvedJob, ort_lib: Option<&Path>) -> Outcome {
+fn assigned(assignment: &Assignment, job: &ResolvedJob, ort_lib: Option<&Path>) -> Outcome {
     let program = match std::env::current_exe() {
         Ok(program) => program,
         Err(error) => return Outcome::bare(Reason::Internal, format!("cannot find this program again: {error}")),
@@ -77,10 +142,11 @@ fn bake(assignment: &Assignment, job: &ResolvedJob, ort_lib: Option<&Path>) -> O
         ort_lib: ort_lib.map(Path::to_owned),
         program,
         low_memory: assignment.low_memory,
+        checkpoints: stages::of(assignment, job),
     };
-    match bake::bake(job, &options, &mut Lines::new(std::io::stdout())) {
-        Ok(summary) => outcome::of(&summary, &job.output, &assignment.spec.output.uri),
-        Err(error) => Outcome::bare(error.reason(), error.to_string()),
+    match bake(job, &options, &mut Lines::new(std::io::stdout())) {
+        Ok(baked) => outcome::of(&baked.summary, &baked.folder, &assignment.spec.output.uri),
+        Err(failed) => Outcome::bare(failed.reason, failed.message),
     }
 }
 

@@ -51,6 +51,13 @@ impl<W: Write> Lines<W> {
 }
 
 impl<W: Write> Progress for Lines<W> {
+    fn resumed(&mut self, stage: Stage) {
+        self.stage = stage;
+        self.details = 0;
+        let (begin, most) = share(stage);
+        self.line((begin + most).max(self.percent));
+    }
+
     fn stage(&mut self, stage: Stage) {
         self.stage = stage;
         self.details = 0;
@@ -73,6 +80,20 @@ impl<W: Write> Progress for Lines<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stages_that_are_not_repeated_are_told_as_finished() {
+        let mut out = Vec::new();
+        let mut lines = Lines::new(&mut out);
+        lines.stage(Stage::Load);
+        lines.resumed(Stage::Baseline);
+        lines.resumed(Stage::Optimize);
+        lines.stage(Stage::Validate);
+        let text = String::from_utf8(out).unwrap();
+        let told: Vec<_> = text.lines().map(|l| ProgressLine::parse(l).unwrap()).collect();
+        let told: Vec<_> = told.iter().map(|line| (line.stage.as_str(), line.percent)).collect();
+        assert_eq!(told, [("Load", 0), ("Baseline", 14), ("Optimize", 69), ("Validate", 70)]);
+    }
 
     #[test]
     fn lines_are_what_the_controller_reads_and_never_go_back() {

@@ -82,8 +82,9 @@ Secrets and ConfigMaps are not among it: only the kubelet reads them.
   resources: [events]
   verbs: [create, patch]
 {{- if .Values.kueue.enabled }}
+# That of a Job is found by a label. Nothing of Kueue is watched.
 - apiGroups: [kueue.x-k8s.io]
   resources: [workloads]
-  verbs: [get, list, watch]
+  verbs: [list]
 {{- end }}
 {{- end }}

@@ -1,0 +1,5 @@
+//! What the storage tests stand on.
+
+pub(crate) mod pod;
+pub(crate) mod server;
+pub(crate) mod stall;

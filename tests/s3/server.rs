@@ -1,0 +1,165 @@
+//! versitygw on a free port, over a folder of its own.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+pub(crate) const KEY: &str = "bakehouse-test-key";
+pub(crate) const SECRET: &str = "bakehouse-test-secret";
+
+/// The program, or `None` with the reason printed.
+pub(crate) fn gateway() -> Option<PathBuf> {
+    let named = std::env::var_os("BAKEHOUSE_VERSITYGW").map(PathBuf::from);
+    let found = named.or_else(cached).filter(|path| path.is_file());
+    if found.is_none() {
+        let told = "versitygw is not found: name it in BAKEHOUSE_VERSITYGW, or put it into ~/.cache/bakehouse/versitygw-VERSION/";
+        assert!(std::env::var_os("BAKEHOUSE_REQUIRE_S3").is_none(), "{told}");
+        eprintln!("skipped: {told}");
+    }
+    found
+}
+
+fn cached() -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
+    let mut versions: Vec<PathBuf> = fs::read_dir(cache.join("bakehouse"))
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("versitygw-")))
+        .map(|path| path.join("versitygw"))
+        .filter(|path| path.is_file())
+        .collect();
+    versions.sort();
+    versions.pop()
+}
+
+pub(crate) struct Server {
+    child: Child,
+    root: tempfile::TempDir,
+    endpoint: String,
+    port: u16,
+}
+
+impl Server {
+    pub(crate) fn start(gateway: &Path) -> Self {
+        Self::with(gateway, "http", tempfile::tempdir().unwrap(), &[])
+    }
+
+    /// One that speaks TLS, with a certificate of a CA that nobody else knows.
+    pub(crate) fn start_tls(gateway: &Path) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        let ca_key = rcgen::KeyPair::generate().unwrap();
+        let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        ca.distinguished_name.push(rcgen::DnType::CommonName, "Bakehouse test CA");
+        fs::write(root.path().join("ca.crt"), ca.self_signed(&ca_key).unwrap().pem()).unwrap();
+        let issuer = rcgen::Issuer::new(ca, ca_key);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let own =
+            rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        let [cert_path, key_path] = ["tls.crt", "tls.key"].map(|name| root.path().join(name));
+        fs::write(&cert_path, own.pem()).unwrap();
+        fs::write(&key_path, key.serialize_pem()).unwrap();
+        Self::with(
+            gateway,
+            "https",
+            root,
+            &["--cert", cert_path.to_str().unwrap(), "--key", key_path.to_str().unwrap()],
+        )
+    }
+
+    fn with(gateway: &Path, scheme: &str, root: tempfile::TempDir, flags: &[&str]) -> Self {
+        fs::create_dir(root.path().join("buckets")).unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let log = fs::File::create(root.path().join("log")).unwrap();
+        let child = Command::new(gateway)
+            .env("ROOT_ACCESS_KEY", KEY)
+            .env("ROOT_SECRET_KEY", SECRET)
+            .args(["--port", &format!("127.0.0.1:{port}")])
+            .args(flags)
+            .arg("posix")
+            .arg(root.path().join("buckets"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut server = Self { child, root, endpoint: format!("{scheme}://127.0.0.1:{port}"), port };
+        let started = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            let log = fs::read_to_string(server.root.path().join("log")).unwrap();
+            let ended = server.child.try_wait().unwrap();
+            assert!(ended.is_none() && started.elapsed() < Duration::from_secs(30), "versitygw {ended:?}: {log}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(crate) fn ca(&self) -> PathBuf {
+        self.root.path().join("ca.crt")
+    }
+
+    fn folder(&self, bucket: &str) -> PathBuf {
+        self.root.path().join("buckets").join(bucket)
+    }
+
+    pub(crate) fn bucket(&self, name: &str) {
+        fs::create_dir_all(self.folder(name)).unwrap();
+    }
+
+    pub(crate) fn put(&self, bucket: &str, key: &str, bytes: &[u8]) {
+        let path = self.folder(bucket).join(key);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+
+    pub(crate) fn remove(&self, bucket: &str, key: &str) {
+        fs::remove_file(self.folder(bucket).join(key)).unwrap();
+    }
+
+    /// Everything that can be read from a bucket, by key.
+    pub(crate) fn objects(&self, bucket: &str) -> BTreeMap<String, Vec<u8>> {
+        let root = self.folder(bucket);
+        let seen = files(&root).into_iter().filter(|path| !unfinished(&root, path));
+        seen.map(|path| (path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap()))
+            .collect()
+    }
+
+    /// Files of uploads that were neither completed nor aborted.
+    pub(crate) fn unfinished(&self, bucket: &str) -> usize {
+        let root = self.folder(bucket);
+        files(&root).iter().filter(|path| unfinished(&root, path)).count()
+    }
+}
+
+/// The gateway keeps the parts of unfinished uploads in a folder of the bucket.
+fn unfinished(root: &Path, path: &Path) -> bool {
+    path.strip_prefix(root).unwrap().starts_with(".sgwtmp")
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    entries
+        .map(|entry| entry.unwrap().path())
+        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
+        .collect()
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,350 @@
+//! Bakes from and to a real S3 server: versitygw, whose buckets are folders, so that each test looks at what really lies in them.
+//!
+//! Skipped when the server is not found by `BAKEHOUSE_VERSITYGW` or in the cache; with `BAKEHOUSE_REQUIRE_S3=1` that is a failure.
+#![cfg(all(feature = "tract", feature = "store"))]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod s3;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+
+use bakehouse::api::Reason;
+use bakehouse::api::digest::sha256_hex;
+use bakehouse::model::build::Builder;
+use bakehouse::model::onnx::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
+use bakehouse::model::{DType, Model};
+use s3::pod::{Pod, example};
+use s3::server::{Server, gateway};
+use s3::stall::Stall;
+use serde_json::{Value, json};
+
+/// A bake of the perceptron, all of it in buckets.
+fn perceptron() -> Value {
+    json!({
+        "source": {"uri": "s3://models/mlp/model.onnx"},
+        "data": {"validation": {"uri": "s3://data/mlp/validation.npz", "metric": "Top1"}, "calibration": {"uri": "s3://data/mlp/calibration.npz"}},
+        "optimization": {"level": "Conservative"},
+        "output": {"uri": "s3://baked/mlp/"},
+        "runtime": "Bakehouse",
+    })
+}
+
+fn with(mut spec: Value, field: &str, value: Value) -> Value {
+    spec[field] = value;
+    spec
+}
+
+fn stocked() -> Option<Server> {
+    let server = Server::start(&gateway()?);
+    for name in ["model.onnx", "validation.npz", "calibration.npz"] {
+        let bucket = if name == "model.onnx" { "models" } else { "data" };
+        server.put(bucket, &format!("mlp/{name}"), &fs::read(example("mlp", name)).unwrap());
+    }
+    server.bucket("baked");
+    Some(server)
+}
+
+/// Every file that the report in this folder of a bucket names is there with the digest that it names.
+fn assert_published(server: &Server, bucket: &str, folder: &str) -> Value {
+    let objects = server.objects(bucket);
+    let report: Value = serde_json::from_slice(&objects[&format!("{folder}/report.json")]).unwrap();
+    let artifacts = report["artifacts"].as_array().unwrap();
+    assert!(artifacts.iter().any(|a| a["file"] == "model.onnx"), "{artifacts:?}");
+    for artifact in artifacts {
+        let bytes = &objects[&format!("{folder}/{}", artifact["file"].as_str().unwrap())];
+        assert_eq!(artifact["sha256"], sha256_hex(bytes), "{}", artifact["file"]);
+        assert_eq!(artifact["bytes"], bytes.len());
+    }
+    assert_eq!(objects.len(), artifacts.len() + 1, "nothing else lies there: {:?}", objects.keys());
+    report
+}
+
+#[test]
+fn a_worker_bakes_from_bucket_to_bucket_and_a_cleanup_deletes_what_it_wrote() {
+    let Some(server) = stocked() else { return };
+    for name in ["model.onnx", "validation.npz", "calibration.npz", "training.npz"] {
+        server.put("models", &format!("cnn/{name}"), &fs::read(example("cnn", name)).unwrap());
+    }
+    let model = fs::read(example("cnn", "model.onnx")).unwrap();
+    let spec = json!({
+        "source": {"uri": "s3://models/cnn/model.onnx", "digest": format!("sha256:{}", sha256_hex(&model))},
+        "data": {
+            "validation": {"uri": "s3://models/cnn/validation.npz", "metric": "Top1"},
+            "calibration": {"uri": "s3://models/cnn/calibration.npz"},
+            "training": {"uri": "s3://models/cnn/training.npz"},
+        },
+        "optimization": {"level": "Light", "goal": "Size"},
+        "output": {"uri": "s3://baked/cnn/"},
+        "runtime": "Bakehouse",
+    });
+    let outcome = Pod::bake(&server, &spec).ended(0, Reason::Baked);
+    let report = assert_published(&server, "baked", "cnn");
+    let objects = server.objects("baked");
+    let named = outcome.report.unwrap();
+    assert_eq!(named.uri, "s3://baked/cnn/report.json");
+    assert_eq!(named.sha256, format!("sha256:{}", sha256_hex(&objects["cnn/report.json"])));
+    assert_eq!(outcome.artifacts[0].uri, "s3://baked/cnn/model.onnx");
+    assert_eq!(outcome.artifacts[0].sha256, format!("sha256:{}", sha256_hex(&objects["cnn/model.onnx"])));
+    let read: Vec<&str> =
+        report["data"]["files"].as_array().unwrap().iter().map(|f| f["path"].as_str().unwrap()).collect();
+    assert!(
+        read.contains(&"s3://models/cnn/model.onnx") && read.iter().all(|path| path.starts_with("s3://")),
+        "{read:?}"
+    );
+
+    server.put("baked", "cnn/notes.txt", b"somebody's own");
+    for _ in 0..2 {
+        Pod::run(&server, "Clean", &spec, &[]).ended(0, Reason::Baked);
+        assert_eq!(server.objects("baked").into_keys().collect::<Vec<_>>(), ["cnn/notes.txt"]);
+    }
+}
+
+#[test]
+fn buckets_and_folders_mix() {
+    let Some(server) = stocked() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("out");
+    let spec = with(perceptron(), "output", json!({"uri": out}));
+    let spec = with(spec, "data", json!({"validation": {"uri": example("mlp", "validation.npz"), "metric": "Top1"}}));
+    let outcome = Pod::bake(&server, &spec).outcome();
+    assert!(matches!(outcome.reason, Reason::Baked | Reason::NoImprovement), "{}", outcome.message);
+    assert_eq!(
+        outcome.artifacts[0].sha256,
+        format!("sha256:{}", sha256_hex(&fs::read(out.join("model.onnx")).unwrap()))
+    );
+    assert!(server.objects("baked").is_empty());
+}
+
+#[test]
+fn each_fault_has_its_code_and_says_field_uri_and_remedy_and_nothing_is_published() {
+    let Some(server) = stocked() else { return };
+    let validation = |uri: &str| json!({"validation": {"uri": uri}});
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let found = sha256_hex(&fs::read(example("mlp", "model.onnx")).unwrap());
+    let key = [("AWS_SECRET_ACCESS_KEY", "wrong")];
+    let stranger = [("AWS_ACCESS_KEY_ID", "stranger")];
+    server.put("models", "text.onnx", b"not a model");
+    let table: [(Value, &[(&str, &str)], i32, Reason, &[&str]); 10] = [
+        (
+            perceptron(),
+            &key,
+            13,
+            Reason::AccessDenied,
+            &[
+                "spec.source.uri: access to s3://models/mlp/model.onnx is denied",
+                "spec.storage.credentials",
+                "SignatureDoesNotMatch",
+            ],
+        ),
+        (
+            perceptron(),
+            &stranger,
+            13,
+            Reason::AccessDenied,
+            &["spec.source.uri: access to ", "spec.storage.credentials"],
+        ),
+        (
+            with(perceptron(), "source", json!({"uri": "s3://models/gone.onnx"})),
+            &[],
+            10,
+            Reason::InvalidModel,
+            &["spec.source.uri: s3://models/gone.onnx is not there", "NoSuchKey"],
+        ),
+        (
+            with(perceptron(), "source", json!({"uri": "s3://nowhere/gone.onnx"})),
+            &[],
+            10,
+            Reason::InvalidModel,
+            &["spec.source.uri: the bucket of s3://nowhere/gone.onnx is not there"],
+        ),
+        (
+            with(perceptron(), "data", validation("s3://data/gone.npz")),
+            &[],
+            12,
+            Reason::InvalidData,
+            &["spec.data.validation.uri: s3://data/gone.npz is not there"],
+        ),
+        (
+            with(perceptron(), "output", json!({"uri": "s3://nowhere/out"})),
+            &[],
+            14,
+            Reason::OutputUnwritable,
+            &["spec.output.uri: the bucket of s3://nowhere/out"],
+        ),
+        (
+            with(perceptron(), "source", json!({"uri": "s3://models/mlp/model.onnx", "digest": digest})),
+            &[],
+            2,
+            Reason::InvalidJob,
+            &["spec.source.digest: s3://models/mlp/model.onnx", "sha256 ", &found, "0000"],
+        ),
+        (
+            with(perceptron(), "source", json!({"uri": "s3://models/text.onnx"})),
+            &[],
+            10,
+            Reason::InvalidModel,
+            &["s3://models/text.onnx"],
+        ),
+        (
+            with(perceptron(), "data", validation("s3://models/text.onnx")),
+            &[],
+            12,
+            Reason::InvalidData,
+            &["s3://models/text.onnx"],
+        ),
+        (
+            with(perceptron(), "optimization", json!({"recipe": {"uri": "s3://models/gone.json"}})),
+            &[],
+            2,
+            Reason::InvalidJob,
+            &["spec.optimization.recipe.uri: s3://models/gone.json is not there"],
+        ),
+    ];
+    for (spec, variables, code, reason, words) in table {
+        let pod = Pod::run(&server, "Bake", &spec, variables);
+        let outcome = pod.ended(code, reason);
+        for word in words {
+            assert!(outcome.message.contains(word), "'{word}' is not in: {}", outcome.message);
+        }
+        let log = pod.log();
+        assert!(!log.contains("/tmp") && !log.contains(s3::server::SECRET), "{log}");
+        assert!(server.objects("baked").is_empty() && server.unfinished("baked") == 0);
+    }
+}
+
+#[test]
+fn a_store_that_is_down_is_worth_a_retry_and_no_credentials_are_not() {
+    let Some(server) = stocked() else { return };
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let spec = with(perceptron(), "storage", json!({"endpoint": format!("http://127.0.0.1:{nobody}")}));
+            let outcome = Pod::run(&server, "Bake", &spec, &[]).ended(20, Reason::StorageUnreachable);
+            assert!(outcome.message.contains("spec.storage.endpoint"), "{}", outcome.message);
+            assert!(outcome.message.contains("refused"), "{}", outcome.message);
+        });
+        scope.spawn(|| {
+            let metadata = format!("http://127.0.0.1:{nobody}");
+            let none =
+                [("AWS_ACCESS_KEY_ID", ""), ("AWS_SECRET_ACCESS_KEY", ""), ("AWS_METADATA_ENDPOINT", &*metadata)];
+            let outcome = Pod::run(&server, "Bake", &perceptron(), &none).ended(13, Reason::AccessDenied);
+            assert!(outcome.message.contains("there are no credentials for s3://models"), "{}", outcome.message);
+        });
+    });
+}
+
+#[test]
+fn a_server_is_trusted_by_the_bundle_that_names_its_ca() {
+    let Some(gateway) = gateway() else { return };
+    let server = Server::start_tls(&gateway);
+    for name in ["model.onnx", "validation.npz"] {
+        server.put("models", name, &fs::read(example("mlp", name)).unwrap());
+    }
+    server.bucket("baked");
+    let spec = json!({
+        "source": {"uri": "s3://models/model.onnx"},
+        "data": {"validation": {"uri": "s3://models/validation.npz", "metric": "Top1"}},
+        "optimization": {"level": "Conservative"},
+        "output": {"uri": "s3://baked/mlp"},
+        "runtime": "Bakehouse",
+    });
+    let distrusted = Pod::bake(&server, &spec).ended(2, Reason::InvalidJob);
+    assert!(distrusted.message.contains("spec.storage.caBundle"), "{}", distrusted.message);
+    let ca = server.ca();
+    let bundle = ca.to_str().unwrap();
+    let outcome = Pod::run(&server, "Bake", &spec, &[("AWS_CA_BUNDLE", bundle)]).outcome();
+    assert!(matches!(outcome.reason, Reason::Baked | Reason::NoImprovement), "{}", outcome.message);
+    assert_published(&server, "baked", "mlp");
+    let gone = Pod::run(&server, "Bake", &spec, &[("AWS_CA_BUNDLE", "/gone.pem")]).ended(2, Reason::InvalidJob);
+    assert!(gone.message.contains("spec.storage.caBundle: /gone.pem"), "{}", gone.message);
+}
+
+/// `y = Relu(x a) b` with 13 MB of weights beside the model: more than one part of an upload.
+fn wide() -> (Model, Vec<u8>) {
+    const INNER: usize = 25_600;
+    let shape = ["N", "64"];
+    let mut model = Builder::new(17)
+        .input("x", DType::F32, &shape)
+        .node("MatMul", &["x", "a"], "h", vec![])
+        .node("Relu", &["h"], "r", vec![])
+        .node("MatMul", &["r", "b"], "y", vec![])
+        .output("y", DType::F32, &shape)
+        .build();
+    let weights = |seed: u32| {
+        (0..64 * INNER as u32)
+            .map(move |i| ((i.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 8) as f32 / 16_777_216.0 - 0.5) * 0.05)
+    };
+    let bytes: Vec<u8> = weights(1).chain(weights(7)).flat_map(f32::to_le_bytes).collect();
+    for (i, (name, dims)) in [("a", [64, INNER]), ("b", [INNER, 64])].into_iter().enumerate() {
+        let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.to_owned()), value: Some(value) };
+        let size = bytes.len() / 2;
+        model.graph_mut().initializer.push(TensorProto {
+            name: Some(name.to_owned()),
+            data_type: Some(DType::F32.to_onnx()),
+            dims: dims.map(|d| d as i64).to_vec(),
+            data_location: Some(DataLocation::External as i32),
+            external_data: vec![
+                entry("location", "weights.bin".to_owned()),
+                entry("offset", (i * size).to_string()),
+                entry("length", size.to_string()),
+            ],
+            ..TensorProto::default()
+        });
+    }
+    (model, bytes)
+}
+
+fn samples(count: usize) -> Vec<u8> {
+    let values: Vec<u8> = (0..count * 64).flat_map(|i| (i as f32 * 0.37).sin().to_le_bytes()).collect();
+    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![count, 1, 64], &values).unwrap();
+    safetensors::serialize(BTreeMap::from([("x", view)]), None).unwrap()
+}
+
+#[test]
+fn a_worker_that_is_killed_in_the_middle_of_an_upload_leaves_no_result_and_its_successor_finishes_it() {
+    let Some(server) = stocked() else { return };
+    let (model, weights) = wide();
+    server.put("models", "wide/model.onnx", &model.to_bytes());
+    server.put("models", "wide/weights.bin", &weights);
+    server.put("data", "wide/validation.safetensors", &samples(60));
+    let spec = json!({
+        "source": {"uri": "s3://models/wide/model.onnx"},
+        "data": {"validation": {"uri": "s3://data/wide/validation.safetensors"}},
+        "optimization": {"level": "Conservative"},
+        "profile": {"warmup": 1, "iterations": 10},
+        "output": {"uri": "s3://baked/wide"},
+        "runtime": "Bakehouse",
+    });
+    let stall = Stall::before(&server, "partNumber=2");
+    let through = with(spec.clone(), "storage", json!({"endpoint": stall.endpoint()}));
+    let worker = Pod::start(&server, &through);
+    stall.wait();
+    worker.kill();
+    let left = server.objects("baked");
+    assert!(!left.keys().any(|key| key.ends_with("report.json")), "{:?}", left.keys());
+
+    let outcome = Pod::bake(&server, &spec).outcome();
+    assert!(matches!(outcome.reason, Reason::Baked | Reason::NoImprovement), "{}", outcome.message);
+    let report = assert_published(&server, "baked", "wide");
+    let read = report["data"]["files"].as_array().unwrap();
+    let beside = read.iter().find(|f| f["path"] == "s3://models/wide/weights.bin").unwrap();
+    assert_eq!(beside["sha256"], sha256_hex(&weights));
+
+    // The same from a shell, over the result that lies there; and weights that are missing are missed by name.
+    let summary = Pod::shell(&server, &spec);
+    assert_eq!(summary["folder"], "s3://baked/wide", "{summary}");
+    assert_published(&server, "baked", "wide");
+    server.remove("models", "wide/weights.bin");
+    let outcome = Pod::bake(&server, &spec).ended(10, Reason::InvalidModel);
+    assert!(outcome.message.contains("s3://models/wide/weights.bin is not there"), "{}", outcome.message);
+}
+
+#[test]
+fn the_server_of_these_tests_is_found_where_it_is_looked_for() {
+    if let Some(path) = gateway() {
+        assert!(Path::new(&path).is_file());
+    }
+}
