@@ -29,6 +29,9 @@ pub const NOTE_DEVICE: &str = "bakehouse.dev/device";
 /// Annotation: why that device.
 pub const NOTE_DEVICE_REASON: &str = "bakehouse.dev/device-reason";
 
+/// Annotation: the uid of the `BakeJob` whose output a Job deletes. It has no owner reference; see [`crate::operator::build::cleanup`].
+pub const NOTE_OWNER: &str = "bakehouse.dev/owner-uid";
+
 /// Labels of Kueue that go from a `BakeJob` to its Jobs.
 pub const KUEUE_LABELS: [&str; 3] =
     ["kueue.x-k8s.io/queue-name", "kueue.x-k8s.io/priority-class", "kueue.x-k8s.io/max-exec-time-seconds"];

@@ -21,6 +21,9 @@ use crate::hardware::place::Placement;
 /// Seconds that deleting an output may take.
 const CLEANUP_DEADLINE: i64 = 600;
 
+/// Seconds after which it goes by itself.
+const CLEANUP_KEPT: i32 = 3600;
+
 /// The code of a process that was killed; the container's reason tells whether it was for memory.
 const KILLED: i32 = 137;
 
@@ -66,7 +69,8 @@ pub fn bake(job: &Validated, attempt: &Attempt) -> Job {
     }
 }
 
-/// The Job that deletes the output of a `BakeJob` that is going.
+/// The Job that deletes the output of a `BakeJob` that is going. No owner reference leads to that: a foreground deletion (Argo CD's, which asks
+/// for it every two seconds) takes all that the `BakeJob` owns first, and this Job with it, again and again.
 pub fn cleanup(job: &Validated) -> Job {
     let assignment = Assignment {
         task: Task::Clean,
@@ -81,12 +85,16 @@ pub fn cleanup(job: &Validated) -> Job {
         spec: job.spec.clone(),
     };
     let (labels, annotations) = metadata(job, &assignment);
+    let mut notes = annotations.clone();
+    notes.insert(names::NOTE_OWNER.to_owned(), job.uid.clone());
     let placement = Placement { device: GivenDevice::Cpu, terms: Vec::new(), resource: None, reason: String::new() };
     let template = pod::template(job, &assignment, &placement, labels.clone(), annotations.clone());
     Job {
-        metadata: object_meta(job, names::cleanup(&job.name), labels, annotations),
+        metadata: ObjectMeta { owner_references: None, ..object_meta(job, names::cleanup(&job.name), labels, notes) },
         spec: Some(JobSpec {
             active_deadline_seconds: Some(CLEANUP_DEADLINE),
+            // It is deleted when the `BakeJob` goes; this is for one whose finalizer somebody took off.
+            ttl_seconds_after_finished: Some(CLEANUP_KEPT),
             backoff_limit: Some(3),
             template,
             ..job_spec()

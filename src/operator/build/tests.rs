@@ -165,3 +165,14 @@ fn the_cleanup_asks_for_no_device_and_ends_by_itself() {
     assert_eq!(job["spec"]["activeDeadlineSeconds"], 600);
     assert_eq!(job["spec"]["template"]["spec"]["containers"][0]["resources"], json!({}));
 }
+
+#[test]
+fn the_cleanup_is_nothing_that_a_foreground_deletion_takes_first_and_is_known_all_the_same() {
+    let validated = job(&json!({}), &json!({}));
+    let mut built = cleanup(&validated);
+    assert_eq!(built.metadata.owner_references, None);
+    assert!(built.spec.as_ref().unwrap().ttl_seconds_after_finished.is_some());
+    built.metadata.uid = Some("j".to_owned());
+    let facts = JobFacts::read(&built).unwrap();
+    assert_eq!((facts.owner, facts.task), (validated.uid, Task::Clean));
+}

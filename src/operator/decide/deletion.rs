@@ -29,7 +29,8 @@ pub(super) fn decide(job: &Validated, seen: &Observed) -> Plan {
         return plan;
     }
     let mut event = |warning, reason, note: String| plan.events.push(EventSpec { warning, reason, note });
-    match seen.jobs.iter().find(|j| j.task == Task::Clean).map(|j| &j.end) {
+    let cleanup = seen.jobs.iter().find(|j| j.task == Task::Clean);
+    match cleanup.map(|j| &j.end) {
         None => plan.actions.push(Action::CreateCleanup),
         Some(None) => {}
         Some(Some(JobEnd::Complete { .. })) => {
@@ -42,6 +43,10 @@ pub(super) fn decide(job: &Validated, seen: &Observed) -> Plan {
             event(true, EventReason::OutputNotDeleted, note);
             plan.actions.push(Action::RemoveFinalizer);
         }
+    }
+    // Nobody owns it, so nobody else takes it away; another BakeJob of this name needs its name.
+    if let Some(cleanup) = cleanup.filter(|j| j.end.is_some() && !j.deleting) {
+        plan.actions.push(Action::DeleteJob { job: cleanup.name.clone(), uid: cleanup.uid.clone() });
     }
     plan
 }

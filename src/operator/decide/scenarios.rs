@@ -273,7 +273,8 @@ fn deleting_removes_the_output_only_where_it_is_asked_for() {
     let at = world.now;
     world.newest().end = Some(crate::operator::facts::JobEnd::Complete { at });
     let plan = world.step();
-    assert_eq!(plan.actions, [Action::RemoveFinalizer]);
+    let cleanup = Action::DeleteJob { job: "cnn-cleanup".into(), uid: "job-cleanup".into() };
+    assert_eq!(plan.actions, [Action::RemoveFinalizer, cleanup]);
     assert_eq!(plan.events[0].reason, EventReason::OutputDeleted);
 }
 

@@ -84,11 +84,19 @@ impl JobEnd {
 }
 
 impl JobFacts {
-    /// Reads a Job that a `BakeJob` controls; any other is `None`.
+    /// The uid of the `BakeJob` that a Job belongs to: its controller, or, for a cleanup, the one that it names.
+    pub fn owner(job: &Job) -> Option<&str> {
+        let controller = job.metadata.owner_references.iter().flatten().find(|o| o.controller == Some(true));
+        match controller {
+            Some(controller) => (controller.kind == BakeJob::kind(&())).then_some(&controller.uid),
+            None => job.metadata.annotations.as_ref()?.get(names::NOTE_OWNER),
+        }
+        .map(String::as_str)
+    }
+
+    /// Reads a Job that a `BakeJob` controls or that deletes its output; any other is `None`.
     pub fn read(job: &Job) -> Option<Self> {
         let meta = &job.metadata;
-        let kind = BakeJob::kind(&());
-        let owner = meta.owner_references.iter().flatten().find(|o| o.controller == Some(true) && o.kind == kind)?;
         let label = |name: &str| meta.labels.as_ref().and_then(|labels| labels.get(name)).map(String::as_str);
         let note = |name: &str| meta.annotations.as_ref().and_then(|notes| notes.get(name)).map(String::as_str);
         let number = |text: Option<&str>| text.and_then(|text| text.parse().ok()).unwrap_or(0);
@@ -97,7 +105,7 @@ impl JobFacts {
         Some(Self {
             name: meta.name.clone()?,
             uid: meta.uid.clone()?,
-            owner: owner.uid.clone(),
+            owner: Self::owner(job)?.to_owned(),
             task: if label(names::LABEL_TASK) == Some("clean") { Task::Clean } else { Task::Bake },
             run: number(label(names::LABEL_RUN)),
             attempt: number(label(names::LABEL_ATTEMPT)),

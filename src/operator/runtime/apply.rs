@@ -8,6 +8,7 @@ use serde_json::json;
 use crate::api::BakeJob;
 use crate::operator::build;
 use crate::operator::decide::{Action, Refusal};
+use crate::operator::facts::JobFacts;
 use crate::operator::names::{CONTROLLER, FINALIZER};
 use crate::operator::validate::Validated;
 
@@ -93,7 +94,7 @@ async fn create(jobs: &Api<Job>, job: &Validated, built: &Job) -> Result<(), App
     if status.is_already_exists() {
         let name = built.name_any();
         let found = jobs.get_opt(&name).await?;
-        let ours = found.is_some_and(|found| found.owner_references().iter().any(|owner| owner.uid == job.uid));
+        let ours = found.is_some_and(|found| JobFacts::owner(&found) == Some(&job.uid));
         let message = format!("Job {name} exists already and does not belong to this BakeJob; delete or rename it.");
         return if ours { Ok(()) } else { Err(ApplyError::Refused(Refusal::Object(message))) };
     }
