@@ -13,7 +13,7 @@ use bakehouse::api::bakejob::BakeJobStatus;
 use bakehouse::api::state::{State, Truth};
 use bakehouse::api::wire::Outcome;
 use bakehouse::api::{Reason, load};
-use bakehouse::operator::decide::{EventReason, Refusal, refused};
+use bakehouse::operator::decide::{EventReason, PROMOTION_REASONS, Refusal, refused};
 use bakehouse::operator::facts::{JobEnd, JobFacts, PodEnd, PodFacts, PodState, Turn};
 use bakehouse::operator::{Action, Defaults, Observed, Plan, Validated, build, decide, validate};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
