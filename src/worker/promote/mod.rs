@@ -127,7 +127,8 @@ pub(crate) fn rollback(to: &Path, name: &str, storage: Option<&Storage>) -> Resu
     let before = before.ok_or_else(|| refuse("there is no other version to go back to."))?;
     // Somebody may have tidied up: what is not there whole is not promoted.
     let files: Vec<Item> = before.files.iter().map(|f| Item { name: f.file.clone(), sha256: f.sha256.clone() }).collect();
-    verify(&root.join(&before.version), &files)?;
+    let version = root.join(&before.version);
+    verify(&version, &files, &version)?;
     ledger::append(&root, |newest| {
         if newest.is_none_or(|newest| newest.sequence != now.sequence) {
             return Err(refuse("somebody promoted meanwhile; look at the history and decide again."));
@@ -212,18 +213,19 @@ fn copy(from: &Place, to: &Place, files: &[Item], put: &mut Vec<Item>) -> Result
         message: format!("cannot make a folder for temporary files: {error}. Set TMPDIR to one that may be written."),
     })?;
     let local = from.local(&missing, scratch.path())?;
+    verify(&Place::Folder(local.clone()), &missing, from)?;
     for item in &missing {
         tracing::info!(file = item.name, %to, "copying");
         put.push(item.clone());
         to.put(&local, item)?;
     }
-    verify(to, files)
+    verify(to, files, to)
 }
 
-/// Makes sure that every file lies there as it is said to be.
-fn verify(place: &Place, files: &[Item]) -> Result<(), Failed> {
+/// Makes sure that every file lies there as it is said to be; messages call the place `called`.
+fn verify(place: &Place, files: &[Item], called: &Place) -> Result<(), Failed> {
     for item in files {
-        let path = format!("{place}/{}", item.name);
+        let path = format!("{called}/{}", item.name);
         match place.sha256(&item.name)? {
             Some(found) if found == item.sha256 => {}
             Some(found) => return Err(changed(&path, item, &found)),

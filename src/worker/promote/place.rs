@@ -119,7 +119,7 @@ impl Place {
         }
     }
 
-    /// A folder of this machine with these files in it: itself, or `scratch` after they were fetched.
+    /// A folder of this machine with these files in it, whatever is in them: itself, or `scratch` after they were fetched.
     #[cfg_attr(not(feature = "store"), allow(unused_variables, clippy::unnecessary_wraps))]
     pub(super) fn local(&self, items: &[Item], scratch: &Path) -> Result<PathBuf, Failed> {
         match self {
@@ -130,7 +130,7 @@ impl Place {
                     field: (*field).to_owned(),
                     from: folder.join(&item.name),
                     to: scratch.join(&item.name),
-                    digest: Some(("report.json".to_owned(), item.sha256.clone())),
+                    digest: None,
                 };
                 let wanted: Vec<Fetch> = items.iter().map(fetch).collect();
                 for parent in wanted.iter().filter_map(|fetch| fetch.to.parent()) {
