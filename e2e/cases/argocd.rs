@@ -9,6 +9,7 @@ use kube::api::{DeleteParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::{Value, json};
 
+use super::storage::{self, Server};
 use crate::support::git::Repository;
 use crate::support::others::{Kind, bring};
 use crate::support::{BAKE, Case, SOON, dumps, eventually, message, shell, slow};
@@ -231,6 +232,38 @@ async fn argocd_shows_a_bake_from_git_as_it_is_and_finds_no_drift() {
 #[tokio::test]
 async fn argocd_shows_the_same_when_the_server_compares() {
     lives_from_git("argocd-server", true).await;
+}
+
+#[tokio::test]
+async fn argocd_shows_what_waits_for_approval_and_a_commit_approves_it() {
+    let case = Case::alone("argocd-approve").await;
+    if !shell::own_cluster() {
+        println!("skipped: the S3 server of another cluster cannot be reached from here");
+        return;
+    }
+    let server = Server::in_namespace(&case);
+    server.put("cnn");
+    let bake = |case: &Case, promotion: Value| {
+        let mut spec = storage::spec("cnn", &server.storage);
+        spec["optimization"] = json!({"level": "Light", "goal": "Size"});
+        spec["promotion"] = promotion;
+        case.bakejob("digits", &spec)
+    };
+    let waiting = json!({"policy": "Manual", "uri": "s3://models/phase7/"});
+    let first = [bake(&case, waiting.clone())];
+    let Some(application) = Application::of(case, &first, false).await else { return };
+    let case = &application.case;
+    application.shows("Suspended", "The gates passed; to promote, set spec.promotion.approvedDigest", BAKE).await;
+    application.stays_synced().await;
+    let status = case.api::<BakeJob>().get("digits").await.unwrap().status.unwrap();
+    let mut approved = waiting;
+    approved["approvedDigest"] = json!(status.artifacts[0].sha256);
+    application.push(&[bake(case, approved)]).await;
+    application.shows("Healthy", "Baked: ", BAKE).await;
+    let promoted = case.api::<BakeJob>().get("digits").await.unwrap().status.unwrap();
+    assert_eq!((promoted.runs, promoted.promotion.unwrap().sha256), (Some(1), status.artifacts[0].sha256.clone()));
+    assert!(server.has("phase7/digits/current.json"));
+    application.done().await;
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ mod control;
 mod kueue;
 mod nodes;
 mod operator;
+mod promotion;
 mod rules;
 mod storage;
 mod troubles;

@@ -73,14 +73,3 @@ async fn an_object_that_no_type_can_read_gets_its_condition_and_stops_nobody() {
     objects.delete("broken", &kube::api::DeleteParams::default()).await.unwrap();
     case.done().await;
 }
-
-#[tokio::test]
-async fn promotion_is_refused_until_it_exists() {
-    let case = Case::shared("promotion").await;
-    let spec = json!({"promotion": {"policy": "Automatic", "uri": "s3://models/phase7/"}});
-    case.apply(&case.mlp("mlp", &spec)).await.unwrap();
-    let job = case.until("mlp", "refused", SOON, |job| state(job).is_some()).await;
-    assert_eq!(state(&job), Some(State::InvalidJob));
-    assert!(message(&job).contains("spec.promotion.policy"), "{}", message(&job));
-    case.done().await;
-}

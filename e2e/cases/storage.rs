@@ -16,16 +16,16 @@ use crate::support::{BAKE, Case, SOON, eventually, message, shell};
 const FILES: [&str; 3] = ["model.onnx", "calibration.npz", "validation.npz"];
 
 /// An S3 server in the namespace, with bucket `models`.
-struct Server {
+pub(super) struct Server {
     /// As a spec takes it.
-    storage: Value,
+    pub(super) storage: Value,
     https: String,
     address: String,
     keys: String,
 }
 
 impl Server {
-    fn in_namespace(case: &Case) -> Self {
+    pub(super) fn in_namespace(case: &Case) -> Self {
         let said = shell::run(&shell::script("s3.sh").display().to_string(), &[&case.namespace]);
         let of = |name: &str| {
             let line = said.lines().find_map(|line| line.strip_prefix(&format!("{name}=")));
@@ -48,7 +48,7 @@ impl Server {
     }
 
     /// Model and data of an example.
-    fn put(&self, example: &str) {
+    pub(super) fn put(&self, example: &str) {
         for file in FILES {
             let path = format!("examples/{example}/{file}");
             let sent = self.request(&format!("{example}/{file}"), &["-T", &path]);
@@ -56,12 +56,13 @@ impl Server {
         }
     }
 
-    fn has(&self, key: &str) -> bool {
+    pub(super) fn has(&self, key: &str) -> bool {
         self.request(key, &["--head"]).status.success()
     }
 }
 
-fn spec(example: &str, storage: &Value) -> Value {
+/// A bake of an example in the bucket, into the bucket.
+pub(super) fn spec(example: &str, storage: &Value) -> Value {
     let at = |file: &str| format!("s3://models/{example}/{file}");
     json!({
         "source": {"uri": at("model.onnx")},

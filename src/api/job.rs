@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::bakejob::{BakeJob, Device, Export, Fallback, GateSpec, Goal, Level, Runtime, Storage, TaskMetric};
+use super::bakejob::{
+    BakeJob, Device, Export, Fallback, GateSpec, Goal, Level, PromotionPolicy, Runtime, Storage, TaskMetric,
+};
 use super::digest::spec_digest;
 use super::error::{JobError, Problem};
 use super::metric::{Direction, Metric, Unit};
@@ -90,6 +92,17 @@ pub struct ProfileOptions {
     pub iterations: usize,
 }
 
+/// Where a result goes that passed its gates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Promotion {
+    /// The place of promoted artifacts.
+    pub to: PathBuf,
+    /// Whether nobody has to approve it.
+    pub at_once: bool,
+    /// The artifact that a person approved.
+    pub approved: Option<String>,
+}
+
 /// Everything a bake needs to know. What this holds needs no further check.
 ///
 /// A path may be an `s3://` URI as it was written, until the room `store` has put a local file or folder in its place.
@@ -137,6 +150,8 @@ pub struct ResolvedJob {
     pub exports: Vec<Export>,
     /// The folder the result goes to.
     pub output: PathBuf,
+    /// The promotion of a result that passed its gates; `None` where none is wished for.
+    pub promotion: Option<Promotion>,
     /// The longest a run may take.
     pub deadline: Option<Duration>,
     /// How object storage is reached.
@@ -179,6 +194,12 @@ impl ResolvedJob {
             digest: recipe.sha256.clone(),
         });
         let output = path("spec.output.uri", &spec.output.uri);
+        let wish = &spec.promotion;
+        let promotion = wish.uri.as_ref().filter(|_| wish.policy != PromotionPolicy::Never).map(|uri| Promotion {
+            to: path("spec.promotion.uri", uri),
+            at_once: wish.policy == PromotionPolicy::Automatic,
+            approved: wish.approved_digest.clone(),
+        });
         if validation.is_none() {
             problems.push(Problem::new(
                 "spec.data.validation.uri",
@@ -223,6 +244,7 @@ impl ResolvedJob {
             gates,
             exports: spec.exports.clone(),
             output,
+            promotion,
             deadline: spec.active_deadline_seconds.map(|s| Duration::from_secs(s.into())),
             storage: spec.storage.clone(),
             origins: BTreeMap::new(),

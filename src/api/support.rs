@@ -43,8 +43,6 @@ const NOT_BUILT: &[(&str, What, &str)] = &[
     ("spec.exports", Is("Phase7"), "use ONNX"),
     ("spec.hardware.device", Is("CUDA"), "use CPU or Auto"),
     ("spec.hardware.gpu", Set, "leave it out"),
-    ("spec.promotion.policy", Is("Automatic"), "use Never"),
-    ("spec.promotion.policy", Is("Manual"), "use Never"),
     ("spec.cache", Is("Use"), "use Off, or leave it out"),
     ("spec.cache", Is("Refresh"), "use Off, or leave it out"),
     ("*", Scheme("gs://"), "use a path, file:// or s3://"),
@@ -148,8 +146,8 @@ mod tests {
             ["spec.hardware.device: CUDA is not built yet; use CPU or Auto."]
         );
         assert_eq!(
-            said(|s| s.promotion.policy = PromotionPolicy::Manual),
-            ["spec.promotion.policy: Manual is not built yet; use Never."]
+            said(|s| s.cache = Some(Cache::Use)),
+            ["spec.cache: Use is not built yet; use Off, or leave it out."]
         );
         assert_eq!(
             said(|s| s.cache = Some(Cache::Use)),

@@ -58,6 +58,34 @@ pub enum Task {
     Bake,
     /// Delete what the bake wrote.
     Clean,
+    /// Promote the artifact.
+    Promote,
+}
+
+impl Task {
+    /// As a label of Jobs and pods writes it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Bake => "bake",
+            Self::Clean => "clean",
+            Self::Promote => "promote",
+        }
+    }
+
+    /// The task of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::Bake, Self::Clean, Self::Promote].into_iter().find(|task| task.as_str() == name)
+    }
+}
+
+/// What is to be promoted: the artifact that passed its gates, as the status names it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Candidate {
+    /// Digest of the model, `sha256:` and hexadecimal digits.
+    pub artifact: String,
+    /// Digest of the report that says that it passed.
+    pub report: String,
 }
 
 /// What a worker has to do.
@@ -83,6 +111,9 @@ pub struct Assignment {
     /// Bounds of the platform that the job's gates may not undercut.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gate_floors: Vec<GateSpec>,
+    /// What to promote, when that is the task.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub candidate: Option<Candidate>,
     /// What to bake.
     pub spec: BakeJobSpec,
 }
@@ -146,6 +177,9 @@ pub struct Outcome {
     /// The recipe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipe: Option<FileRef>,
+    /// Where the artifact was promoted to, with its digest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub promoted: Option<FileRef>,
     /// The stages.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<Stage>,
@@ -169,6 +203,7 @@ impl Outcome {
             artifacts: Vec::new(),
             report: None,
             recipe: None,
+            promoted: None,
             stages: Vec::new(),
             passes: Vec::new(),
         }

@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// Check a finished bake again: digests, outputs, recipe and every claim of its report.
     Verify(VerifyArgs),
+    /// Copy a finished bake that passed its gates to spec.promotion.uri, with its evidence; or go back to the version before.
+    Promote(PromoteArgs),
     /// Run the controller of BakeJobs in a cluster.
     #[cfg(feature = "operator")]
     Operator(crate::operator::OperatorArgs),
@@ -114,6 +116,25 @@ pub(crate) struct BakeArgs {
     /// Only this document of the file, counted from 0. Used by a batch for its own processes.
     #[arg(long, hide = true)]
     pub(crate) document: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PromoteArgs {
+    /// The BakeJob file that was baked.
+    #[arg(short, long, value_name = "BAKEJOB")]
+    pub(crate) file: PathBuf,
+    /// The artifact that you approve, as its digest: what policy Manual asks for. Default: spec.promotion.approvedDigest.
+    #[arg(long, value_name = "DIGEST")]
+    pub(crate) approve: Option<String>,
+    /// Promote the version before the one that is promoted now.
+    #[arg(long, conflicts_with_all = ["approve", "history"])]
+    pub(crate) rollback: bool,
+    /// Show what was promoted when, and promote nothing.
+    #[arg(long)]
+    pub(crate) history: bool,
+    /// Print the result as JSON on standard output.
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 #[derive(Debug, Clone, Copy, ValueEnum)]

@@ -8,7 +8,7 @@ use comfy_table::{Table, presets};
 use super::args::BakeArgs;
 use super::jobs::{Planned, planned};
 use super::watch::Terminal;
-use super::{Failure, batch, json, print, text};
+use super::{Failure, batch, json, print, promote, text};
 use crate::api::{Reason, ResolvedJob};
 use crate::bake::summary::Interval;
 use crate::bake::{self, Options, Summary};
@@ -55,9 +55,23 @@ fn single(args: &BakeArgs, planned: Planned) -> Result<u8, Failure> {
         }
         Ok((summary, job)) => {
             print(&if args.json { json(&summary)? } else { result(&summary, &job) })?;
+            promote_at_once(&summary, &job)?;
             Ok(summary.reason.exit_code())
         }
     }
+}
+
+/// Promotes a result as its job asks; where a person is to approve it, says how.
+fn promote_at_once(summary: &Summary, job: &ResolvedJob) -> Result<(), Failure> {
+    let Some(wish) = &job.promotion else { return Ok(()) };
+    if !matches!(summary.reason, Reason::Baked | Reason::NoImprovement) {
+        eprintln!("Not promoted: only what passed its gates is.");
+    } else if wish.at_once {
+        eprintln!("{}", worker::promote::said(&promote::promoted(job, wish, None)?));
+    } else {
+        eprintln!("To promote it: bakehouse promote -f BAKEJOB --approve sha256:… with the digest of model.onnx.");
+    }
+    Ok(())
 }
 
 fn many(args: &BakeArgs, jobs: &[Planned]) -> Result<u8, Failure> {

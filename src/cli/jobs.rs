@@ -54,6 +54,16 @@ pub(crate) fn planned(args: &BakeArgs) -> Result<Vec<Planned>, Failure> {
     Ok(all)
 }
 
+/// The only job of a file, without any flags over it.
+pub(crate) fn one(file: &Path) -> Result<ResolvedJob, Failure> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Failure::usage(format!("cannot read {}: {error}. Give a BakeJob file.", file.display())))?;
+    match load::parse(&text, file)?.as_slice() {
+        [job] => Ok(ResolvedJob::resolve(job, file)?),
+        jobs => Err(Failure::usage(format!("{} holds {} BakeJobs; give a file with one.", file.display(), jobs.len()))),
+    }
+}
+
 fn from_file(args: &BakeArgs, file: &Path) -> Vec<Planned> {
     let failed = |failure| {
         vec![Planned { name: file.display().to_string(), file: file.to_owned(), document: 0, job: Err(failure) }]

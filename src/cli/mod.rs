@@ -7,6 +7,7 @@ mod compare;
 mod inspect;
 mod jobs;
 mod probe;
+mod promote;
 mod text;
 mod verify;
 mod watch;
@@ -72,6 +73,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Verify(args) => verify::run(&args),
+        Command::Promote(args) => promote::run(&args),
         Command::Probe(args) => probe::run(&args),
         #[cfg(feature = "operator")]
         Command::Operator(_) => Ok(0),

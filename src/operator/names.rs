@@ -53,6 +53,11 @@ pub fn job(name: &str, run: u32, attempt: u32) -> String {
     format!("{name}-{run}-{attempt}")
 }
 
+/// The Job that promotes an artifact; `wish` are eight characters of what and where to. A name of 52 characters leaves room for just that.
+pub fn promotion(name: &str, wish: &str) -> String {
+    format!("{name}-p-{wish}")
+}
+
 /// The Job that deletes the output.
 pub fn cleanup(name: &str) -> String {
     format!("{name}-cleanup")

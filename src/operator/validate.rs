@@ -8,7 +8,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::Resource;
 
 use super::names;
-use crate::api::bakejob::{BakeJobStatus, GateSpec, OnDelete, PromotionPolicy};
+use crate::api::bakejob::{BakeJobStatus, GateSpec, OnDelete};
 use crate::api::digest::spec_digest;
 use crate::api::{BakeJob, BakeJobSpec};
 
@@ -101,10 +101,7 @@ pub fn validate(job: &BakeJob, defaults: &Defaults) -> Result<Validated, Validat
 /// What only a cluster cannot do. Everything else the worker checks, with the same words as on a laptop.
 fn refusal(spec: &BakeJobSpec) -> Option<String> {
     let mut lines = Vec::new();
-    if spec.promotion.policy != PromotionPolicy::Never {
-        lines.push("spec.promotion.policy: promotion is not built yet; use Never.".to_owned());
-    }
-    for (field, uri) in spec.inputs().chain([("spec.output.uri", &spec.output.uri)]) {
+    for (field, uri) in spec.inputs().chain(spec.outputs()) {
         if !uri.contains("://") && !uri.starts_with('/') {
             lines.push(format!(
                 "{field}: {uri} is relative to a job file, which a cluster does not have; write an absolute path on a mounted volume, or a URI."
@@ -189,8 +186,8 @@ mod tests {
     fn what_a_cluster_cannot_do_is_refused_by_field() {
         let relative = refused(|s| s.source.uri = "models/a.onnx".into()).unwrap();
         assert!(relative.starts_with("spec.source.uri: models/a.onnx is relative"), "{relative}");
-        let promotion = refused(|s| s.promotion.policy = PromotionPolicy::Automatic).unwrap();
-        assert_eq!(promotion, "spec.promotion.policy: promotion is not built yet; use Never.");
+        let promotion = refused(|s| s.promotion.uri = Some("promoted".into())).unwrap();
+        assert!(promotion.starts_with("spec.promotion.uri: promoted is relative"), "{promotion}");
         for uri in ["pvc://out", "pvc://Out/a", "pvc:///a", "pvc://out/../b"] {
             assert!(refused(|s| s.output.uri = uri.into()).is_some(), "{uri}");
         }

@@ -12,6 +12,7 @@
 mod client;
 mod error;
 mod fetch;
+mod once;
 mod publish;
 mod uri;
 

@@ -7,6 +7,7 @@ use std::path::Path;
 use crate::api::wire::Outcome;
 use crate::api::{Reason, ResolvedJob};
 use crate::bake::Report;
+use crate::bake::report::Artifact;
 
 pub(super) fn clean(job: &ResolvedJob) -> Outcome {
     #[cfg(feature = "store")]
@@ -19,9 +20,13 @@ pub(super) fn clean(job: &ResolvedJob) -> Outcome {
 /// The files of a bake that its report names; any that would lie outside its folder are left out.
 pub(super) fn named_by(report: &[u8]) -> serde_json::Result<Vec<String>> {
     let report: Report = serde_json::from_slice(report)?;
-    let inside =
-        |file: &String| Path::new(file).components().all(|part| matches!(part, std::path::Component::Normal(_)));
-    Ok(report.artifacts.into_iter().map(|artifact| artifact.file).filter(inside).collect())
+    Ok(inside(&report.artifacts).map(|artifact| artifact.file.clone()).collect())
+}
+
+/// The artifacts that lie in their folder.
+pub(super) fn inside(artifacts: &[Artifact]) -> impl Iterator<Item = &Artifact> {
+    let normal = |part| matches!(part, std::path::Component::Normal(_));
+    artifacts.iter().filter(move |artifact| Path::new(&artifact.file).components().all(normal))
 }
 
 fn folder(output: &Path) -> Outcome {

@@ -7,6 +7,7 @@ mod assignment;
 mod clean;
 mod outcome;
 mod progress;
+pub(crate) mod promote;
 mod stages;
 #[cfg(feature = "store")]
 mod stored;
@@ -128,6 +129,7 @@ fn done(text: &str, ort_lib: Option<&Path>) -> Outcome {
     };
     match assignment.task {
         Task::Bake => outcome::marked(assigned(&assignment, &job, ort_lib), &raised),
+        Task::Promote => promote::assigned(&assignment, &job),
         Task::Clean => stages::clean(&assignment, &job).unwrap_or_else(|| clean::clean(&job)),
     }
 }

@@ -33,7 +33,6 @@ pub(super) fn of(summary: &Summary, folder: &Path, uri: &str) -> Outcome {
 fn from_report(report: &Report, summary: &Summary, uri: &str, report_sha256: &str) -> Outcome {
     let at = |file: &str| format!("{}/{file}", uri.trim_end_matches('/'));
     let digest = |hex: &str| format!("sha256:{hex}");
-    let artifacts = report.artifacts.iter();
     let features: Vec<&str> = report.machine.features.iter().map(String::as_str).collect();
     Outcome {
         cpu: Some(format!("{} ({})", report.machine.cpu, features.join(" "))),
@@ -41,9 +40,7 @@ fn from_report(report: &Report, summary: &Summary, uri: &str, report_sha256: &st
         baseline: Some(model(&report.baseline)),
         baked: Some(baked(report, summary)),
         gates: report.gates.iter().map(gate).collect(),
-        artifacts: artifacts
-            .clone()
-            .filter(|a| a.format != "Recipe" && a.format != "HTML")
+        artifacts: models(report)
             .map(|a| Artifact {
                 format: a.format.clone(),
                 uri: at(&a.file),
@@ -52,8 +49,9 @@ fn from_report(report: &Report, summary: &Summary, uri: &str, report_sha256: &st
             })
             .collect(),
         report: Some(FileRef { uri: at("report.json"), sha256: digest(report_sha256) }),
-        recipe: artifacts
-            .clone()
+        recipe: report
+            .artifacts
+            .iter()
             .find(|a| a.format == "Recipe")
             .map(|a| FileRef { uri: at(&a.file), sha256: digest(&a.sha256) }),
         stages: report
@@ -109,7 +107,12 @@ pub(super) fn marked(mut outcome: Outcome, raised: &[Metric]) -> Outcome {
     outcome
 }
 
-fn gate(gate: &crate::quality::GateResult) -> GateStatus {
+/// The files that are the model in one format or another; the one that was measured comes first.
+pub(super) fn models(report: &Report) -> impl Iterator<Item = &crate::bake::report::Artifact> {
+    report.artifacts.iter().filter(|a| a.format != "Recipe" && a.format != "HTML")
+}
+
+pub(super) fn gate(gate: &crate::quality::GateResult) -> GateStatus {
     let show = |value: f64| gate.metric.unit().written(value);
     GateStatus {
         metric: gate.metric,

@@ -146,7 +146,13 @@ impl BakeJobSpec {
         uris.into_iter().filter_map(|(field, uri)| Some((field, uri?)))
     }
 
-    /// The URIs of all that a bake reads or writes, to be changed.
+    /// The URIs of what is written, each with its field: by the bake, and by the promotion of its result.
+    pub fn outputs(&self) -> impl Iterator<Item = (&'static str, &String)> {
+        let promotion = self.promotion.uri.as_ref().map(|uri| ("spec.promotion.uri", uri));
+        std::iter::once(("spec.output.uri", &self.output.uri)).chain(promotion)
+    }
+
+    /// The URIs of all that is read or written, to be changed.
     pub fn uris_mut(&mut self) -> impl Iterator<Item = &mut String> {
         let data = &mut self.data;
         let uris = [
@@ -156,6 +162,7 @@ impl BakeJobSpec {
             data.validation.as_mut().map(|split| &mut split.uri),
             self.optimization.recipe.as_mut().map(|recipe| &mut recipe.uri),
             Some(&mut self.output.uri),
+            self.promotion.uri.as_mut(),
         ];
         uris.into_iter().flatten()
     }

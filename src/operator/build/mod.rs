@@ -11,11 +11,11 @@ use k8s_openapi::api::batch::v1::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::decide::Attempt;
+use super::decide::{Attempt, promotion_job};
 use super::names;
 use super::validate::Validated;
 use crate::api::Reason;
-use crate::api::wire::{Assignment, GivenDevice, Task};
+use crate::api::wire::{Assignment, Candidate, GivenDevice, Task};
 use crate::hardware::place::Placement;
 
 /// Seconds that deleting an output may take.
@@ -23,6 +23,9 @@ const CLEANUP_DEADLINE: i64 = 600;
 
 /// Seconds after which it goes by itself.
 const CLEANUP_KEPT: i32 = 3600;
+
+/// Seconds that a promotion may take.
+const PROMOTION_DEADLINE: i64 = 3600;
 
 /// The code of a process that was killed; the container's reason tells whether it was for memory.
 const KILLED: i32 = 137;
@@ -39,6 +42,7 @@ pub fn bake(job: &Validated, attempt: &Attempt) -> Job {
         low_memory: attempt.low_memory,
         device: attempt.placement.device,
         gate_floors: job.defaults.gate_floors.clone(),
+        candidate: None,
         spec: job.spec.clone(),
     };
     let name = names::job(&job.name, attempt.run, attempt.number);
@@ -82,13 +86,13 @@ pub fn cleanup(job: &Validated) -> Job {
         low_memory: true,
         device: GivenDevice::Cpu,
         gate_floors: Vec::new(),
+        candidate: None,
         spec: job.spec.clone(),
     };
     let (labels, annotations) = metadata(job, &assignment);
     let mut notes = annotations.clone();
     notes.insert(names::NOTE_OWNER.to_owned(), job.uid.clone());
-    let placement = Placement { device: GivenDevice::Cpu, terms: Vec::new(), resource: None, reason: String::new() };
-    let template = pod::template(job, &assignment, &placement, labels.clone(), annotations.clone());
+    let template = pod::template(job, &assignment, &anywhere(), labels.clone(), annotations);
     Job {
         metadata: ObjectMeta { owner_references: None, ..object_meta(job, names::cleanup(&job.name), labels, notes) },
         spec: Some(JobSpec {
@@ -101,6 +105,43 @@ pub fn cleanup(job: &Validated) -> Job {
         }),
         status: None,
     }
+}
+
+/// The Job that promotes the artifact of a run that has ended.
+pub fn promotion(job: &Validated) -> Job {
+    let artifact = job.status.artifacts.first().map(|artifact| artifact.sha256.clone());
+    let report = job.status.report.as_ref().map(|report| report.sha256.clone());
+    let assignment = Assignment {
+        task: Task::Promote,
+        name: job.name.clone(),
+        namespace: job.namespace.clone(),
+        uid: job.uid.clone(),
+        run: job.status.runs.unwrap_or(0),
+        attempt: 0,
+        low_memory: true,
+        device: GivenDevice::Cpu,
+        gate_floors: job.defaults.gate_floors.clone(),
+        candidate: artifact.zip(report).map(|(artifact, report)| Candidate { artifact, report }),
+        spec: job.spec.clone(),
+    };
+    let (labels, annotations) = metadata(job, &assignment);
+    let template = pod::template(job, &assignment, &anywhere(), labels.clone(), annotations.clone());
+    Job {
+        metadata: object_meta(job, promotion_job(job), labels, annotations),
+        spec: Some(JobSpec {
+            active_deadline_seconds: Some(PROMOTION_DEADLINE),
+            backoff_limit: Some(i32::try_from(job.spec.backoff_limit).unwrap_or(i32::MAX)),
+            pod_failure_policy: Some(failure_policy()),
+            template,
+            ..job_spec()
+        }),
+        status: None,
+    }
+}
+
+/// For what needs no device.
+fn anywhere() -> Placement {
+    Placement { device: GivenDevice::Cpu, terms: Vec::new(), resource: None, reason: String::new() }
 }
 
 fn job_spec() -> JobSpec {
@@ -133,14 +174,13 @@ fn object_meta(
 fn metadata(job: &Validated, assignment: &Assignment) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
     let worker = job.spec.worker.clone().unwrap_or_default();
     let mut labels = worker.labels;
-    let task = if assignment.task == Task::Bake { "bake" } else { "clean" };
     labels.extend([
         ("app.kubernetes.io/name".to_owned(), "bakehouse-worker".to_owned()),
         ("app.kubernetes.io/managed-by".to_owned(), names::CONTROLLER.to_owned()),
         (names::LABEL_JOB.to_owned(), job.name.clone()),
         (names::LABEL_RUN.to_owned(), assignment.run.to_string()),
         (names::LABEL_ATTEMPT.to_owned(), assignment.attempt.to_string()),
-        (names::LABEL_TASK.to_owned(), task.to_owned()),
+        (names::LABEL_TASK.to_owned(), assignment.task.as_str().to_owned()),
     ]);
     (labels, worker.annotations)
 }

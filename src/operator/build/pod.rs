@@ -34,7 +34,7 @@ pub(super) fn template(
     annotations: BTreeMap<String, String>,
 ) -> PodTemplateSpec {
     let worker = job.spec.worker.clone().unwrap_or_default();
-    let storage = storage::of(&job.spec);
+    let storage = storage::of(&job.spec, assignment.task);
     let mut volumes = storage.volumes;
     volumes.push(scratch());
     volumes.extend(worker.volumes.clone());

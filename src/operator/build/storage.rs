@@ -9,7 +9,7 @@ use k8s_openapi::api::core::v1::{
 
 use super::pod::mount;
 use crate::api::BakeJobSpec;
-use crate::api::wire::{CA_FILE, PVC_ROOT};
+use crate::api::wire::{CA_FILE, PVC_ROOT, Task};
 use crate::operator::validate::claim;
 
 /// What storage adds to a pod.
@@ -19,9 +19,9 @@ pub(super) struct Mounted {
     pub(super) env: Vec<EnvVar>,
 }
 
-pub(super) fn of(spec: &BakeJobSpec) -> Mounted {
+pub(super) fn of(spec: &BakeJobSpec, task: Task) -> Mounted {
     let mut mounted = Mounted { volumes: Vec::new(), mounts: Vec::new(), env: Vec::new() };
-    for (i, (claim, writable)) in claims(spec).into_iter().enumerate() {
+    for (i, (claim, writable)) in claims(spec, task).into_iter().enumerate() {
         let name = format!("claim-{i}");
         mounted.mounts.push(mount(&name, &format!("{PVC_ROOT}/{claim}"), !writable));
         mounted.volumes.push(Volume {
@@ -63,11 +63,17 @@ pub(super) fn env_from(spec: &BakeJobSpec) -> Option<EnvFromSource> {
     })
 }
 
-/// The claims that URIs name, and whether each is written to.
-fn claims(spec: &BakeJobSpec) -> BTreeMap<String, bool> {
-    let read = spec.inputs().filter_map(|(_, uri)| claim(uri));
-    let mut claims: BTreeMap<String, bool> = read.map(|name| (name.to_owned(), false)).collect();
-    if let Some(name) = claim(&spec.output.uri) {
+/// The claims that the URIs of a task name, and whether each is written to.
+fn claims(spec: &BakeJobSpec, task: Task) -> BTreeMap<String, bool> {
+    let output = Some(&spec.output.uri);
+    let (read, written): (Vec<&String>, Option<&String>) = match task {
+        Task::Bake => (spec.inputs().map(|(_, uri)| uri).collect(), output),
+        Task::Clean => (Vec::new(), output),
+        Task::Promote => (output.into_iter().collect(), spec.promotion.uri.as_ref()),
+    };
+    let mut claims: BTreeMap<String, bool> =
+        read.into_iter().filter_map(|uri| claim(uri)).map(|name| (name.to_owned(), false)).collect();
+    if let Some(name) = written.and_then(|uri| claim(uri)) {
         claims.insert(name.to_owned(), true);
     }
     claims

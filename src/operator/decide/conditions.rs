@@ -3,7 +3,8 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use k8s_openapi::jiff::Timestamp;
 
-use crate::api::bakejob::{BakeJobStatus, PromotionPolicy};
+use super::promotion::{self, Promotion};
+use crate::api::bakejob::BakeJobStatus;
 use crate::api::conditions::{ALL, GATE_PASSED, PROMOTED, READY, RECONCILING, STALLED, SUCCEEDED, SUSPENDED};
 use crate::api::state::{State, Truth};
 
@@ -25,7 +26,7 @@ pub(super) fn all(
     old: &[Condition],
     state: State,
     message: &str,
-    promotion: PromotionPolicy,
+    promotion: &Promotion,
     generation: i64,
     now: Timestamp,
 ) -> Vec<Condition> {
@@ -48,7 +49,11 @@ pub(super) fn all(
         .collect()
 }
 
-fn one<'m>(kind: &str, state: State, message: &'m str, promotion: PromotionPolicy) -> (Truth, &'static str, &'m str) {
+fn one<'m>(kind: &str, state: State, message: &'m str, promotion: &'m Promotion) -> (Truth, &'static str, &'m str) {
+    if let Some(truth) = promotion::over(kind, state, promotion) {
+        let (_, reason, message) = promotion.condition();
+        return (truth, reason, message);
+    }
     let meaning = state.meaning();
     match kind {
         SUCCEEDED => (meaning.succeeded, state.as_str(), message),
@@ -58,10 +63,7 @@ fn one<'m>(kind: &str, state: State, message: &'m str, promotion: PromotionPolic
             (Truth::True, _) => (Truth::True, "GatesPassed", message),
             (Truth::False, _) => (Truth::False, "ThresholdMissed", message),
         },
-        PROMOTED if promotion == PromotionPolicy::Never => {
-            (Truth::False, "NotRequested", "spec.promotion.policy is Never.")
-        }
-        PROMOTED => (Truth::False, "NotBuilt", "Promotion is not built yet; the artifact stays at spec.output.uri."),
+        PROMOTED => promotion.condition(),
         SUSPENDED => match meaning.suspended {
             Truth::True => (Truth::True, "SuspendedBySpec", message),
             other => (other, "NotSuspended", ""),

@@ -10,7 +10,7 @@ use crate::operator::validate::Validated;
 pub(super) fn decide(job: &Validated, seen: &Observed) -> Plan {
     let mut plan = Plan { actions: Vec::new(), status: job.status.clone(), requeue: None, events: Vec::new() };
     let mut busy = false;
-    for left in seen.jobs.iter().filter(|j| j.task == Task::Bake && j.end.is_none()) {
+    for left in seen.jobs.iter().filter(|j| j.task != Task::Clean && j.end.is_none()) {
         busy = true;
         if !left.deleting {
             plan.actions.push(Action::DeleteJob { job: left.name.clone(), uid: left.uid.clone() });

@@ -5,6 +5,7 @@ use std::time::Duration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
+use super::promotion::{self, Promotion};
 use super::{Action, EventReason, EventSpec, Plan, conditions};
 use crate::api::bakejob::{BakeJobStatus, HardwareStatus};
 use crate::api::state::{State, Truth};
@@ -100,6 +101,12 @@ impl<'j> Draft<'j> {
 
     /// Sets the conditions of a state, without an event.
     pub(super) fn conditions(&mut self, state: State, message: &str) {
+        let promotion = promotion::outlook(self.job, &self.status, state);
+        self.conditions_with(state, message, &promotion);
+    }
+
+    /// The same, with a promotion that was looked at.
+    pub(super) fn conditions_with(&mut self, state: State, message: &str, promotion: &Promotion) {
         let job = self.job;
         self.status.observed_generation = Some(job.generation);
         self.status.spec_digest = Some(job.spec_digest.clone());
@@ -107,7 +114,7 @@ impl<'j> Draft<'j> {
             &job.status.conditions,
             state,
             message,
-            job.spec.promotion.policy,
+            promotion,
             job.generation,
             self.now,
         );

@@ -5,7 +5,7 @@ use std::time::Duration;
 use k8s_openapi::jiff::Timestamp;
 
 use super::draft::Draft;
-use super::{Action, EventReason, Plan, conditions};
+use super::{Action, EventReason, Plan, conditions, promotion};
 use crate::api::wire::Task;
 use crate::operator::facts::Observed;
 use crate::operator::validate::{Validated, ended_at};
@@ -22,7 +22,8 @@ pub(super) fn decide(job: &Validated, seen: &Observed, now: Timestamp) -> Plan {
     }
     if let (Some(state), Some(message)) = (conditions::state(&job.status), conditions::message(&job.status)) {
         let message = message.to_owned();
-        draft.conditions(state, &message);
+        let promotion = promotion::advance(&mut draft, seen, state);
+        draft.conditions_with(state, &message, &promotion);
     } else {
         // Written by a later version: not ours to judge.
         draft.status.observed_generation = Some(job.generation);

@@ -5,7 +5,7 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::conditions;
-use crate::api::bakejob::PromotionPolicy;
+use super::promotion::Promotion;
 use crate::api::state::State;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +37,7 @@ fn kstatus(object: &Value) -> Kstatus {
 }
 
 fn object(state: State) -> Value {
-    let conditions = conditions::all(&[], state, "message", PromotionPolicy::Never, 3, Timestamp::UNIX_EPOCH);
+    let conditions = conditions::all(&[], state, "message", &Promotion::NotRequested, 3, Timestamp::UNIX_EPOCH);
     json!({"metadata": {"generation": 3}, "status": {"observedGeneration": 3, "conditions": conditions}})
 }
 
@@ -74,7 +74,7 @@ fn before_the_first_visit_and_after_an_edit_it_is_in_progress() {
 #[test]
 fn a_transition_time_changes_only_with_the_status() {
     let at = |second| Timestamp::from_second(second).unwrap();
-    let all = |old: &[_], state, second| conditions::all(old, state, "m", PromotionPolicy::Never, 1, at(second));
+    let all = |old: &[_], state, second| conditions::all(old, state, "m", &Promotion::NotRequested, 1, at(second));
     let first = all(&[], State::Queued, 1);
     let second = all(&first, State::Running, 2);
     let third = all(&second, State::Baked, 3);

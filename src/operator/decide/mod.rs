@@ -8,6 +8,7 @@ mod draft;
 mod ended;
 mod failure;
 mod pods;
+mod promotion;
 mod refused;
 mod result;
 mod run;
@@ -19,10 +20,11 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::facts::Observed;
 use super::validate::{Validated, ended_at};
-use crate::api::bakejob::{BakeJobStatus, PromotionPolicy};
+use crate::api::bakejob::BakeJobStatus;
 use crate::api::state::State;
 use crate::hardware::place::Placement;
 
+pub use promotion::REASONS as PROMOTION_REASONS;
 pub use refused::{Refusal, refused, unwritable};
 
 /// One attempt to start.
@@ -47,6 +49,8 @@ pub enum Action {
     CreateJob(Box<Attempt>),
     /// Create the Job that deletes the output, unless it is there already.
     CreateCleanup,
+    /// Create the Job that promotes the artifact, unless it is there already.
+    CreatePromotion,
     /// Change the fields of a Job that may change.
     Adjust {
         /// The Job.
@@ -87,6 +91,10 @@ pub enum EventReason {
     OutputDeleted,
     /// The output could not be deleted.
     OutputNotDeleted,
+    /// The artifact was promoted.
+    Promoted,
+    /// It could not be.
+    PromotionFailed,
     /// The time to live is over.
     TimeToLiveOver,
 }
@@ -99,6 +107,8 @@ impl EventReason {
             Self::DeviceFallback => "DeviceFallback",
             Self::OutputDeleted => "OutputDeleted",
             Self::OutputNotDeleted => "OutputNotDeleted",
+            Self::Promoted => "Promoted",
+            Self::PromotionFailed => "PromotionFailed",
             Self::TimeToLiveOver => "TimeToLiveOver",
         }
     }
@@ -151,7 +161,7 @@ pub fn decide(job: &Validated, seen: &Observed, now: Timestamp) -> Plan {
 /// Status and event of an object whose spec no type can read: a later version of the CRD, or fields that the schema passes through.
 pub fn unreadable(error: &str, generation: i64, now: Timestamp) -> (BakeJobStatus, Vec<EventSpec>) {
     let note = format!("The object cannot be read: {error}. {}", State::InvalidJob.advice());
-    let conditions = conditions::all(&[], State::InvalidJob, &note, PromotionPolicy::Never, generation, now);
+    let conditions = conditions::all(&[], State::InvalidJob, &note, &promotion::Promotion::NotBaked, generation, now);
     let status = BakeJobStatus { observed_generation: Some(generation), conditions, ..BakeJobStatus::default() };
     (status, vec![EventSpec { warning: true, reason: EventReason::State(State::InvalidJob), note }])
 }
@@ -169,6 +179,11 @@ pub fn has_ended(job: &Validated) -> bool {
     ended_at(&job.status).is_some() && job.status.spec_digest.as_ref() == Some(&job.spec_digest)
 }
 
+/// The name of the Job that promotes the artifact of a job.
+pub fn promotion_job(job: &Validated) -> String {
+    promotion::job_name(job, &job.status)
+}
+
 /// The state that a status tells of; `None` before the first visit.
 pub fn state(status: &BakeJobStatus) -> Option<State> {
     conditions::state(status)
@@ -176,6 +191,8 @@ pub fn state(status: &BakeJobStatus) -> Option<State> {
 
 #[cfg(test)]
 mod kstatus;
+#[cfg(test)]
+mod promotions;
 #[cfg(test)]
 mod properties;
 #[cfg(test)]

@@ -208,9 +208,9 @@ fn with_kueue_the_job_waits_for_admission_and_eviction_shows() {
 
 #[test]
 fn an_invalid_job_is_refused_until_it_is_corrected() {
-    let mut world = World::new(&json!({"promotion": {"policy": "Automatic", "uri": "/p"}}));
+    let mut world = World::new(&json!({"promotion": {"policy": "Automatic", "uri": "promoted"}}));
     assert_eq!(world.settle(), State::InvalidJob);
-    assert!(world.message().contains("spec.promotion.policy"));
+    assert!(world.message().contains("spec.promotion.uri"));
     assert_eq!((world.condition("Succeeded").0, world.condition("Stalled").0), ("False".into(), "True".into()));
     world.edit("promotion", json!({"policy": "Never"}));
     assert_eq!(world.settle(), State::Starting, "a control field can make it valid without a new digest");

@@ -105,6 +105,12 @@ impl World {
                 let facts = create(&build::cleanup(job), "job-cleanup".into(), self.now);
                 self.seen.jobs.push(facts);
             }
+            Action::CreatePromotion => {
+                self.made += 1;
+                let facts = create(&build::promotion(job), format!("job-{}", self.made), self.now);
+                assert!(self.seen.jobs.iter().all(|j| j.name != facts.name), "{} is created twice", facts.name);
+                self.seen.jobs.push(facts);
+            }
             Action::Adjust { job, suspend, deadline } => {
                 let now = self.now;
                 let job = self.seen.jobs.iter_mut().find(|j| j.name == *job).unwrap();

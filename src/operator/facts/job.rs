@@ -131,7 +131,7 @@ impl JobFacts {
 /// What a Job does, by its label.
 fn task(job: &Job) -> Task {
     let label = job.metadata.labels.as_ref().and_then(|labels| labels.get(names::LABEL_TASK));
-    if label.is_some_and(|label| label == "clean") { Task::Clean } else { Task::Bake }
+    label.and_then(|label| Task::named(label)).unwrap_or(Task::Bake)
 }
 
 /// The end that a condition tells of. `FailureTarget` and `SuccessCriteriaMet` come earlier, while pods still run, and are no end.

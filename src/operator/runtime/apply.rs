@@ -57,6 +57,7 @@ pub(super) async fn apply(
                 }
                 other => other?,
             },
+            Action::CreatePromotion => create(&jobs, job, &build::promotion(job)).await?,
             Action::Adjust { job, suspend, deadline } => {
                 let mut spec = serde_json::Map::new();
                 spec.extend(suspend.map(|suspend| ("suspend".to_owned(), json!(suspend))));

@@ -98,10 +98,10 @@ impl<C: Child> Children<C> {
 }
 
 impl Children<Pod> {
-    /// Lets go of what the pods of a `BakeJob` said: its result stands in the status. Ten thousand finished pods would keep 30 MB.
-    pub(super) fn forget_messages(&self, key: &Key) {
+    /// Lets go of what the pods of a `BakeJob`'s Job said: its result stands in the status. Ten thousand finished pods would keep 30 MB.
+    pub(super) fn forget_messages(&self, key: &Key, job: &str) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        for pod in known.get_mut(key).into_iter().flat_map(BTreeMap::values_mut) {
+        for pod in known.get_mut(key).into_iter().flat_map(BTreeMap::values_mut).filter(|pod| pod.job == job) {
             match &mut pod.state {
                 PodState::Succeeded { message } => *message = None,
                 PodState::Failed(end) => end.message = None,

@@ -7,7 +7,7 @@ use kube::{Resource, ResourceExt};
 
 use super::context::Guarded;
 use crate::api::BakeJob;
-use crate::api::bakejob::BakeJobStatus;
+use crate::api::bakejob::{BakeJobStatus, PromotionPolicy};
 
 /// Where `kubectl apply` keeps a second copy of the object.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -20,7 +20,8 @@ pub(super) fn trim(object: &mut Guarded) {
     if in_part(job)
         && let Some(status) = &mut job.status
     {
-        *status = essential(take(status));
+        let promotes = job.spec.promotion.policy != PromotionPolicy::Never;
+        *status = essential(take(status), promotes);
     }
 }
 
@@ -33,18 +34,20 @@ pub(super) fn in_part(job: &BakeJob) -> bool {
         && job.metadata.deletion_timestamp.is_none()
 }
 
-/// Without the figures and lists of the run.
-fn essential(status: BakeJobStatus) -> BakeJobStatus {
+/// Without the figures and lists of the run. What was baked stays where it may be promoted.
+fn essential(mut status: BakeJobStatus, promotes: bool) -> BakeJobStatus {
+    if !promotes {
+        status.artifacts = Vec::new();
+        status.report = None;
+    }
     BakeJobStatus {
         stages: Vec::new(),
         passes: Vec::new(),
         gates: Vec::new(),
-        artifacts: Vec::new(),
         history: Vec::new(),
         hardware: None,
         baseline: None,
         baked: None,
-        report: None,
         recipe: None,
         ..status
     }

@@ -153,7 +153,8 @@ impl Looked {
     async fn carry_out(self, object: &BakeJob, context: &Context) -> Result<Action, ReconcileError> {
         let Self { job, plan, now } = self;
         if decide::has_ended(&job) {
-            context.pods.forget_messages(&(job.namespace.clone(), job.name.clone()));
+            let bake = job.status.job_ref.as_ref().map_or("", |bake| &bake.name);
+            context.pods.forget_messages(&(job.namespace.clone(), job.name.clone()), bake);
         }
         let (plan, version) = match apply(&context.client, &job, object, &plan.actions).await {
             Ok(applied) if applied.deleted => {

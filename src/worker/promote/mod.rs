@@ -1,0 +1,248 @@
+//! Promotion: an artifact that passed its gates is copied to where phase 7 looks for it, with its evidence.
+//!
+//! ```text
+//! <promotion.uri>/<name>/versions/<digest>/…      model, report and whatever else the bake wrote
+//!                       /history/000001.json …    who was promoted when; each is written once
+//!                       /current.json             a copy of the newest of these
+//! ```
+//!
+//! The gates are read again from the report, whose digest the status holds. Files are copied first and checked where they then lie; the entry that
+//! names them comes last, so nobody is ever pointed at less than a whole version. Doing it again changes nothing.
+
+mod ledger;
+mod place;
+
+use std::path::Path;
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::{Failed, clean, outcome};
+use crate::api::bakejob::{FileRef, GateSpec, GateStatus, Storage, Verdict};
+use crate::api::digest::sha256_hex;
+use crate::api::wire::{Assignment, Outcome};
+use crate::api::{Reason, ResolvedJob, floor};
+use crate::bake::Report;
+use crate::signals::HeldFolder;
+pub(crate) use ledger::{Act, Entry, Origin};
+use ledger::{Listed, VERSION};
+use place::{Item, Place, changed};
+
+const REPORT: &str = "report.json";
+
+/// Who asks for a promotion, and of what.
+pub(crate) struct Order<'a> {
+    /// The folder that was baked into.
+    pub(crate) output: &'a Path,
+    /// The place of promoted artifacts.
+    pub(crate) to: &'a Path,
+    pub(crate) storage: Option<&'a Storage>,
+    pub(crate) origin: Origin,
+    /// Digest of the artifact that was approved; without it, whichever the report names.
+    pub(crate) approved: Option<&'a str>,
+    /// Digest of the report that the status speaks of.
+    pub(crate) report: Option<&'a str>,
+    /// Bounds of the platform, checked once more.
+    pub(crate) floors: &'a [GateSpec],
+}
+
+/// The task of a pod.
+pub(super) fn assigned(assignment: &Assignment, job: &ResolvedJob) -> Outcome {
+    let wish = &assignment.spec.promotion;
+    let (Some(uri), Some(promotion)) = (&wish.uri, &job.promotion) else {
+        return Outcome::bare(Reason::InvalidJob, "spec.promotion.uri: is not set, so there is no place to promote to.");
+    };
+    let order = Order {
+        output: &job.output,
+        to: &promotion.to,
+        storage: job.storage.as_ref(),
+        origin: Origin {
+            namespace: assignment.namespace.clone(),
+            name: assignment.name.clone(),
+            uid: assignment.uid.clone(),
+            run: assignment.run,
+        },
+        approved: assignment.candidate.as_ref().map(|candidate| candidate.artifact.as_str()),
+        report: assignment.candidate.as_ref().map(|candidate| candidate.report.as_str()),
+        floors: &assignment.gate_floors,
+    };
+    match promote(&order) {
+        Ok(entry) => {
+            let uri = format!("{}/{}/{}", uri.trim_end_matches('/'), assignment.name, entry.version);
+            let promoted = Some(FileRef { uri, sha256: entry.sha256.clone() });
+            Outcome { promoted, ..Outcome::bare(Reason::Baked, said(&entry)) }
+        }
+        Err(failed) => Outcome::bare(failed.reason, failed.message),
+    }
+}
+
+/// An entry in words.
+pub(crate) fn said(entry: &Entry) -> String {
+    format!("{} is promoted as number {} of {}", entry.sha256, entry.sequence, entry.bakejob.name)
+}
+
+/// Promotes what was baked, and returns the entry that says so: a new one, or the newest when it says so already.
+pub(crate) fn promote(order: &Order) -> Result<Entry, Failed> {
+    let from = Place::of("spec.output.uri", order.output, order.storage)?;
+    let report = passed(&from, order)?;
+    let root = root(order.to, &order.origin.name, order.storage)?;
+    let version = format!("versions/{}", report.model);
+    let to = root.join(&version);
+
+    let mut put = Vec::new();
+    let copied = copy(&from, &to, &report.files, &mut put);
+    if let Err(failed) = copied {
+        if !known(&root, &version)? {
+            to.forget(&put);
+        }
+        return Err(failed);
+    }
+    let sha256 = format!("sha256:{}", report.model);
+    ledger::append(&root, |newest| {
+        let promoted = newest.is_some_and(|newest| newest.sha256 == sha256);
+        Ok((!promoted).then(|| Entry {
+            api_version: VERSION.to_owned(),
+            sequence: 0,
+            act: Act::Promote,
+            sha256: sha256.clone(),
+            version: version.clone(),
+            files: report.files.iter().map(|item| Listed { file: item.name.clone(), sha256: item.sha256.clone() }).collect(),
+            bakejob: order.origin.clone(),
+            time: Timestamp::now().to_string(),
+        }))
+    })
+}
+
+/// Promotes the version before the one that is promoted now.
+pub(crate) fn rollback(to: &Path, name: &str, storage: Option<&Storage>) -> Result<Entry, Failed> {
+    let root = root(to, name, storage)?;
+    let refuse = |why: &str| Failed { reason: Reason::InvalidJob, message: format!("{root}: {why}") };
+    let now = ledger::newest(&root)?.ok_or_else(|| refuse("nothing was ever promoted here."))?;
+    let mut before = None;
+    for sequence in (1..now.sequence).rev() {
+        before = ledger::entry(&root, sequence)?.filter(|entry| entry.sha256 != now.sha256);
+        if before.is_some() {
+            break;
+        }
+    }
+    let before = before.ok_or_else(|| refuse("there is no other version to go back to."))?;
+    // Somebody may have tidied up: what is not there whole is not promoted.
+    let files: Vec<Item> = before.files.iter().map(|f| Item { name: f.file.clone(), sha256: f.sha256.clone() }).collect();
+    let version = root.join(&before.version);
+    verify(&version, &files, &version)?;
+    ledger::append(&root, |newest| {
+        if newest.is_none_or(|newest| newest.sequence != now.sequence) {
+            return Err(refuse("somebody promoted meanwhile; look at the history and decide again."));
+        }
+        Ok(Some(Entry { act: Act::Rollback, time: Timestamp::now().to_string(), ..before.clone() }))
+    })
+}
+
+/// Every entry, oldest first.
+pub(crate) fn history(to: &Path, name: &str, storage: Option<&Storage>) -> Result<Vec<Entry>, Failed> {
+    let root = root(to, name, storage)?;
+    let mut all = Vec::new();
+    while let Some(entry) = ledger::entry(&root, all.len() as u64 + 1)? {
+        all.push(entry);
+    }
+    Ok(all)
+}
+
+fn root(to: &Path, name: &str, storage: Option<&Storage>) -> Result<Place, Failed> {
+    Ok(Place::of("spec.promotion.uri", to, storage)?.join(name))
+}
+
+/// A report whose gates passed.
+struct Passed {
+    /// Digest of the model, in hexadecimal.
+    model: String,
+    /// What it names, and itself.
+    files: Vec<Item>,
+}
+
+/// Reads the report of a bake again; an error unless it is the one that was asked for and all of its gates passed.
+fn passed(from: &Place, order: &Order) -> Result<Passed, Failed> {
+    let invalid = |message: String| Failed { reason: Reason::InvalidData, message };
+    let bytes = from
+        .read(REPORT)?
+        .ok_or_else(|| invalid(format!("{from}/{REPORT} is not there: nothing was baked, or it was deleted. Bake again.")))?;
+    let found = sha256_hex(&bytes);
+    if let Some(known) = order.report
+        && known != format!("sha256:{found}")
+    {
+        return Err(invalid(format!(
+            "{from}/{REPORT} has sha256 {found}, and the status says {known}. It was replaced after the bake: bake again."
+        )));
+    }
+    let report: Report = serde_json::from_slice(&bytes).map_err(|error| invalid(format!("{from}/{REPORT}: {error}")))?;
+    let gates: Vec<GateStatus> = report.gates.iter().map(outcome::gate).collect();
+    let refused = |message: String| Failed { reason: Reason::GateFailed, message };
+    if !matches!(report.outcome.reason, Reason::Baked | Reason::NoImprovement) || gates.is_empty() {
+        let Report { outcome, .. } = &report;
+        return Err(refused(format!("the bake ended as {}: {} Nothing is promoted.", outcome.reason, outcome.message)));
+    }
+    if let Some(gate) = gates.iter().find(|gate| gate.verdict != Verdict::Pass) {
+        return Err(refused(format!("the gate {} {} did not pass. Nothing is promoted.", gate.metric, gate.threshold)));
+    }
+    if let Some(floor) = floor::unkept(&gates, order.floors) {
+        return Err(refused(format!("the platform's floor for {} is not kept. Nothing is promoted.", floor.metric)));
+    }
+    let mut files: Vec<Item> = clean::inside(&report.artifacts)
+        .map(|artifact| Item { name: artifact.file.clone(), sha256: artifact.sha256.clone() })
+        .collect();
+    let model = outcome::models(&report).next().map(|artifact| artifact.sha256.clone());
+    let model = model.ok_or_else(|| invalid(format!("{from}/{REPORT} names no model")))?;
+    if let Some(approved) = order.approved
+        && approved != format!("sha256:{model}")
+    {
+        return Err(invalid(format!("{from} holds the artifact sha256:{model}, and {approved} was approved.")));
+    }
+    files.push(Item { name: REPORT.to_owned(), sha256: found });
+    Ok(Passed { model, files })
+}
+
+/// Copies what is not there yet, then looks at all of it where it lies now. `put` tells what was written, whatever happens.
+fn copy(from: &Place, to: &Place, files: &[Item], put: &mut Vec<Item>) -> Result<(), Failed> {
+    let mut missing = Vec::new();
+    for item in files {
+        if to.sha256(&item.name)?.as_deref() != Some(&item.sha256) {
+            missing.push(item.clone());
+        }
+    }
+    let scratch = HeldFolder::temporary().map_err(|error| Failed {
+        reason: Reason::OutputUnwritable,
+        message: format!("cannot make a folder for temporary files: {error}. Set TMPDIR to one that may be written."),
+    })?;
+    let local = from.local(&missing, scratch.path())?;
+    verify(&Place::Folder(local.clone()), &missing, from)?;
+    for item in &missing {
+        tracing::info!(file = item.name, %to, "copying");
+        put.push(item.clone());
+        to.put(&local, item)?;
+    }
+    verify(to, files, to)
+}
+
+/// Makes sure that every file lies there as it is said to be; messages call the place `called`.
+fn verify(place: &Place, files: &[Item], called: &Place) -> Result<(), Failed> {
+    for item in files {
+        let path = format!("{called}/{}", item.name);
+        match place.sha256(&item.name)? {
+            Some(found) if found == item.sha256 => {}
+            Some(found) => return Err(changed(&path, item, &found)),
+            None => return Err(Failed { reason: Reason::InvalidData, message: format!("{path} is not there any more.") }),
+        }
+    }
+    Ok(())
+}
+
+/// Whether any entry names this version.
+fn known(root: &Place, version: &str) -> Result<bool, Failed> {
+    let newest = ledger::newest(root)?.map_or(0, |entry| entry.sequence);
+    for sequence in 1..=newest {
+        if ledger::entry(root, sequence)?.is_some_and(|entry| entry.version == version) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
