@@ -28,6 +28,6 @@ pub use manifest::{
     PHASE5_VERSION, PackagedFile, Quantization, Signature, Sparsity, Splits, TensorInfo, Training, ValidationSplit,
     WeightTarget, Weights, manifest_schema,
 };
-pub use open::{Layout, Package, Wanted};
+pub use open::{Layout, Package, Wanted, assemble};
 pub use settle::{Settled, settle};
 pub use trainer::files as trainer_files;

@@ -97,10 +97,8 @@ impl<R: Read + Seek> Checkpoint<R> {
                 storages.insert(key.clone(), bytes);
             }
             let Some(bytes) = storages.get(key) else { continue };
-            let made = viewed(&tensor, bytes).map_err(of_tensor)?;
-            if made.bytes().as_ptr_range().start < bytes.as_ptr_range().start || made.bytes().as_ptr_range().end > bytes.as_ptr_range().end {
-                copied += made.bytes().len() as u64;
-            }
+            let (made, own) = viewed(&tensor, bytes).map_err(of_tensor)?;
+            copied += own;
             if copied > self.length {
                 return Err("holds more views of its storages than numbers. Save contiguous tensors: tensor.contiguous().".to_owned());
             }
@@ -221,15 +219,15 @@ fn divided(root: Value) -> Result<(Vec<(String, TensorRef)>, Vec<(String, Value)
     Ok((state, others))
 }
 
-/// The tensor that a view of a storage is.
-fn viewed(tensor: &TensorRef, storage: &Bytes) -> Result<Tensor, String> {
+/// The tensor that a view of a storage is, and how many bytes had to be copied for it.
+fn viewed(tensor: &TensorRef, storage: &Bytes) -> Result<(Tensor, u64), String> {
     let TensorRef { storage: Storage { dtype, elements, .. }, offset, shape, strides } = tensor;
     let broken = || format!("reaches beyond its storage of {elements} elements (offset {offset}, shape {shape:?}, strides {strides:?}). The file is damaged; save it again.");
     let dims = shape.iter().map(|&d| usize::try_from(d)).collect::<Result<Vec<usize>, _>>().map_err(|_| broken())?;
     let count = element_count(&dims).ok_or_else(broken)?;
     let size = dtype.size();
     if count == 0 {
-        return Tensor::from_bytes(*dtype, dims, Bytes::new()).map_err(|e| e.to_string());
+        return Tensor::from_bytes(*dtype, dims, Bytes::new()).map(|tensor| (tensor, 0)).map_err(|e| e.to_string());
     }
     // The last element is the farthest: strides of a saved tensor are never negative.
     let reach = dims.iter().zip(strides).try_fold(*offset, |at, (&d, &stride)| at.checked_add((d as u64 - 1).checked_mul(stride)?));
@@ -237,13 +235,12 @@ fn viewed(tensor: &TensorRef, storage: &Bytes) -> Result<Tensor, String> {
         return Err(broken());
     }
     let start = *offset as usize * size;
-    let data = if contiguous(&dims, strides) {
-        storage.slice(start..start + count * size)
+    let (data, own) = if contiguous(&dims, strides) {
+        (storage.slice(start..start + count * size), 0)
     } else {
-        gathered(&dims, strides, &storage[start..], size, count)
+        (gathered(&dims, strides, &storage[start..], size, count), (count * size) as u64)
     };
-    let data = if *dtype == DType::Bool && data.iter().any(|&b| b > 1) { data.iter().map(|&b| u8::from(b != 0)).collect() } else { data };
-    Tensor::from_bytes(*dtype, dims, data).map_err(|e| e.to_string())
+    Tensor::from_bytes(*dtype, dims, data).map(|tensor| (tensor, own)).map_err(|e| e.to_string())
 }
 
 /// Whether elements lie row-major without gaps. The stride of an axis of one element does not count.
