@@ -48,6 +48,7 @@ pub struct Parts {
 #[derive(Debug)]
 pub struct Draft<'p> {
     parts: &'p Parts,
+    metric: Option<Claim>,
     model: Model,
     manifest: Manifest,
     remarks: Vec<String>,
@@ -59,6 +60,7 @@ impl<'p> Draft<'p> {
     /// # Errors
     /// A model, weights or metadata that cannot be read or do not fit each other.
     pub fn new(parts: &'p Parts) -> Result<Self, PackageError> {
+        let metric = parts.metric.as_deref().map(named_metric).transpose()?;
         let mut known = Known::default();
         let mut model = Model::load(&parts.model)?;
         let mut remarks = Vec::new();
@@ -89,7 +91,7 @@ impl<'p> Draft<'p> {
             manifest.metrics.retain(|m| m.name != *name || m.claim().is_none());
             manifest.metrics.push(FinalMetric { name: name.clone(), value: *value, ..FinalMetric::default() });
         }
-        Ok(Self { parts, model, manifest, remarks })
+        Ok(Self { parts, metric, model, manifest, remarks })
     }
 
     /// The model with its weights, as a bake takes it in.
@@ -134,7 +136,7 @@ impl<'p> Draft<'p> {
             weights: weights.map(|file| Weights { file, ..Weights::default() }),
         };
         let split = |name: &str, path: &Path| copy(path, &named(&format!("data/{name}"), path));
-        let metric = parts.metric.as_deref().map(named_metric).transpose()?;
+        let metric = self.metric;
         self.manifest.splits.validation = Some(ValidationSplit {
             file: split("validation", &parts.validation)?,
             metric: metric.map(|m| m.metric),
@@ -292,7 +294,7 @@ mod tests {
             Parts { calibration: Some(root.path().join("gone.npz")), ..good.clone() },
             Parts { metric: Some("Best".into()), ..good.clone() },
         ] {
-            assert!(Draft::new(&bad).unwrap().write(&root.path().join("other")).is_err());
+            assert!(Draft::new(&bad).and_then(|draft| draft.write(&root.path().join("other"))).is_err());
         }
         assert_eq!(names(root.path()), ["p", "small.onnx", "v.npz"]);
     }

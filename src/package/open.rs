@@ -140,10 +140,18 @@ impl Package {
         self.path(&self.manifest.model.graph)
     }
 
-    /// The digest that the manifest has for the file at `path`; `None` for a file that is not of the package.
-    pub fn expected(&self, path: &Path) -> Option<&str> {
-        let files = self.manifest.files();
-        files.into_iter().find(|(_, file)| self.path(file) == path).map(|(_, file)| file.sha256.as_str())
+    /// Refuses a file of the package that is no longer the one that was checked: somebody wrote into the package meanwhile.
+    ///
+    /// # Errors
+    /// The field of that file. A file that is not of the package is none of its business.
+    pub fn unchanged(&self, path: &Path, sha256: &str) -> Result<(), PackageError> {
+        match self.manifest.files().into_iter().find(|(_, file)| self.path(file) == path) {
+            Some((field, file)) if file.sha256 != sha256 => {
+                let detail = format!("'{}' changed while it was read. Leave the package alone until the bake has ended.", file.path);
+                Err(self.wrong(field, detail))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Writes the model with the weights that lie apart from it to `to`. `None` where the graph holds them itself; else remarks about tensors that were left out.
