@@ -285,11 +285,11 @@ fn jobs() -> Vec<Case> {
             &["gs://", "use a path, file:// or s3://"],
         ),
         spec(
-            "a folder of a bucket as the model",
-            "/source/uri",
-            json!("s3://models/m/"),
+            "a folder of a bucket as data",
+            "/data/validation/uri",
+            json!("s3://data/v/"),
             2,
-            &["spec.source.uri: s3://models/m/ is no location", "name one object"],
+            &["spec.data.validation.uri: s3://data/v/ is no location", "name one object"],
         ),
         Case {
             environment: vec![("AWS_ACCESS_KEY_ID", "half"), ("AWS_SECRET_ACCESS_KEY", "")],

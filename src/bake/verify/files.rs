@@ -73,6 +73,7 @@ impl Sources {
             missing_validation: "the report names no validation data".to_owned(),
             others: Vec::new(),
         };
+        let mut graph_is_there = true;
         for file in &report.data.files {
             let (claim, claimed) = (format!("{:?} file", file.role), short(&file.sha256));
             let missing = match digest(&file.path) {
@@ -93,6 +94,8 @@ impl Sources {
                                 Ok(model) => sources.model = Some(model),
                                 Err(error) => sources.missing_model = error.to_string(),
                             },
+                            // Onto another graph they would make another model.
+                            Role::Weights if !graph_is_there => {}
                             Role::Weights => match with_weights(report, &file.path) {
                                 Ok(model) => sources.model = Some(model),
                                 Err(error) => {
@@ -111,7 +114,10 @@ impl Sources {
             };
             match file.role {
                 // Without its weights, the model is another one.
-                Role::Model | Role::ModelData | Role::Weights => (sources.model, sources.missing_model) = (None, missing),
+                Role::Model | Role::ModelData | Role::Weights => {
+                    graph_is_there = false;
+                    (sources.model, sources.missing_model) = (None, missing);
+                }
                 Role::Validation => sources.missing_validation = missing,
                 Role::Manifest | Role::Calibration | Role::Training => {}
             }
