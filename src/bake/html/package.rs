@@ -56,7 +56,7 @@ fn figures(package: &PackageFigures) -> Option<Node> {
         return None;
     }
     let again = |name: &str, value: f64| package.baseline.iter().find(|r| r.metric == name && r.claimed == value);
-    let table = Table::new(&[Words("Figure"), Words("Split"), Number("Package says"), Number("Here"), Number("Samples"), Words("")])
+    let table = Table::new(&[Words("Figure"), Words("Split"), Number("Package says"), Number("Here"), Number("Samples"), Words("Outcome")])
         .caption("The trainer's figures")
         .rows(metrics, |metric| -> [Cell; 6] {
             let again = again(&metric.name, metric.value);
@@ -98,5 +98,5 @@ fn settings(package: &PackageFigures) -> Option<Node> {
     let mut all = plain(&training.hyper_parameters);
     all.extend(plain(&training.config));
     all.truncate(MOST_SETTINGS);
-    (!all.is_empty()).then(|| el("div").push(text("h4", "Training")).push(list(&all)))
+    (!all.is_empty()).then(|| el("div").push(text("h3", "Training")).push(list(&all)))
 }
