@@ -5,7 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "phase5/checkpoint.rs"]
-mod checkpoint;
+mod made;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -18,7 +18,7 @@ use bakehouse::api::digest::sha256_hex;
 use bakehouse::model::build::{Builder, value_info};
 use bakehouse::model::onnx::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
 use bakehouse::model::{DType, Model, Tensor};
-use checkpoint::{Raw, archive, dict, global, number, ordered, tensor, text, tuple};
+use made::{Raw, archive, dict, global, number, ordered, tensor, text, tuple};
 use serde_json::{Value, json};
 
 const DOCUMENT: &str = "docs/bad-input.md";
@@ -359,73 +359,164 @@ fn of_package(what: &'static str, code: i32, words: &[&'static str], files: Vec<
     Case { files, ..case }
 }
 
-fn packages() -> Vec<Case> {
+fn packaged_file(path: &str, bytes: &[u8]) -> Value {
+    json!({"path": path, "sha256": sha256_hex(bytes), "bytes": bytes.len()})
+}
+
+/// A good package whose manifest was edited.
+fn manifest(what: &'static str, code: i32, words: &[&'static str], edit: impl FnOnce(&mut Value)) -> Case {
     let (model, validation) = (linear().to_bytes(), samples(60, 0.3));
-    let file = |path: &str, bytes: &[u8]| json!({"path": path, "sha256": sha256_hex(bytes), "bytes": bytes.len()});
-    let manifest = json!({
+    let mut manifest = json!({
         "apiVersion": "bakehouse.dev/phase5/v1",
         "identity": {"name": "linear"},
-        "model": {"graph": file("model.onnx", &model)},
-        "splits": {"validation": file("validation.npz", &validation)},
+        "model": {"graph": packaged_file("model.onnx", &model)},
+        "splits": {"validation": packaged_file("validation.npz", &validation)},
     });
-    let of_manifest = |what, code, words: &[&'static str], edit: &dyn Fn(&mut Value)| {
-        let mut manifest = manifest.clone();
-        edit(&mut manifest);
-        let files = vec![
-            ("package/manifest.json", manifest.to_string().into_bytes()),
-            ("package/model.onnx", model.clone()),
-            ("package/validation.npz", validation.clone()),
-        ];
-        of_package(what, code, words, files)
-    };
-    let with_weights = |what, words: &[&'static str], weights: Vec<u8>| {
-        let mut case = of_manifest(what, 10, words, &|m| m["model"]["weights"] = file("weights.pt", &weights));
-        case.files.push(("package/weights.pt", weights));
-        case
-    };
-    let floats = |n: usize| Raw { class: "FloatStorage", bytes: floats(n, 0.3), elements: n };
-    let weight = |shape: &[u64]| tensor("0", "FloatStorage", shape.iter().product(), shape);
-    let good = archive(&ordered(&[("w", weight(&[2, 2]))]), &[floats(4)]);
-    let call = |module, name| [global(module, name), tuple(&[text("touch ran")]), b"R".to_vec()].concat();
-    let calling = |module, name| {
-        archive(&dict(&[("model_state_dict", ordered(&[("w", weight(&[2, 2]))])), ("config", call(module, name))]), &[floats(4)])
-    };
-    let trainer = |what, words: &[&'static str], files| of_package(what, 10, words, files);
+    edit(&mut manifest);
+    let files = vec![
+        ("package/manifest.json", manifest.to_string().into_bytes()),
+        ("package/model.onnx", model),
+        ("package/validation.npz", validation),
+    ];
+    of_package(what, code, words, files)
+}
+
+/// A package with these weights beside its graph.
+fn weights(what: &'static str, words: &[&'static str], weights: Vec<u8>) -> Case {
+    let mut case = manifest(what, 10, words, |m| m["model"]["weights"] = packaged_file("weights.pt", &weights));
+    case.files.push(("package/weights.pt", weights));
+    case
+}
+
+/// A weight of the graph, by a name and of a shape, with its numbers.
+fn checkpoint(name: &str, shape: &[u64]) -> (Vec<u8>, Raw) {
+    let elements: u64 = shape.iter().product();
+    let raw = Raw { class: "FloatStorage", bytes: floats(elements as usize, 0.3), elements: elements as usize };
+    (ordered(&[(name, tensor("0", "FloatStorage", elements, shape))]), raw)
+}
+
+/// A checkpoint that calls a function beside its weights.
+fn calling(module: &str, name: &str) -> Vec<u8> {
+    let (state, raw) = checkpoint("w", &[2, 2]);
+    let call = [global(module, name), tuple(&[text("touch ran")]), b"R".to_vec()].concat();
+    archive(&dict(&[("model_state_dict", state), ("config", call)]), &[raw])
+}
+
+fn packages() -> Vec<Case> {
+    let zeros = "0".repeat(64);
     vec![
-        of_package("a folder that is no package", 10, &["holds neither manifest.json nor trained_model.pt"], vec![("package/notes.txt", b"x".to_vec())]),
-        of_manifest("a package of another major version", 10, &["apiVersion: 'bakehouse.dev/phase5/v2' is not known"], &|m| {
+        of_package(
+            "a folder that is no package",
+            10,
+            &["holds neither manifest.json nor trained_model.pt"],
+            vec![("package/notes.txt", b"x".to_vec())],
+        ),
+        manifest("another major version", 10, &["apiVersion: 'bakehouse.dev/phase5/v2' is not known"], |m| {
             m["apiVersion"] = json!("bakehouse.dev/phase5/v2");
         }),
-        of_package("a manifest that is no JSON", 10, &["manifest.json: is no JSON"], vec![("package/manifest.json", b"identity: x".to_vec())]),
-        of_manifest("a manifest with an unknown field", 10, &["manifest.json: spilts: is no field"], &|m| m["spilts"] = json!({"test": 1})),
-        of_manifest("a package whose model was changed", 10, &["model.graph: 'model.onnx' has sha256", "the manifest says 0000"], &|m| {
-            m["model"]["graph"]["sha256"] = json!("0".repeat(64));
+        of_package(
+            "a manifest that is no JSON",
+            10,
+            &["manifest.json: is no JSON"],
+            vec![("package/manifest.json", b"identity: x".to_vec())],
+        ),
+        manifest("a manifest with an unknown field", 10, &["manifest.json: spilts: is no field"], |m| {
+            m["spilts"] = json!({"test": 1});
         }),
-        of_manifest("a package whose split was cut off", 12, &["splits.validation: 'validation.npz' has", "the manifest says 9999"], &|m| {
+        manifest(
+            "a model that was changed",
+            10,
+            &["model.graph: 'model.onnx' has sha256", "the manifest says 0000"],
+            |m| {
+                m["model"]["graph"]["sha256"] = json!(zeros);
+            },
+        ),
+        manifest("a split that was cut off", 12, &["splits.validation: 'validation.npz' has", "says 9999"], |m| {
             m["splits"]["validation"]["bytes"] = json!(9999);
         }),
-        of_manifest("a package that lacks a split that it names", 12, &["splits.validation: 'v.npz' is not there"], &|m| {
+        manifest("a split that is named and not there", 12, &["splits.validation: 'v.npz' is not there"], |m| {
             m["splits"]["validation"]["path"] = json!("v.npz");
         }),
-        of_manifest("a package without a validation split", 2, &["spec.data.validation.uri: is required: the package"], &|m| m["splits"] = json!({})),
-        of_manifest("a package whose path leaves it", 10, &["splits.validation.path: '../validation.npz' leaves the package"], &|m| {
-            m["splits"]["validation"]["path"] = json!("../validation.npz");
+        manifest("no validation split", 2, &["spec.data.validation.uri: is required: the package"], |m| {
+            m["splits"] = json!({});
         }),
-        of_manifest("a package whose signature is not the graph's", 10, &["signature.inputs: says 'z' (float32), but the graph has 'x' (float32)"], &|m| {
-            m["signature"] = json!({"inputs": [{"name": "z", "dtype": "float32"}], "outputs": [{"name": "y", "dtype": "float32"}]});
-        }),
-        with_weights("a checkpoint that asks for os.system", &["weights.pt: cannot be read without running it", "'os.system'", "Nothing of it was run"], calling("os", "system")),
-        with_weights("a checkpoint that calls a function of its own", &["'__main__.Config'", "Nothing of it was run"], calling("__main__", "Config")),
-        with_weights("a checkpoint that was cut off", &["weights.pt: is not a readable archive of torch.save"], good[..good.len() / 2].to_vec()),
-        with_weights("a checkpoint of before version 1.6", &["before version 1.6"], b"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.".to_vec()),
-        with_weights("weights of another shape", &["tensor 'w' has the shape [3, 2], but the initializer 'w' of the graph has [2, 2]"], archive(&ordered(&[("w", weight(&[3, 2]))]), &[floats(6)])),
-        with_weights("weights of another name", &["'fc.weight', and no tensor has the name of the graph's 'w'"], archive(&ordered(&[("fc.weight", weight(&[2, 2]))]), &[floats(4)])),
-        with_weights("a checkpoint without weights", &["holds 'epochs', which is no tensor"], archive(&dict(&[("epochs", number(3))]), &[])),
-        trainer("a checkpoint without a graph beside it", &["model.graph: 'model.onnx' is not there"], vec![("package/trained_model.pt", good.clone())]),
-        {
-            let files = vec![("package/trained_model.pt", good), ("package/model.onnx", model.clone())];
-            Case { code: 2, ..trainer("a trainer's folder without data", &["is required: the package", "has no validation split"], files) }
-        },
+        manifest(
+            "a path that leaves the package",
+            10,
+            &["splits.validation.path: '../v.npz' leaves the package"],
+            |m| {
+                m["splits"]["validation"]["path"] = json!("../v.npz");
+            },
+        ),
+        manifest(
+            "another signature than the graph's",
+            10,
+            &["signature.inputs: says 'z' (float32), but the graph has 'x'"],
+            |m| {
+                let named = |name: &str| json!([{"name": name, "dtype": "float32"}]);
+                m["signature"] = json!({"inputs": named("z"), "outputs": named("y")});
+            },
+        ),
+    ]
+}
+
+fn checkpoints() -> Vec<Case> {
+    let (state, raw) = checkpoint("w", &[2, 2]);
+    let good = archive(&state, &[raw]);
+    let of = |name: &str, shape: &[u64]| {
+        let (state, raw) = checkpoint(name, shape);
+        archive(&state, &[raw])
+    };
+    let beside = |files: &[(&'static str, &[u8])]| files.iter().map(|(name, bytes)| (*name, bytes.to_vec())).collect();
+    let graph = linear().to_bytes();
+    vec![
+        weights(
+            "a checkpoint that asks for os.system",
+            &["weights.pt: cannot be read without running it", "'os.system'", "Nothing of it was run"],
+            calling("os", "system"),
+        ),
+        weights(
+            "a checkpoint that calls a function of its own",
+            &["'__main__.Config'", "Nothing of it was run"],
+            calling("__main__", "Config"),
+        ),
+        weights(
+            "a checkpoint that was cut off",
+            &["weights.pt: is not a readable archive of torch.save"],
+            good[..good.len() / 2].to_vec(),
+        ),
+        weights(
+            "a checkpoint of before version 1.6",
+            &["before version 1.6"],
+            b"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.".to_vec(),
+        ),
+        weights(
+            "weights of another shape",
+            &["tensor 'w' has the shape [3, 2], but the initializer 'w' of the graph has [2, 2]"],
+            of("w", &[3, 2]),
+        ),
+        weights(
+            "weights of another name",
+            &["'fc.weight', and no tensor has the name of the graph's 'w'"],
+            of("fc.weight", &[2, 2]),
+        ),
+        weights(
+            "a checkpoint without weights",
+            &["holds 'epochs', which is no tensor"],
+            archive(&dict(&[("epochs", number(3))]), &[]),
+        ),
+        of_package(
+            "a checkpoint without a graph beside it",
+            10,
+            &["model.graph: 'model.onnx' is not there"],
+            beside(&[("package/trained_model.pt", &good)]),
+        ),
+        of_package(
+            "a trainer's folder without data",
+            2,
+            &["is required: the package", "has no validation split"],
+            beside(&[("package/trained_model.pt", &good), ("package/model.onnx", &graph)]),
+        ),
     ]
 }
 
@@ -441,7 +532,13 @@ fn every_bad_input_is_refused_by_name_and_leaves_nothing_behind() {
          folder. `DIR` stands for the folder of the job.\n",
     );
     let mut wrong = Vec::new();
-    for (title, cases) in [("Models", models()), ("Packages", packages()), ("Data", datasets()), ("Jobs, output, memory", jobs())] {
+    for (title, cases) in [
+        ("Models", models()),
+        ("Packages", packages()),
+        ("Weights of a package", checkpoints()),
+        ("Data", datasets()),
+        ("Jobs, output, memory", jobs()),
+    ] {
         let _ = write!(document, "\n## {title}\n\n| Given | Printed | Exit code |\n|---|---|---|\n");
         for case in cases {
             let root = tempfile::tempdir().unwrap();

@@ -126,7 +126,10 @@ fn trained_model(weights: &BTreeMap<String, Tensor>, accuracy: f64) -> Vec<u8> {
     let (state, storages) = state(weights);
     let root = dict(&[
         ("model_state_dict", state),
-        ("config", dict(&[("epochs", number(40)), ("hidden", tuple(&[number(256), number(128)])), ("lr", real(0.001))])),
+        (
+            "config",
+            dict(&[("epochs", number(40)), ("hidden", tuple(&[number(256), number(128)])), ("lr", real(0.001))]),
+        ),
         ("training_results", dict(&[("final_accuracy", real(accuracy)), ("final_loss", real(0.08))])),
         ("phase5_metadata", dict(&[("model_name", text("digits-mlp")), ("version", number(2))])),
     ]);
@@ -149,7 +152,11 @@ fn trainers_folder(accuracy: f64) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
     untrained(&folder.path().join("model.onnx"));
     fs::write(folder.path().join("trained_model.pt"), trained_model(&trained(), accuracy)).unwrap();
-    fs::write(folder.path().join("phase5_metadata.json"), r#"{"version": "2.1", "environment": {"host": "trainer-3"}}"#).unwrap();
+    fs::write(
+        folder.path().join("phase5_metadata.json"),
+        r#"{"version": "2.1", "environment": {"host": "trainer-3"}}"#,
+    )
+    .unwrap();
     for split in ["validation", "calibration"] {
         fs::copy(example(&format!("{split}.npz")), folder.path().join(format!("{split}.npz"))).unwrap();
     }
@@ -177,7 +184,8 @@ fn loose_files_become_a_package_and_the_report_of_its_bake_carries_it() {
     let work = tempfile::tempdir().unwrap();
     let folder = work.path().join("digits");
     let metadata = work.path().join("phase5_metadata.json");
-    fs::write(&metadata, r#"{"version": 7, "hyperparameters": {"lr": 0.001}, "config": {"epochs": 40}, "seed": 5}"#).unwrap();
+    fs::write(&metadata, r#"{"version": 7, "hyperparameters": {"lr": 0.001}, "config": {"epochs": 40}, "seed": 5}"#)
+        .unwrap();
     let figure = format!("Top1={:.3}", accuracy());
     let more = ["--metadata", metadata.to_str().unwrap(), "--figure", &figure, "--figure", "val_loss=0.081"];
     let output = package(&folder, &example("model.onnx"), &more);
@@ -196,7 +204,11 @@ fn loose_files_become_a_package_and_the_report_of_its_bake_carries_it() {
     assert_eq!(report["package"]["manifest"]["training"]["hyperParameters"]["lr"], 0.001);
     assert_eq!(roles(&report), ["Manifest", "Model", "Validation", "Calibration", "Training"]);
     let top1 = &report["package"]["baseline"][0];
-    assert_eq!((&top1["metric"], &top1["holds"], &top1["samples"]), (&json!("Top1"), &json!(true), &json!(769)), "{top1}");
+    assert_eq!(
+        (&top1["metric"], &top1["holds"], &top1["samples"]),
+        (&json!("Top1"), &json!(true), &json!(769)),
+        "{top1}"
+    );
     assert_eq!(report["package"]["baseline"].as_array().unwrap().len(), 1, "a loss is carried along and not measured");
     assert_eq!(report["quality"]["retention"]["why"], "named", "the package names the metric");
     assert!(fs::read_to_string(out.path().join("report.html")).unwrap().contains("The trainer's figures"));
@@ -278,7 +290,14 @@ fn weights_in_safetensors_or_in_a_checkpoint_give_the_same_model() {
         let weights = work.path().join(name);
         fs::write(&weights, bytes).unwrap();
         let folder = work.path().join(format!("{name}-package"));
-        code(&package(&folder, &graph, &["--weights", weights.to_str().unwrap(), "--figure", &format!("Top1={}", accuracy())]), 0);
+        code(
+            &package(
+                &folder,
+                &graph,
+                &["--weights", weights.to_str().unwrap(), "--figure", &format!("Top1={}", accuracy())],
+            ),
+            0,
+        );
         let (out, report) = baked(&folder);
         assert_eq!(roles(&report), ["Manifest", "Model", "Weights", "Validation", "Calibration", "Training"]);
         let figures = report["package"]["baseline"].as_array().unwrap();
@@ -296,14 +315,19 @@ fn a_figure_that_does_not_come_out_is_reported_with_the_difference() {
     let output = bake(folder.path(), out.path());
     code(&output, 0);
     let less = format!("{:.4} less", 0.9999 - accuracy());
-    assert!(said(&output).contains("Top1 of 0.9999 is not reproduced") && said(&output).contains(&less), "{}", said(&output));
+    assert!(
+        said(&output).contains("Top1 of 0.9999 is not reproduced") && said(&output).contains(&less),
+        "{}",
+        said(&output)
+    );
     let report: Value = serde_json::from_slice(&fs::read(out.path().join("report.json")).unwrap()).unwrap();
     assert_eq!(report["package"]["baseline"][0]["holds"], false);
     assert!(report["remarks"].to_string().contains("is not reproduced"));
 
     // Weights that were never trained give themselves away.
     untrained(&folder.path().join("model.onnx"));
-    let zeros = trained().into_iter().map(|(name, t)| (name, Tensor::new(t.shape(), &vec![0.0_f32; t.len()]))).collect();
+    let zeros =
+        trained().into_iter().map(|(name, t)| (name, Tensor::new(t.shape(), &vec![0.0_f32; t.len()]))).collect();
     fs::write(folder.path().join("trained_model.pt"), trained_model(&zeros, accuracy())).unwrap();
     let output = bake(folder.path(), out.path());
     assert!(said(&output).contains("is not reproduced"), "{}", said(&output));
@@ -316,7 +340,8 @@ fn a_checkpoint_runs_nothing_and_is_refused_by_the_name_that_it_asks_for() {
     let command = text(&format!("touch {}", ran.display()));
     let (weights, storages) = state(&trained());
     let call = |function: Vec<u8>| [function, tuple(std::slice::from_ref(&command)), b"R".to_vec()].concat();
-    let inside = |value: Vec<u8>| archive(&dict(&[("model_state_dict", weights.clone()), ("config", value)]), &storages);
+    let inside =
+        |value: Vec<u8>| archive(&dict(&[("model_state_dict", weights.clone()), ("config", value)]), &storages);
     let names = [text("posix"), text("system"), b"\x93".to_vec()].concat();
     for (bytes, expected) in [
         (archive(&call(global("posix", "system")), &[]), "'posix.system'"),
@@ -331,7 +356,10 @@ fn a_checkpoint_runs_nothing_and_is_refused_by_the_name_that_it_asks_for() {
         let output = bake(folder.path(), &folder.path().join("out"));
         code(&output, 10);
         let said = said(&output);
-        assert!(said.contains("trained_model.pt") && said.contains(expected) && said.contains("Nothing of it was run"), "{said}");
+        assert!(
+            said.contains("trained_model.pt") && said.contains(expected) && said.contains("Nothing of it was run"),
+            "{said}"
+        );
     }
     assert!(!ran.exists() && !folder.path().join("out").exists());
 }
@@ -349,8 +377,14 @@ fn a_checkpoint_that_does_not_fit_the_graph_is_refused_with_the_tensors_name() {
     let table: [(Vec<u8>, &str); 8] = [
         (edited(&|w| drop(w.remove("intercepts1"))), "no tensor has the name of the graph's 'intercepts1'"),
         (edited(&|w| drop(w.insert("head.bias".into(), Tensor::new(&[3], &[1.0_f32; 3])))), "the name of 'head.bias'"),
-        (edited(&|w| drop(w.insert("intercepts".into(), Tensor::new(&[1, 9], &[1.0_f32; 9])))), "'intercepts' has the shape [1, 9]"),
-        (edited(&|w| drop(w.insert("coefficient1".into(), turned.clone()))), "'coefficient1' has the shape [128, 256], but the initializer 'coefficient1' of the graph has [256, 128]. It looks transposed"),
+        (
+            edited(&|w| drop(w.insert("intercepts".into(), Tensor::new(&[1, 9], &[1.0_f32; 9])))),
+            "'intercepts' has the shape [1, 9]",
+        ),
+        (
+            edited(&|w| drop(w.insert("coefficient1".into(), turned.clone()))),
+            "'coefficient1' has the shape [128, 256], but the initializer 'coefficient1' of the graph has [256, 128]. It looks transposed",
+        ),
         (whole[..whole.len() - 40].to_vec(), "is not a readable archive of torch.save"),
         (b"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.".to_vec(), "before version 1.6"),
         (stored(&[("a/notes.txt".into(), b"x".to_vec())]), "without data.pkl"),
@@ -360,12 +394,20 @@ fn a_checkpoint_that_does_not_fit_the_graph_is_refused_with_the_tensors_name() {
         fs::write(folder.path().join("trained_model.pt"), bytes).unwrap();
         let output = bake(folder.path(), &folder.path().join("out"));
         code(&output, 10);
-        assert!(said(&output).contains("trained_model.pt") && said(&output).contains(expected), "{expected}: {}", said(&output));
+        assert!(
+            said(&output).contains("trained_model.pt") && said(&output).contains(expected),
+            "{expected}: {}",
+            said(&output)
+        );
     }
     fs::remove_file(folder.path().join("model.onnx")).unwrap();
     let output = bake(folder.path(), &folder.path().join("out"));
     code(&output, 10);
-    assert!(said(&output).contains("model.graph: 'model.onnx' is not there. A checkpoint holds weights and no graph"), "{}", said(&output));
+    assert!(
+        said(&output).contains("model.graph: 'model.onnx' is not there. A checkpoint holds weights and no graph"),
+        "{}",
+        said(&output)
+    );
     assert!(!folder.path().join("out").exists());
 }
 

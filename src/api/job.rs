@@ -59,8 +59,7 @@ pub struct Calibration {
 }
 
 /// What is said of a bare model without validation data.
-pub const NO_VALIDATION: &str =
-    "is required: a bare model names no data, and without held-out data no gate can pass";
+pub const NO_VALIDATION: &str = "is required: a bare model names no data, and without held-out data no gate can pass";
 
 /// The validation split.
 #[derive(Debug, Clone, PartialEq, Eq)]

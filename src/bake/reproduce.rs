@@ -82,14 +82,24 @@ fn compared(metric: &FinalMetric, scored: &Scored) -> Reproduced {
         format!("The package's {name} of {claimed:.4} comes out as {measured:.4} on its {on}.")
     } else {
         let way = if difference < 0.0 { "less" } else { "more" };
-        let other = metric.samples.filter(|&n| n != scored.samples as u64).map_or_else(String::new, |n| format!(" The package measured it on {n}."));
+        let other = metric
+            .samples
+            .filter(|&n| n != scored.samples as u64)
+            .map_or_else(String::new, |n| format!(" The package measured it on {n}."));
         format!(
             "The package's {name} of {claimed:.4} is not reproduced: the input model scores {measured:.4} on its {on}, {:.4} {way}.{other} Check that weights, graph and \
              split belong together.",
             difference.abs()
         )
     };
-    Reproduced { metric: name.clone(), claimed, measured: Some(measured), samples: Some(scored.samples), holds: Some(holds), message }
+    Reproduced {
+        metric: name.clone(),
+        claimed,
+        measured: Some(measured),
+        samples: Some(scored.samples),
+        holds: Some(holds),
+        message,
+    }
 }
 
 #[cfg(test)]

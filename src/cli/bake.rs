@@ -129,7 +129,14 @@ fn intention(job: &ResolvedJob) -> String {
     line(
         "calibration",
         job.calibration.as_ref().map_or_else(
-            || if named { "a third of the validation data" } else { "that of the package, or a third of the validation data" }.to_owned(),
+            || {
+                if named {
+                    "a third of the validation data"
+                } else {
+                    "that of the package, or a third of the validation data"
+                }
+                .to_owned()
+            },
             |c| c.path.display().to_string(),
         ),
     );

@@ -29,7 +29,9 @@ pub(crate) fn planned(args: &BakeArgs) -> Result<Vec<Planned>, Failure> {
         ([], None) => {}
         ([package], data) if is_package(package) && files.is_empty() && args.file.is_empty() => {
             if let (Some(_), None) = (&args.metric, data) {
-                return Err(Failure::usage("--metric goes with --data; the split of a package has its own in the manifest."));
+                return Err(Failure::usage(
+                    "--metric goes with --data; the split of a package has its own in the manifest.",
+                ));
             }
             return Ok(vec![bare(args, package, data)]);
         }
@@ -38,7 +40,9 @@ pub(crate) fn planned(args: &BakeArgs) -> Result<Vec<Planned>, Failure> {
                 "--data goes with a bare model (.onnx); a BakeJob names its own data in spec.data.",
             ));
         }
-        ([model], Some(data)) if files.is_empty() && args.file.is_empty() => return Ok(vec![bare(args, model, Some(data))]),
+        ([model], Some(data)) if files.is_empty() && args.file.is_empty() => {
+            return Ok(vec![bare(args, model, Some(data))]);
+        }
         ([model], None) => {
             let message = format!(
                 "{} is a bare model: give its validation data with --data, or write a BakeJob with `bakehouse init {0}`.",

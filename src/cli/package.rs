@@ -27,8 +27,11 @@ pub(super) fn run(args: &PackageArgs) -> Result<u8, Failure> {
         let _ = writeln!(said, "{remark}");
     }
     // A split that does not fit the model is better found here than by whoever bakes.
-    let splits: [(&str, Option<&PathBuf>); 3] =
-        [("validation", Some(&args.validation)), ("calibration", args.calibration.as_ref()), ("training", args.training.as_ref())];
+    let splits: [(&str, Option<&PathBuf>); 3] = [
+        ("validation", Some(&args.validation)),
+        ("calibration", args.calibration.as_ref()),
+        ("training", args.training.as_ref()),
+    ];
     let mut counts = Vec::new();
     for (name, path) in splits {
         let Some(path) = path else { continue };

@@ -30,11 +30,18 @@ pub(super) fn read(path: &Path) -> Result<BTreeMap<String, Tensor>, String> {
 ///
 /// # Errors
 /// A sentence that names the tensors which are missing, left over, or of another shape or type.
-pub(super) fn apply(model: &mut Model, tensors: &BTreeMap<String, Tensor>, rules: &Weights) -> Result<Vec<String>, String> {
+pub(super) fn apply(
+    model: &mut Model,
+    tensors: &BTreeMap<String, Tensor>,
+    rules: &Weights,
+) -> Result<Vec<String>, String> {
     let graph = model.graph();
     let places: HashMap<&str, usize> = graph.initializer.iter().enumerate().map(|(i, t)| (t.name(), i)).collect();
     if let Some(name) = rules.tensors.keys().find(|name| !tensors.contains_key(*name)) {
-        return Err(format!("has no tensor '{name}', for which model.weights.tensors names an initializer. {}", listed("It has", tensors.keys())));
+        return Err(format!(
+            "has no tensor '{name}', for which model.weights.tensors names an initializer. {}",
+            listed("It has", tensors.keys())
+        ));
     }
     if let Some(name) = rules.keep.iter().find(|name| !places.contains_key(name.as_str())) {
         return Err(format!("model.weights.keep names '{name}', which is no initializer of the graph."));
@@ -46,13 +53,17 @@ pub(super) fn apply(model: &mut Model, tensors: &BTreeMap<String, Tensor>, rules
         let initializer = target.map_or(name, |t| &t.initializer);
         match places.get(initializer.as_str()) {
             None if target.is_some() => {
-                return Err(format!("tensor '{name}' is to go to '{initializer}', which is no initializer of the graph. Correct model.weights.tensors."));
+                return Err(format!(
+                    "tensor '{name}' is to go to '{initializer}', which is no initializer of the graph. Correct model.weights.tensors."
+                ));
             }
             None => left_over.push((name, tensor)),
             Some(&at) => {
                 let fitted = fitted(name, tensor, target, &graph.initializer[at])?;
                 if let Some((other, _)) = given.insert(at, (name, fitted)) {
-                    return Err(format!("tensors '{other}' and '{name}' both go to the initializer '{initializer}'. Correct model.weights.tensors."));
+                    return Err(format!(
+                        "tensors '{other}' and '{name}' both go to the initializer '{initializer}'. Correct model.weights.tensors."
+                    ));
                 }
             }
         }
@@ -61,7 +72,9 @@ pub(super) fn apply(model: &mut Model, tensors: &BTreeMap<String, Tensor>, rules
         .initializer
         .iter()
         .enumerate()
-        .filter(|(at, t)| !given.contains_key(at) && is_weight(t.data_type(), &t.dims) && !rules.keep.contains(t.name()))
+        .filter(|(at, t)| {
+            !given.contains_key(at) && is_weight(t.data_type(), &t.dims) && !rules.keep.contains(t.name())
+        })
         .map(|(_, t)| t.name())
         .collect();
     let mut remarks = Vec::new();
@@ -103,7 +116,12 @@ fn fitted(
 ) -> Result<Tensor, String> {
     let to = place.name();
     let tensor = if target.is_some_and(|t| t.transpose) {
-        transposed(tensor).ok_or_else(|| format!("tensor '{name}' has the shape {:?}; only a matrix can be transposed. Correct model.weights.tensors.", tensor.shape()))?
+        transposed(tensor).ok_or_else(|| {
+            format!(
+                "tensor '{name}' has the shape {:?}; only a matrix can be transposed. Correct model.weights.tensors.",
+                tensor.shape()
+            )
+        })?
     } else {
         tensor.clone()
     };
@@ -118,10 +136,14 @@ fn fitted(
         } else {
             " The graph is of another architecture; export it from the model that was trained.".to_owned()
         };
-        return Err(format!("tensor '{name}' has the shape {shape:?}, but the initializer '{to}' of the graph has {:?}.{hint}", place.dims));
+        return Err(format!(
+            "tensor '{name}' has the shape {shape:?}, but the initializer '{to}' of the graph has {:?}.{hint}",
+            place.dims
+        ));
     }
     if DType::from_onnx(place.data_type()) != Some(tensor.dtype()) {
-        let expected = DType::from_onnx(place.data_type()).map_or_else(|| format!("type {}", place.data_type()), |d| d.to_string());
+        let expected = DType::from_onnx(place.data_type())
+            .map_or_else(|| format!("type {}", place.data_type()), |d| d.to_string());
         return Err(format!(
             "tensor '{name}' is {}, but the initializer '{to}' of the graph is {expected}. Save the weights as {expected}, or export the graph in {}.",
             tensor.dtype(),

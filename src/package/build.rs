@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use super::apply;
 use super::manifest::{
-    Claim, FinalMetric, Framework, MANIFEST_FILE, Manifest, ModelFiles, PackagedFile, Quantization, Sparsity, ValidationSplit, Weights,
+    Claim, FinalMetric, Framework, MANIFEST_FILE, Manifest, ModelFiles, PackagedFile, Quantization, Sparsity,
+    ValidationSplit, Weights,
 };
 use super::open::{beside, signature};
 use super::torch::Checkpoint;
@@ -143,7 +144,8 @@ impl<'p> Draft<'p> {
             top_k: metric.filter(|m| m.metric == TaskMetric::TopK).map(|m| m.k),
             outputs: Vec::new(),
         });
-        self.manifest.splits.calibration = parts.calibration.as_ref().map(|path| split("calibration", path)).transpose()?;
+        self.manifest.splits.calibration =
+            parts.calibration.as_ref().map(|path| split("calibration", path)).transpose()?;
         self.manifest.splits.training = parts.training.as_ref().map(|path| split("training", path)).transpose()?;
 
         let text = serde_json::to_string_pretty(&self.manifest).map_err(|e| failed(io::Error::other(e)))? + "\n";
@@ -174,15 +176,15 @@ fn named(stem: &str, path: &Path) -> String {
 fn describe(manifest: &mut Manifest, model: &Model) {
     manifest.signature = Some(signature(model));
     let proto = model.proto();
-    let exporter = Some(format!("{} {}", proto.producer_name(), proto.producer_version()).trim().to_owned()).filter(|name| !name.is_empty());
-    match &mut manifest.framework {
-        Some(framework) => framework.exporter = exporter,
-        None => {
-            let name = Some(proto.producer_name().to_owned()).filter(|name| !name.is_empty());
-            let version = Some(proto.producer_version().to_owned()).filter(|version| !version.is_empty());
-            manifest.framework = name.map(|name| Framework { name, version, exporter });
-        }
+    let exporter = Some(format!("{} {}", proto.producer_name(), proto.producer_version()).trim().to_owned())
+        .filter(|name| !name.is_empty());
+    if let Some(framework) = &mut manifest.framework {
+        framework.exporter = exporter;
+        return;
     }
+    let name = Some(proto.producer_name().to_owned()).filter(|name| !name.is_empty());
+    let version = Some(proto.producer_version().to_owned()).filter(|version| !version.is_empty());
+    manifest.framework = name.map(|name| Framework { name, version, exporter });
 }
 
 /// What can be counted in the weights.
@@ -193,7 +195,8 @@ fn measure(manifest: &mut Manifest, model: &Model) {
         let share = 1.0 - stats.parameters.non_zero as f64 / stats.parameters.all as f64;
         let pattern = manifest.sparsity.take().and_then(|said| said.pattern);
         manifest.sparsity = Some(Sparsity { share, pattern });
-        let narrow: Vec<&str> = stats.by_dtype.keys().map(String::as_str).filter(|d| d.ends_with("int8") || d.ends_with("int4")).collect();
+        let narrow: Vec<&str> =
+            stats.by_dtype.keys().map(String::as_str).filter(|d| d.ends_with("int8") || d.ends_with("int4")).collect();
         let scheme = if narrow.is_empty() { "none".to_owned() } else { format!("{} weights", narrow.join(" and ")) };
         let bits = stats.parameters.bytes as f64 * 8.0 / stats.parameters.all as f64;
         manifest.quantization = Some(Quantization { scheme, bits: Some(bits) });
@@ -260,7 +263,8 @@ mod tests {
     }
 
     fn names(folder: &Path) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> =
+            fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         names
     }

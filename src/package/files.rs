@@ -37,8 +37,7 @@ pub(super) struct Folder {
 
 impl Folder {
     pub(super) fn open(path: &Path) -> Result<Self, PackageError> {
-        let canonical =
-            path.canonicalize().map_err(|source| PackageError::Read { path: path.to_owned(), source })?;
+        let canonical = path.canonicalize().map_err(|source| PackageError::Read { path: path.to_owned(), source })?;
         Ok(Self { path: path.to_owned(), canonical })
     }
 

@@ -317,12 +317,17 @@ impl Manifest {
             Some(version) => minor_version(version)
                 .ok_or_else(|| PackageError::Version { path: path.to_owned(), version: version.to_owned() })?,
         };
-        let manifest: Self = serde_json::from_value(written.clone())
-            .map_err(|e| no_manifest(format!("does not keep the schema of {PHASE5_VERSION} ({e}). `bakehouse package-schema` prints it.")))?;
+        let manifest: Self = serde_json::from_value(written.clone()).map_err(|e| {
+            no_manifest(format!(
+                "does not keep the schema of {PHASE5_VERSION} ({e}). `bakehouse package-schema` prints it."
+            ))
+        })?;
         let known = serde_json::to_value(&manifest).map_err(|e| no_manifest(e.to_string()))?;
         let unknown = unknown_fields(&written, &known, "");
         if let (0, Some(field)) = (minor, unknown.first()) {
-            let detail = format!("is no field of {PHASE5_VERSION}. Correct its name, or leave it out; training.metadata takes anything.");
+            let detail = format!(
+                "is no field of {PHASE5_VERSION}. Correct its name, or leave it out; training.metadata takes anything."
+            );
             return Err(PackageError::Field { path: path.to_owned(), field: field.clone(), detail });
         }
         let remarks = unknown.iter().map(|field| {
@@ -348,14 +353,23 @@ impl Manifest {
                 return wrong(&format!("{field}.sha256"), detail);
             }
             if file.bytes > MOST_FILE {
-                return wrong(&format!("{field}.bytes"), format!("{} is more than the {MOST_FILE} bytes that a file of a package may have", file.bytes));
+                return wrong(
+                    &format!("{field}.bytes"),
+                    format!("{} is more than the {MOST_FILE} bytes that a file of a package may have", file.bytes),
+                );
             }
             if let Some(other) = seen.insert(&file.path, field.clone()) {
-                return wrong(&format!("{field}.path"), format!("'{}' is {other} too. Each file serves one purpose.", file.path));
+                return wrong(
+                    &format!("{field}.path"),
+                    format!("'{}' is {other} too. Each file serves one purpose.", file.path),
+                );
             }
         }
         if let Some(metric) = self.metrics.iter().find(|m| m.name.trim().is_empty() || !m.value.is_finite()) {
-            return wrong("metrics", format!("'{}' has the value {}. A metric has a name and a number.", metric.name, metric.value));
+            return wrong(
+                "metrics",
+                format!("'{}' has the value {}. A metric has a name and a number.", metric.name, metric.value),
+            );
         }
         if self.sparsity.as_ref().is_some_and(|s| !(0.0..=1.0).contains(&s.share)) {
             return wrong("sparsity.share", "is a share from 0 to 1".to_owned());
@@ -462,8 +476,17 @@ mod tests {
 
     #[test]
     fn another_major_version_is_refused_and_a_later_minor_one_is_read() {
-        for version in ["bakehouse.dev/phase5/v2", "bakehouse.dev/phase5/v10", "bakehouse.dev/phase7/v1", "v1", "bakehouse.dev/phase5/v1beta1"] {
-            assert!(said(|m| m["apiVersion"] = json!(version)).contains(&format!("'{version}' is not known")), "{version}");
+        for version in [
+            "bakehouse.dev/phase5/v2",
+            "bakehouse.dev/phase5/v10",
+            "bakehouse.dev/phase7/v1",
+            "v1",
+            "bakehouse.dev/phase5/v1beta1",
+        ] {
+            assert!(
+                said(|m| m["apiVersion"] = json!(version)).contains(&format!("'{version}' is not known")),
+                "{version}"
+            );
         }
         assert!(said(|m| m["apiVersion"] = Value::Null).contains("no apiVersion"));
         let mut later = whole();
@@ -480,10 +503,16 @@ mod tests {
             (|m| m["splits"]["validation"]["sha265"] = json!("x"), "splits.validation.sha265: is no field"),
             (|m| m["identity"]["name"] = json!(" "), "identity.name: is empty"),
             (|m| m["model"]["graph"]["path"] = json!("../m.onnx"), "model.graph.path: '../m.onnx' leaves the package"),
-            (|m| m["splits"]["validation"]["path"] = json!("/etc/passwd"), "splits.validation.path: '/etc/passwd' leaves"),
+            (
+                |m| m["splits"]["validation"]["path"] = json!("/etc/passwd"),
+                "splits.validation.path: '/etc/passwd' leaves",
+            ),
             (|m| m["model"]["graph"]["sha256"] = json!("abc"), "model.graph.sha256: 'abc' is no SHA-256"),
             (|m| m["model"]["graph"]["bytes"] = json!(1_u64 << 40), "model.graph.bytes: 1099511627776 is more"),
-            (|m| m["splits"]["validation"]["path"] = json!("model.onnx"), "splits.validation.path: 'model.onnx' is model.graph too"),
+            (
+                |m| m["splits"]["validation"]["path"] = json!("model.onnx"),
+                "splits.validation.path: 'model.onnx' is model.graph too",
+            ),
             (|m| m["metrics"][0]["name"] = json!(""), "metrics: ''"),
             (|m| m["sparsity"] = json!({"share": 1.5}), "sparsity.share"),
             (|m| m["splits"]["validation"]["topK"] = json!(3), "splits.validation.topK: is only for metric TopK"),
@@ -511,7 +540,9 @@ mod tests {
         };
         assert_eq!(claim("Top1", None), Some(Claim { metric: TaskMetric::Top1, k: 1 }));
         assert_eq!(claim("Top5", Some("validation")), Some(Claim { metric: TaskMetric::TopK, k: 5 }));
-        for (name, split) in [("Top1", Some("test")), ("Top0", None), ("TopK", None), ("val_loss", None), ("top1", None)] {
+        for (name, split) in
+            [("Top1", Some("test")), ("Top0", None), ("TopK", None), ("val_loss", None), ("top1", None)]
+        {
             assert_eq!(claim(name, split), None, "{name}");
         }
     }

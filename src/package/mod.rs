@@ -30,4 +30,4 @@ pub use manifest::{
 };
 pub use open::{Layout, Package, Wanted, assemble};
 pub use settle::{Settled, settle};
-pub use trainer::files as trainer_files;
+pub use trainer::{GRAPH as TRAINER_GRAPH, files as trainer_files};

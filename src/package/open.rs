@@ -75,12 +75,24 @@ impl Package {
             let text = read_bounded(&path, MOST_MANIFEST)?;
             let (manifest, remarks) = Manifest::parse(&text, &path)?;
             let manifest_sha256 = Some(sha256_hex(&text));
-            return Ok(Self { layout: Layout::Phase5, folder: folder.to_owned(), manifest, manifest_sha256, remarks, files });
+            return Ok(Self {
+                layout: Layout::Phase5,
+                folder: folder.to_owned(),
+                manifest,
+                manifest_sha256,
+                remarks,
+                files,
+            });
         }
         match trainer::manifest(folder, &files)? {
-            Some((manifest, remarks)) => {
-                Ok(Self { layout: Layout::Trainer, folder: folder.to_owned(), manifest, manifest_sha256: None, remarks, files })
-            }
+            Some((manifest, remarks)) => Ok(Self {
+                layout: Layout::Trainer,
+                folder: folder.to_owned(),
+                manifest,
+                manifest_sha256: None,
+                remarks,
+                files,
+            }),
             None => Err(PackageError::NoPackage {
                 folder: folder.to_owned(),
                 detail: format!(
@@ -106,8 +118,12 @@ impl Package {
         let graph = self.graph();
         for location in external::locations(&graph)? {
             let path = beside(&self.manifest.model.graph.path, &location);
-            if !self.manifest.model.external_data.iter().any(|file| file.path == path) && path != self.manifest.model.graph.path {
-                let detail = format!("the graph keeps weights in '{path}', which is not listed. Make the package again with `bakehouse package`.");
+            if !self.manifest.model.external_data.iter().any(|file| file.path == path)
+                && path != self.manifest.model.graph.path
+            {
+                let detail = format!(
+                    "the graph keeps weights in '{path}', which is not listed. Make the package again with `bakehouse package`."
+                );
                 return Err(self.wrong("model.externalData".to_owned(), detail));
             }
         }
@@ -147,7 +163,10 @@ impl Package {
     pub fn unchanged(&self, path: &Path, sha256: &str) -> Result<(), PackageError> {
         match self.manifest.files().into_iter().find(|(_, file)| self.path(file) == path) {
             Some((field, file)) if file.sha256 != sha256 => {
-                let detail = format!("'{}' changed while it was read. Leave the package alone until the bake has ended.", file.path);
+                let detail = format!(
+                    "'{}' changed while it was read. Leave the package alone until the bake has ended.",
+                    file.path
+                );
                 Err(self.wrong(field, detail))
             }
             _ => Ok(()),
@@ -195,7 +214,10 @@ pub(super) fn read_bounded(path: &Path, most: u64) -> Result<Vec<u8>, PackageErr
     let mut text = Vec::new();
     File::open(path).and_then(|file| file.take(most + 1).read_to_end(&mut text)).map_err(failed)?;
     if text.len() as u64 > most {
-        return Err(PackageError::NoManifest { path: path.to_owned(), detail: format!("is larger than the {most} bytes that it may have.") });
+        return Err(PackageError::NoManifest {
+            path: path.to_owned(),
+            detail: format!("is larger than the {most} bytes that it may have."),
+        });
     }
     Ok(text)
 }
@@ -213,7 +235,8 @@ fn info(value: &ValueInfoProto) -> TensorInfo {
         Some(type_proto::Value::TensorType(tensor)) => Some(tensor),
         _ => None,
     };
-    let dtype = tensor.and_then(|t| DType::from_onnx(t.elem_type())).map_or_else(|| "unknown".to_owned(), |d| d.to_string());
+    let dtype =
+        tensor.and_then(|t| DType::from_onnx(t.elem_type())).map_or_else(|| "unknown".to_owned(), |d| d.to_string());
     let dims = tensor.and_then(|t| t.shape.as_ref()).into_iter().flat_map(|shape| &shape.dim);
     let shape = dims.map(|dim| match &dim.value {
         Some(Value::DimValue(extent)) => extent.to_string(),
@@ -226,12 +249,22 @@ fn info(value: &ValueInfoProto) -> TensorInfo {
 /// What of a signature the graph does not have, with its field. Shapes are what was declared; execution tells what they are.
 fn mismatch(signature: &Signature, model: &Model) -> Option<(String, String)> {
     let of_graph = self::signature(model);
-    let sides = [("signature.inputs", &signature.inputs, &of_graph.inputs), ("signature.outputs", &signature.outputs, &of_graph.outputs)];
+    let sides = [
+        ("signature.inputs", &signature.inputs, &of_graph.inputs),
+        ("signature.outputs", &signature.outputs, &of_graph.outputs),
+    ];
     for (field, claimed, there) in sides {
-        let names = |infos: &[TensorInfo]| infos.iter().map(|i| format!("'{}' ({})", i.name, i.dtype)).collect::<Vec<_>>().join(", ");
-        let known = |a: &TensorInfo| there.iter().any(|b| a.name == b.name && (a.dtype == b.dtype || b.dtype == "unknown"));
+        let names = |infos: &[TensorInfo]| {
+            infos.iter().map(|i| format!("'{}' ({})", i.name, i.dtype)).collect::<Vec<_>>().join(", ")
+        };
+        let known =
+            |a: &TensorInfo| there.iter().any(|b| a.name == b.name && (a.dtype == b.dtype || b.dtype == "unknown"));
         if claimed.len() != there.len() || !claimed.iter().all(known) {
-            let detail = format!("says {}, but the graph has {}. Export the graph again, or correct the manifest.", names(claimed), names(there));
+            let detail = format!(
+                "says {}, but the graph has {}. Export the graph again, or correct the manifest.",
+                names(claimed),
+                names(there)
+            );
             return Some((field.to_owned(), detail));
         }
     }
@@ -253,7 +286,10 @@ mod tests {
             .output("y", DType::F32, &["N", "2"])
             .build();
         let own = signature(&model);
-        assert_eq!(own.inputs, [TensorInfo { name: "x".into(), dtype: "float32".into(), shape: vec!["N".into(), "3".into()] }]);
+        assert_eq!(
+            own.inputs,
+            [TensorInfo { name: "x".into(), dtype: "float32".into(), shape: vec!["N".into(), "3".into()] }]
+        );
         assert_eq!(mismatch(&own, &model), None);
         let mut other = own.clone();
         other.outputs[0].name = "z".into();
@@ -261,7 +297,8 @@ mod tests {
             mismatch(&other, &model).unwrap(),
             (
                 "signature.outputs".into(),
-                "says 'z' (float32), but the graph has 'y' (float32). Export the graph again, or correct the manifest.".into()
+                "says 'z' (float32), but the graph has 'y' (float32). Export the graph again, or correct the manifest."
+                    .into()
             )
         );
         let mut other = own;

@@ -99,7 +99,8 @@ enum Object {
 /// # Errors
 /// A sentence: an opcode or a name that is not known, a bound that is passed, an end that comes too early.
 pub(super) fn read(bytes: &[u8]) -> Result<Value, String> {
-    let mut machine = Machine { rest: bytes, objects: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
+    let mut machine =
+        Machine { rest: bytes, objects: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
     let root = machine.run()?;
     let mut budget = MOST_VALUES;
     machine.value(root, DEEPEST, &mut budget)
@@ -130,140 +131,159 @@ impl Machine<'_> {
                     self.take::<8>()?;
                 }
                 b'.' => return self.pop(),
-
-                b'N' => self.push(Object::None)?,
-                0x88 => self.push(Object::Bool(true))?,
-                0x89 => self.push(Object::Bool(false))?,
-                b'J' => {
-                    let value = i32::from_le_bytes(self.take()?);
-                    self.push(Object::Int(value.into()))?;
-                }
-                b'K' => {
-                    let [value] = self.take()?;
-                    self.push(Object::Int(value.into()))?;
-                }
-                b'M' => {
-                    let value = u16::from_le_bytes(self.take()?);
-                    self.push(Object::Int(value.into()))?;
-                }
-                0x8a => {
-                    let [length] = self.take()?;
-                    let value = integer(self.bytes(length.into())?)?;
-                    self.push(Object::Int(value))?;
-                }
-                b'G' => {
-                    let value = f64::from_be_bytes(self.take()?);
-                    self.push(Object::Float(value))?;
-                }
-                0x8c => {
-                    let [length] = self.take()?;
-                    self.text(length.into())?;
-                }
-                b'X' => {
-                    let length = u32::from_le_bytes(self.take()?);
-                    self.text(length.into())?;
-                }
-                0x8d => {
-                    let length = u64::from_le_bytes(self.take()?);
-                    self.text(length)?;
-                }
-
-                b'(' => {
-                    if self.marks.len() == MOST_MARKS {
-                        return Err(format!("its pickle opens more than {MOST_MARKS} containers inside each other"));
-                    }
-                    self.marks.push(self.stack.len());
-                }
-                b')' => self.push(Object::Tuple(Vec::new()))?,
-                0x85..=0x87 => {
-                    let items = self.pop_many(usize::from(opcode - 0x84))?;
-                    self.push(Object::Tuple(items))?;
-                }
-                b't' => {
-                    let items = self.since_mark()?;
-                    self.push(Object::Tuple(items))?;
-                }
-                b']' => self.push(Object::List(Vec::new()))?,
-                b'a' => {
-                    let item = self.pop()?;
-                    self.extend(vec![item])?;
-                }
-                b'e' => {
-                    let items = self.since_mark()?;
-                    self.extend(items)?;
-                }
-                b'}' => self.push(Object::Dict(Vec::new()))?,
-                b's' => {
-                    let items = self.pop_many(2)?;
-                    self.set(&items)?;
-                }
-                b'u' => {
-                    let items = self.since_mark()?;
-                    self.set(&items)?;
-                }
-
-                b'q' => {
-                    let [at] = self.take()?;
-                    self.memorise(at.into())?;
-                }
-                b'r' => {
-                    let at = u32::from_le_bytes(self.take()?);
-                    self.memorise(at)?;
-                }
-                0x94 => self.memorise(self.memo.len() as u32)?,
-                b'h' => {
-                    let [at] = self.take()?;
-                    self.recall(at.into())?;
-                }
-                b'j' => {
-                    let at = u32::from_le_bytes(self.take()?);
-                    self.recall(at)?;
-                }
-
-                b'c' => {
-                    let (module, name) = (self.line()?, self.line()?);
-                    self.global(&module, &name)?;
-                }
-                0x93 => {
-                    let names = self.pop_many(2)?;
-                    let [Object::Text(module), Object::Text(name)] = [&names[0], &names[1]].map(|id| self.objects[*id].clone()) else {
-                        return Err("its pickle asks for something by a name that is no text".to_owned());
-                    };
-                    self.global(&module, &name)?;
-                }
                 b'Q' => self.storage()?,
                 b'R' => self.reduce()?,
                 b'b' => self.build()?,
+                _ if self.plain(opcode)? || self.container(opcode)? || self.reference(opcode)? => {}
                 other => {
                     return Err(match name_of(other) {
                         Some(name) => format!("its pickle uses the opcode {name}, which tensors do not need. {REMEDY}"),
-                        None => format!("its pickle holds the byte 0x{other:02x} where an opcode belongs. It is damaged; save it again"),
+                        None => format!(
+                            "its pickle holds the byte 0x{other:02x} where an opcode belongs. It is damaged; save it again"
+                        ),
                     });
                 }
             }
         }
     }
 
+    /// Nothing, truth values, numbers and texts. Whether it was one.
+    fn plain(&mut self, opcode: u8) -> Result<bool, String> {
+        let value = match opcode {
+            b'N' => Object::None,
+            0x88 => Object::Bool(true),
+            0x89 => Object::Bool(false),
+            b'J' => Object::Int(i32::from_le_bytes(self.take()?).into()),
+            b'K' => Object::Int(u8::from_le_bytes(self.take()?).into()),
+            b'M' => Object::Int(u16::from_le_bytes(self.take()?).into()),
+            0x8a => {
+                let length = u8::from_le_bytes(self.take()?);
+                Object::Int(integer(self.bytes(length.into())?)?)
+            }
+            b'G' => Object::Float(f64::from_be_bytes(self.take()?)),
+            0x8c => {
+                let length = u8::from_le_bytes(self.take()?);
+                self.text(length.into())?
+            }
+            b'X' => {
+                let length = u32::from_le_bytes(self.take()?);
+                self.text(length.into())?
+            }
+            0x8d => {
+                let length = u64::from_le_bytes(self.take()?);
+                self.text(length)?
+            }
+            _ => return Ok(false),
+        };
+        self.push(value)?;
+        Ok(true)
+    }
+
+    /// Tuples, lists and dictionaries, and what goes into them. Whether it was one.
+    fn container(&mut self, opcode: u8) -> Result<bool, String> {
+        match opcode {
+            b'(' => {
+                if self.marks.len() == MOST_MARKS {
+                    return Err(format!("its pickle opens more than {MOST_MARKS} containers inside each other"));
+                }
+                self.marks.push(self.stack.len());
+            }
+            b')' => self.push(Object::Tuple(Vec::new()))?,
+            0x85..=0x87 => {
+                let items = self.pop_many(usize::from(opcode - 0x84))?;
+                self.push(Object::Tuple(items))?;
+            }
+            b't' => {
+                let items = self.since_mark()?;
+                self.push(Object::Tuple(items))?;
+            }
+            b']' => self.push(Object::List(Vec::new()))?,
+            b'a' => {
+                let item = self.pop()?;
+                self.extend(vec![item])?;
+            }
+            b'e' => {
+                let items = self.since_mark()?;
+                self.extend(items)?;
+            }
+            b'}' => self.push(Object::Dict(Vec::new()))?,
+            b's' => {
+                let items = self.pop_many(2)?;
+                self.set(&items)?;
+            }
+            b'u' => {
+                let items = self.since_mark()?;
+                self.set(&items)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    /// What was there before, and what has a name. Whether it was one.
+    fn reference(&mut self, opcode: u8) -> Result<bool, String> {
+        match opcode {
+            b'q' => {
+                let at = u8::from_le_bytes(self.take()?);
+                self.memorise(at.into())?;
+            }
+            b'r' => {
+                let at = u32::from_le_bytes(self.take()?);
+                self.memorise(at)?;
+            }
+            0x94 => self.memorise(self.memo.len() as u32)?,
+            b'h' => {
+                let at = u8::from_le_bytes(self.take()?);
+                self.recall(at.into())?;
+            }
+            b'j' => {
+                let at = u32::from_le_bytes(self.take()?);
+                self.recall(at)?;
+            }
+            b'c' => {
+                let (module, name) = (self.line()?, self.line()?);
+                self.global(&module, &name)?;
+            }
+            0x93 => {
+                let names = self.pop_many(2)?;
+                let [Object::Text(module), Object::Text(name)] =
+                    [names[0], names[1]].map(|id| self.objects[id].clone())
+                else {
+                    return Err("its pickle asks for something by a name that is no text".to_owned());
+                };
+                self.global(&module, &name)?;
+            }
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
     fn take<const N: usize>(&mut self) -> Result<[u8; N], String> {
-        let (head, rest) = self.rest.split_first_chunk().ok_or("its pickle ends too early. It is truncated; save it again")?;
+        let (head, rest) =
+            self.rest.split_first_chunk().ok_or("its pickle ends too early. It is truncated; save it again")?;
         self.rest = rest;
         Ok(*head)
     }
 
     fn bytes(&mut self, length: u64) -> Result<&[u8], String> {
         let length = usize::try_from(length).ok().filter(|&length| length <= self.rest.len());
-        let (head, rest) = self.rest.split_at(length.ok_or("its pickle ends too early. It is truncated; save it again")?);
+        let (head, rest) =
+            self.rest.split_at(length.ok_or("its pickle ends too early. It is truncated; save it again")?);
         self.rest = rest;
         Ok(head)
     }
 
-    fn text(&mut self, length: u64) -> Result<(), String> {
-        let text = std::str::from_utf8(self.bytes(length)?).map_err(|_| "its pickle holds a text that is not UTF-8")?.to_owned();
-        self.push(Object::Text(text))
+    fn text(&mut self, length: u64) -> Result<Object, String> {
+        let text = std::str::from_utf8(self.bytes(length)?).map_err(|_| "its pickle holds a text that is not UTF-8")?;
+        Ok(Object::Text(text.to_owned()))
     }
 
     fn line(&mut self) -> Result<String, String> {
-        let end = self.rest.iter().position(|&b| b == b'\n').ok_or("its pickle ends inside a name. It is truncated; save it again")?;
+        let end = self
+            .rest
+            .iter()
+            .position(|&b| b == b'\n')
+            .ok_or("its pickle ends inside a name. It is truncated; save it again")?;
         let line = String::from_utf8_lossy(&self.rest[..end]).into_owned();
         self.rest = &self.rest[end + 1..];
         Ok(line)
@@ -330,7 +350,9 @@ impl Machine<'_> {
         self.top()?;
         let id = *self.stack.last().ok_or(BROKEN)?;
         if self.memo.len() == MOST_OBJECTS {
-            return Err(format!("its pickle keeps more than {MOST_OBJECTS} objects in mind, which no checkpoint needs"));
+            return Err(format!(
+                "its pickle keeps more than {MOST_OBJECTS} objects in mind, which no checkpoint needs"
+            ));
         }
         self.memo.insert(at, id);
         Ok(())
@@ -347,13 +369,11 @@ impl Machine<'_> {
     }
 
     fn global(&mut self, module: &str, name: &str) -> Result<(), String> {
-        match Global::named(module, name) {
-            Some(global) => self.push(Object::Global(global)),
-            None => {
-                let asked: String = format!("{module}.{name}").chars().filter(|c| !c.is_control()).take(120).collect();
-                Err(format!("its pickle asks for '{asked}', which tensors do not need. {REMEDY}"))
-            }
+        if let Some(global) = Global::named(module, name) {
+            return self.push(Object::Global(global));
         }
+        let asked: String = format!("{module}.{name}").chars().filter(|c| !c.is_control()).take(120).collect();
+        Err(format!("its pickle asks for '{asked}', which tensors do not need. {REMEDY}"))
     }
 
     /// A persistent id: what stands for a storage.
@@ -362,7 +382,14 @@ impl Machine<'_> {
         let no_storage = || "its pickle refers to something outside that is no storage of a tensor".to_owned();
         let Object::Tuple(parts) = &self.objects[id] else { return Err(no_storage()) };
         let parts: Vec<&Object> = parts.iter().map(|id| &self.objects[*id]).collect();
-        let [Object::Text(kind), Object::Global(Global::Storage(dtype)), Object::Text(key), Object::Text(_), Object::Int(elements)] = parts[..] else {
+        let [
+            Object::Text(kind),
+            Object::Global(Global::Storage(dtype)),
+            Object::Text(key),
+            Object::Text(_),
+            Object::Int(elements),
+        ] = parts[..]
+        else {
             return Err(no_storage());
         };
         let elements = u64::try_from(*elements).map_err(|_| no_storage())?;
@@ -377,7 +404,8 @@ impl Machine<'_> {
     /// A call, of the three that are known.
     fn reduce(&mut self) -> Result<(), String> {
         let parts = self.pop_many(2)?;
-        let (Object::Global(function), Object::Tuple(arguments)) = (&self.objects[parts[0]], &self.objects[parts[1]]) else {
+        let (Object::Global(function), Object::Tuple(arguments)) = (&self.objects[parts[0]], &self.objects[parts[1]])
+        else {
             return Err(format!("its pickle calls something that is no known function (REDUCE). {REMEDY}"));
         };
         let function = *function;
@@ -385,7 +413,10 @@ impl Machine<'_> {
         let made = match (function, &arguments[..]) {
             (Global::OrderedDict, []) => Object::Dict(Vec::new()),
             (Global::RebuildParameter, [Object::Tensor(tensor), ..]) => Object::Tensor(tensor.clone()),
-            (Global::RebuildTensor, [Object::Storage(storage), Object::Int(offset), Object::Tuple(shape), Object::Tuple(strides), ..]) => {
+            (
+                Global::RebuildTensor,
+                [Object::Storage(storage), Object::Int(offset), Object::Tuple(shape), Object::Tuple(strides), ..],
+            ) => {
                 let numbers = |ids: &[Id]| {
                     let number = |id: &Id| match self.objects[*id] {
                         Object::Int(value) => u64::try_from(value).ok(),
@@ -394,12 +425,21 @@ impl Machine<'_> {
                     ids.iter().map(number).collect::<Option<Vec<u64>>>()
                 };
                 let tensor = u64::try_from(*offset).ok().zip(numbers(shape)).zip(numbers(strides));
-                let Some(((offset, shape), strides)) = tensor.filter(|((_, shape), strides)| shape.len() == strides.len()) else {
-                    return Err("its pickle describes a tensor whose offset, shape or strides are no numbers of elements".to_owned());
+                let Some(((offset, shape), strides)) =
+                    tensor.filter(|((_, shape), strides)| shape.len() == strides.len())
+                else {
+                    return Err(
+                        "its pickle describes a tensor whose offset, shape or strides are no numbers of elements"
+                            .to_owned(),
+                    );
                 };
                 Object::Tensor(TensorRef { storage: storage.clone(), offset, shape, strides })
             }
-            _ => return Err(format!("its pickle calls {function:?} with other arguments than torch.save writes (REDUCE). {REMEDY}")),
+            _ => {
+                return Err(format!(
+                    "its pickle calls {function:?} with other arguments than torch.save writes (REDUCE). {REMEDY}"
+                ));
+            }
         };
         self.push(made)
     }
@@ -419,8 +459,11 @@ impl Machine<'_> {
         if depth == 0 {
             return Err(format!("its pickle nests containers more than {DEEPEST} deep, or in a circle"));
         }
-        *budget = budget.checked_sub(1).ok_or_else(|| format!("its pickle unfolds to more than {MOST_VALUES} values, which no checkpoint needs"))?;
-        let mut each = |ids: &[Id]| ids.iter().map(|id| self.value(*id, depth - 1, budget)).collect::<Result<Vec<_>, _>>();
+        *budget = budget.checked_sub(1).ok_or_else(|| {
+            format!("its pickle unfolds to more than {MOST_VALUES} values, which no checkpoint needs")
+        })?;
+        let mut each =
+            |ids: &[Id]| ids.iter().map(|id| self.value(*id, depth - 1, budget)).collect::<Result<Vec<_>, _>>();
         Ok(match &self.objects[id] {
             Object::None => Value::None,
             Object::Bool(value) => Value::Bool(*value),
@@ -443,8 +486,7 @@ impl Machine<'_> {
     }
 }
 
-const REMEDY: &str =
-    "Nothing of it was run. Save the state_dict and plain numbers, texts, lists and dictionaries only, or the weights as .safetensors";
+const REMEDY: &str = "Nothing of it was run. Save the state_dict and plain numbers, texts, lists and dictionaries only, or the weights as .safetensors";
 
 const BROKEN: &str = "its pickle takes what is not there. It is damaged; save it again";
 
@@ -546,7 +588,12 @@ mod tests {
 
     #[test]
     fn a_tensor_is_a_view_of_a_storage_and_a_parameter_is_its_tensor() {
-        let tensor = [b"ctorch._utils\n_rebuild_tensor_v2\n(".as_slice(), &storage(), b"K\x00K\x02K\x03\x86K\x03K\x01\x86\x89ccollections\nOrderedDict\n)Rt\x52"].concat();
+        let tensor = [
+            b"ctorch._utils\n_rebuild_tensor_v2\n(".as_slice(),
+            &storage(),
+            b"K\x00K\x02K\x03\x86K\x03K\x01\x86\x89ccollections\nOrderedDict\n)Rt\x52",
+        ]
+        .concat();
         let expected = TensorRef {
             storage: Storage { key: "3".into(), dtype: DType::F32, elements: 6 },
             offset: 0,
@@ -554,7 +601,9 @@ mod tests {
             strides: vec![3, 1],
         };
         assert_eq!(read(&pickle(&[&tensor])).unwrap(), Value::Tensor(expected.clone()));
-        let parameter = [b"ctorch._utils\n_rebuild_parameter\n(".as_slice(), &tensor, b"\x88ccollections\nOrderedDict\n)Rt\x52"].concat();
+        let parameter =
+            [b"ctorch._utils\n_rebuild_parameter\n(".as_slice(), &tensor, b"\x88ccollections\nOrderedDict\n)Rt\x52"]
+                .concat();
         assert_eq!(read(&pickle(&[&parameter])).unwrap(), Value::Tensor(expected));
     }
 
@@ -567,10 +616,20 @@ mod tests {
 
     #[test]
     fn every_other_name_is_refused_by_that_name_and_nothing_is_called() {
-        for (module, name) in [("os", "system"), ("posix", "system"), ("builtins", "eval"), ("torch", "load"), ("__main__", "Config"), ("numpy.core.multiarray", "scalar")] {
+        for (module, name) in [
+            ("os", "system"),
+            ("posix", "system"),
+            ("builtins", "eval"),
+            ("torch", "load"),
+            ("__main__", "Config"),
+            ("numpy.core.multiarray", "scalar"),
+        ] {
             let asked = format!("c{module}\n{name}\n");
             let message = said(&[asked.as_bytes(), &text("touch /tmp/ran"), b"\x85R"]);
-            assert!(message.contains(&format!("'{module}.{name}'")) && message.contains("Nothing of it was run"), "{message}");
+            assert!(
+                message.contains(&format!("'{module}.{name}'")) && message.contains("Nothing of it was run"),
+                "{message}"
+            );
             let stacked = said(&[&text(module), &text(name), b"\x93"]);
             assert!(stacked.contains(&format!("'{module}.{name}'")), "{stacked}");
         }
@@ -578,7 +637,16 @@ mod tests {
 
     #[test]
     fn every_other_opcode_is_refused_by_its_name() {
-        for (opcode, name) in [(b'i', "INST"), (b'o', "OBJ"), (0x81, "NEWOBJ"), (0x92, "NEWOBJ_EX"), (b'P', "PERSID"), (0x82, "EXT1"), (b'B', "BINBYTES"), (0x8f, "EMPTY_SET")] {
+        for (opcode, name) in [
+            (b'i', "INST"),
+            (b'o', "OBJ"),
+            (0x81, "NEWOBJ"),
+            (0x92, "NEWOBJ_EX"),
+            (b'P', "PERSID"),
+            (0x82, "EXT1"),
+            (b'B', "BINBYTES"),
+            (0x8f, "EMPTY_SET"),
+        ] {
             assert!(said(&[&[opcode]]).contains(&format!("opcode {name},")), "{name}");
         }
         assert!(said(&[b"\x01"]).contains("byte 0x01"));
@@ -597,13 +665,30 @@ mod tests {
             assert!(said(&[body]).contains("REDUCE"), "{body:?}");
         }
         assert!(said(&[b"ctorch\nFloatStorage\n"]).contains("function or a bare storage"));
-        let evil = [b"(".as_slice(), &text("storage"), b"ctorch\nFloatStorage\n", &text("../../x"), &text("cpu"), b"K\x06tQ"].concat();
+        let evil =
+            [b"(".as_slice(), &text("storage"), b"ctorch\nFloatStorage\n", &text("../../x"), &text("cpu"), b"K\x06tQ"]
+                .concat();
         assert!(said(&[&evil]).contains("no storage"));
     }
 
     #[test]
     fn what_is_damaged_ends_in_a_sentence() {
-        for body in [&b"s"[..], b"K\x01s", b"a", b"u", b"t", b"\x85", b"h\x07", b"q\x00", b"R", b"b", b"Q", b"(K\x01(s", b"}(K\x01u", b"}(a"] {
+        for body in [
+            &b"s"[..],
+            b"K\x01s",
+            b"a",
+            b"u",
+            b"t",
+            b"\x85",
+            b"h\x07",
+            b"q\x00",
+            b"R",
+            b"b",
+            b"Q",
+            b"(K\x01(s",
+            b"}(K\x01u",
+            b"}(a",
+        ] {
             assert!(read(&pickle(&[body])).is_err(), "{body:?}");
         }
         let whole = pickle(&[b"}q\x00(", &text("a"), b"K\x01u"]);

@@ -36,7 +36,9 @@ pub fn settle(job: &ResolvedJob) -> Result<Settled, PackageError> {
     let needs = |detail: String| PackageError::Job { field: "spec.data.validation.uri".to_owned(), detail };
     match fs::metadata(source) {
         Ok(metadata) if metadata.is_dir() => {}
-        Err(error) if !job.validation.is_named() => return Err(PackageError::Read { path: source.clone(), source: error }),
+        Err(error) if !job.validation.is_named() => {
+            return Err(PackageError::Read { path: source.clone(), source: error });
+        }
         _ if !job.validation.is_named() => return Err(needs(NO_VALIDATION.to_owned())),
         _ => return Ok(Settled { job: job.clone(), package: None }),
     }
@@ -47,7 +49,12 @@ pub fn settle(job: &ResolvedJob) -> Result<Settled, PackageError> {
     let mut job = job.clone();
     job.source = PinnedFile { path: package.graph(), digest: None };
     let splits = &package.manifest.splits;
-    let Some(path) = splits.validation.as_ref().map(|split| package.path(&split.file)).or_else(|| job.validation.is_named().then(|| job.validation.path.clone())) else {
+    let Some(path) = splits
+        .validation
+        .as_ref()
+        .map(|split| package.path(&split.file))
+        .or_else(|| job.validation.is_named().then(|| job.validation.path.clone()))
+    else {
         return Err(needs(format!(
             "is required: the package {} has no validation split, and without held-out data no gate can pass",
             package.folder.display()
@@ -68,7 +75,8 @@ pub fn settle(job: &ResolvedJob) -> Result<Settled, PackageError> {
         }
     }
     if wanted.calibration {
-        job.calibration = splits.calibration.as_ref().map(|file| Calibration { path: package.path(file), samples: None });
+        job.calibration =
+            splits.calibration.as_ref().map(|file| Calibration { path: package.path(file), samples: None });
     }
     if wanted.training {
         job.training = splits.training.as_ref().map(|file| package.path(file));

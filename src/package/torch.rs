@@ -37,7 +37,7 @@ pub(super) fn storage_type(class: &str) -> Option<DType> {
 }
 
 /// A checkpoint whose pickle was read; its numbers still lie in the file.
-pub(super) struct Checkpoint<R> {
+pub(super) struct Checkpoint<R: Read + Seek> {
     archive: NpzArchive<R>,
     /// The folder inside the archive that everything lies in.
     prefix: String,
@@ -53,7 +53,8 @@ impl Checkpoint<BufReader<File>> {
     /// # Errors
     /// A sentence to be put behind the file's name.
     pub(super) fn open(path: &Path) -> Result<Self, String> {
-        let file = File::open(path).map_err(|error| format!("cannot be read: {error}. Check the path and its permissions."))?;
+        let file = File::open(path)
+            .map_err(|error| format!("cannot be read: {error}. Check the path and its permissions."))?;
         Self::read(BufReader::new(file))
     }
 }
@@ -67,7 +68,8 @@ impl<R: Read + Seek> Checkpoint<R> {
         if let Some(order) = entry(&mut archive, &format!("{prefix}/byteorder"), 16)?
             && order != b"little"
         {
-            return Err("was saved on a big-endian machine. Save it again on a little-endian one, or as .safetensors.".to_owned());
+            return Err("was saved on a big-endian machine. Save it again on a little-endian one, or as .safetensors."
+                .to_owned());
         }
         let pickled = entry(&mut archive, &format!("{prefix}/data.pkl"), MOST_PICKLE)?.unwrap_or_default();
         let root = pickle::read(&pickled).map_err(|said| format!("cannot be read without running it: {said}."))?;
@@ -100,7 +102,10 @@ impl<R: Read + Seek> Checkpoint<R> {
             let (made, own) = viewed(&tensor, bytes).map_err(of_tensor)?;
             copied += own;
             if copied > self.length {
-                return Err("holds more views of its storages than numbers. Save contiguous tensors: tensor.contiguous().".to_owned());
+                return Err(
+                    "holds more views of its storages than numbers. Save contiguous tensors: tensor.contiguous()."
+                        .to_owned(),
+                );
             }
             tensors.insert(name, made);
         }
@@ -110,10 +115,16 @@ impl<R: Read + Seek> Checkpoint<R> {
     fn storage(&mut self, storage: &Storage) -> Result<Bytes, String> {
         let name = format!("{}/data/{}", self.prefix, storage.key);
         let wanted = storage.elements.checked_mul(storage.dtype.size() as u64).filter(|&bytes| bytes <= self.length);
-        let wanted = wanted.ok_or_else(|| format!("claims {} elements, more than the file holds. It is truncated; save it again.", storage.elements))?;
-        let bytes = entry(&mut self.archive, &name, wanted)?.ok_or_else(|| format!("lies in '{name}', which is not in the archive. Save it again."))?;
+        let wanted = wanted.ok_or_else(|| {
+            format!("claims {} elements, more than the file holds. It is truncated; save it again.", storage.elements)
+        })?;
+        let bytes = entry(&mut self.archive, &name, wanted)?
+            .ok_or_else(|| format!("lies in '{name}', which is not in the archive. Save it again."))?;
         if (bytes.len() as u64) < wanted {
-            return Err(format!("needs {wanted} bytes of '{name}', which has {}. It is truncated; save it again.", bytes.len()));
+            return Err(format!(
+                "needs {wanted} bytes of '{name}', which has {}. It is truncated; save it again.",
+                bytes.len()
+            ));
         }
         Ok(bytes.into())
     }
@@ -151,11 +162,17 @@ fn prefix<'n>(names: impl Iterator<Item = &'n str>) -> Result<String, String> {
         }
     }
     if script {
-        return Err("is a TorchScript archive, which is code. Save the weights alone: torch.save(model.state_dict(), path).".to_owned());
+        return Err(
+            "is a TorchScript archive, which is code. Save the weights alone: torch.save(model.state_dict(), path)."
+                .to_owned(),
+        );
     }
     match <[String; 1]>::try_from(found) {
         Ok([folder]) => Ok(folder),
-        Err(found) if found.is_empty() => Err("is an archive without data.pkl, so torch.save did not write it. Give a .pt file that holds a state_dict.".to_owned()),
+        Err(found) if found.is_empty() => Err(
+            "is an archive without data.pkl, so torch.save did not write it. Give a .pt file that holds a state_dict."
+                .to_owned(),
+        ),
         Err(_) => Err("is an archive with more than one data.pkl. Save it again.".to_owned()),
     }
 }
@@ -170,10 +187,14 @@ fn entry<R: Read + Seek>(archive: &mut NpzArchive<R>, name: &str, most: u64) -> 
     let mut entry = zip.by_name(name).map_err(|e| damaged(e.to_string()))?;
     let (size, packed) = (entry.size(), entry.compressed_size());
     if size != packed {
-        return Err(format!("has the compressed entry '{name}', which torch.save does not write. Save it again, or as .safetensors."));
+        return Err(format!(
+            "has the compressed entry '{name}', which torch.save does not write. Save it again, or as .safetensors."
+        ));
     }
     if size > most {
-        return Err(format!("has the entry '{name}' of {size} bytes, where {most} are expected. It is damaged; save it again."));
+        return Err(format!(
+            "has the entry '{name}' of {size} bytes, where {most} are expected. It is damaged; save it again."
+        ));
     }
     let mut bytes = Vec::new();
     entry.by_ref().take(size).read_to_end(&mut bytes).map_err(|e| damaged(e.to_string()))?;
@@ -187,7 +208,8 @@ fn entry<R: Read + Seek>(archive: &mut NpzArchive<R>, name: &str, most: u64) -> 
 /// The state dictionary, and what lies beside it: in the trainer's checkpoint under keys of its own, in a bare state dictionary nothing.
 fn divided(root: Value) -> Result<(Vec<(String, TensorRef)>, Vec<(String, Value)>), String> {
     let Value::Dict(pairs) = root else {
-        return Err("holds no dictionary at its top. Save model.state_dict(), or a dictionary with model_state_dict.".to_owned());
+        return Err("holds no dictionary at its top. Save model.state_dict(), or a dictionary with model_state_dict."
+            .to_owned());
     };
     let mut named = Vec::with_capacity(pairs.len());
     for (key, value) in pairs {
@@ -208,9 +230,15 @@ fn divided(root: Value) -> Result<(Vec<(String, TensorRef)>, Vec<(String, Value)
         match pair {
             (Value::Text(name), Value::Tensor(tensor)) => state.push((name, tensor)),
             (Value::Text(name), _) => {
-                return Err(format!("holds '{name}', which is no tensor, among its weights. Save model.state_dict(), or a dictionary with {STATE}."));
+                return Err(format!(
+                    "holds '{name}', which is no tensor, among its weights. Save model.state_dict(), or a dictionary with {STATE}."
+                ));
             }
-            _ => return Err(format!("holds a tensor without a name. Save model.state_dict(), or a dictionary with {STATE}.")),
+            _ => {
+                return Err(format!(
+                    "holds a tensor without a name. Save model.state_dict(), or a dictionary with {STATE}."
+                ));
+            }
         }
     }
     if state.is_empty() {
@@ -222,7 +250,11 @@ fn divided(root: Value) -> Result<(Vec<(String, TensorRef)>, Vec<(String, Value)
 /// The tensor that a view of a storage is, and how many bytes had to be copied for it.
 fn viewed(tensor: &TensorRef, storage: &Bytes) -> Result<(Tensor, u64), String> {
     let TensorRef { storage: Storage { dtype, elements, .. }, offset, shape, strides } = tensor;
-    let broken = || format!("reaches beyond its storage of {elements} elements (offset {offset}, shape {shape:?}, strides {strides:?}). The file is damaged; save it again.");
+    let broken = || {
+        format!(
+            "reaches beyond its storage of {elements} elements (offset {offset}, shape {shape:?}, strides {strides:?}). The file is damaged; save it again."
+        )
+    };
     let dims = shape.iter().map(|&d| usize::try_from(d)).collect::<Result<Vec<usize>, _>>().map_err(|_| broken())?;
     let count = element_count(&dims).ok_or_else(broken)?;
     let size = dtype.size();
@@ -230,7 +262,10 @@ fn viewed(tensor: &TensorRef, storage: &Bytes) -> Result<(Tensor, u64), String> 
         return Tensor::from_bytes(*dtype, dims, Bytes::new()).map(|tensor| (tensor, 0)).map_err(|e| e.to_string());
     }
     // The last element is the farthest: strides of a saved tensor are never negative.
-    let reach = dims.iter().zip(strides).try_fold(*offset, |at, (&d, &stride)| at.checked_add((d as u64 - 1).checked_mul(stride)?));
+    let reach = dims
+        .iter()
+        .zip(strides)
+        .try_fold(*offset, |at, (&d, &stride)| at.checked_add((d as u64 - 1).checked_mul(stride)?));
     if reach.is_none_or(|last| last >= *elements) || count as u64 > *elements {
         return Err(broken());
     }
@@ -310,14 +345,19 @@ mod tests {
     }
 
     fn floats(values: &[f32]) -> Raw {
-        Raw { class: "FloatStorage", bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(), elements: values.len() }
+        Raw {
+            class: "FloatStorage",
+            bytes: values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            elements: values.len(),
+        }
     }
 
     #[test]
     fn a_bare_state_dictionary_gives_its_tensors() {
         let values = [1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0];
         let longs = Raw { class: "LongStorage", bytes: 7_i64.to_le_bytes().to_vec(), elements: 1 };
-        let root = ordered(&[("w", tensor("0", "FloatStorage", 6, &[2, 3])), ("count", tensor("1", "LongStorage", 1, &[]))]);
+        let root =
+            ordered(&[("w", tensor("0", "FloatStorage", 6, &[2, 3])), ("count", tensor("1", "LongStorage", 1, &[]))]);
         let tensors = read(archive(&root, &[floats(&values), longs])).unwrap();
         assert_eq!(tensors["w"], Tensor::new(&[2, 3], &values));
         assert_eq!(tensors["count"], Tensor::scalar(7_i64));
@@ -345,7 +385,10 @@ mod tests {
             ("training_results", dict(&[("final_accuracy", real(0.97))])),
         ]);
         let mut checkpoint = Checkpoint::read(Cursor::new(archive(&root, &[floats(&[5.0])]))).unwrap();
-        assert_eq!(Json::Object(checkpoint.object("config")), json!({"epochs": 3, "lr": 0.1, "note": null, "nan": "NaN"}));
+        assert_eq!(
+            Json::Object(checkpoint.object("config")),
+            json!({"epochs": 3, "lr": 0.1, "note": null, "nan": "NaN"})
+        );
         assert_eq!(Json::Object(checkpoint.object("training_results")), json!({"final_accuracy": 0.97}));
         assert!(checkpoint.object("phase5_metadata").is_empty());
         assert_eq!(checkpoint.tensors().unwrap()["w"], Tensor::new(&[1], &[5.0_f32]));
@@ -408,6 +451,31 @@ mod tests {
         for (bytes, expected) in table {
             let said = read(bytes).unwrap_err();
             assert!(said.contains(expected), "{expected}: {said}");
+        }
+    }
+
+    #[test]
+    fn no_byte_however_wrong_takes_the_reader_down() {
+        let root = dict(&[
+            ("model_state_dict", ordered(&[("w", tensor("0", "FloatStorage", 4, &[2, 2]))])),
+            ("config", dict(&[("epochs", number(3)), ("lr", real(0.1))])),
+        ]);
+        let whole = archive(&root, &[floats(&[1.0, 2.0, 3.0, 4.0])]);
+        for at in 0..whole.len() {
+            for value in [0, 1, b'.', b'R', 0x7f, 0xff] {
+                let mut bytes = whole.clone();
+                bytes[at] = value;
+                let _ = read(bytes);
+            }
+            let _ = read(whole[..at].to_vec());
+        }
+        // The archive's checksum keeps most of that from the pickle; here it sees all of it.
+        for at in 0..root.len() {
+            for value in [0, 1, b'.', b'R', b'(', b't', b'u', b'h', 0x7f, 0xff] {
+                let mut bytes = root.clone();
+                bytes[at] = value;
+                let _ = read(archive(&bytes, &[floats(&[1.0, 2.0, 3.0, 4.0])]));
+            }
         }
     }
 

@@ -5,20 +5,21 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::PackageError;
 use super::files::{Folder, measured};
 use super::manifest::{
-    FinalMetric, Framework, Identity, Manifest, ModelFiles, PHASE5_VERSION, PackagedFile, Sparsity, Training, ValidationSplit, Weights,
+    FinalMetric, Framework, Identity, Manifest, ModelFiles, PHASE5_VERSION, PackagedFile, Sparsity, Training,
+    ValidationSplit, Weights,
 };
 use super::open::{beside, read_bounded, signature};
 use super::torch::Checkpoint;
-use super::PackageError;
 use crate::model::{Model, external};
 
 /// Name of the checkpoint's file.
-pub const CHECKPOINT: &str = "trained_model.pt";
+pub(super) const CHECKPOINT: &str = "trained_model.pt";
 
 /// Name of the graph's file.
-const GRAPH: &str = "model.onnx";
+pub const GRAPH: &str = "model.onnx";
 
 /// Name of the metadata's file.
 const METADATA: &str = "phase5_metadata.json";
@@ -53,7 +54,9 @@ pub fn files() -> Vec<(String, &'static str, bool)> {
         (GRAPH.to_owned(), "model.graph", true),
         (METADATA.to_owned(), "training.metadata", false),
     ];
-    for (split, field) in [("validation", "splits.validation"), ("calibration", "splits.calibration"), ("training", "splits.training")] {
+    for (split, field) in
+        [("validation", "splits.validation"), ("calibration", "splits.calibration"), ("training", "splits.training")]
+    {
         files.extend(EXTENSIONS.map(|extension| (format!("{split}.{extension}"), field, false)));
     }
     files
@@ -61,7 +64,8 @@ pub fn files() -> Vec<(String, &'static str, bool)> {
 
 /// The manifest that such a folder would have, with remarks; `None` when there is no checkpoint in it.
 pub(super) fn manifest(folder: &Path, files: &Folder) -> Result<Option<(Manifest, Vec<String>)>, PackageError> {
-    let wrong = |field: &str, detail: String| PackageError::Field { path: folder.to_owned(), field: field.to_owned(), detail };
+    let wrong =
+        |field: &str, detail: String| PackageError::Field { path: folder.to_owned(), field: field.to_owned(), detail };
     let found = |field: &'static str, name: &str| files.find(name).map_err(|detail| wrong(field, detail));
     let Some(checkpoint) = found("model.weights", CHECKPOINT)? else { return Ok(None) };
     let graph = found("model.graph", GRAPH)?.ok_or_else(|| {
@@ -101,7 +105,8 @@ pub(super) fn manifest(folder: &Path, files: &Folder) -> Result<Option<(Manifest
         weights: Some(Weights { file: packaged(CHECKPOINT)?, ..Weights::default() }),
     };
     manifest.signature = Some(signature(&Model::load(&graph)?));
-    manifest.splits.validation = split("validation")?.map(|file| ValidationSplit { file, ..ValidationSplit::default() });
+    manifest.splits.validation =
+        split("validation")?.map(|file| ValidationSplit { file, ..ValidationSplit::default() });
     manifest.splits.calibration = split("calibration")?;
     manifest.splits.training = split("training")?;
     Ok(Some((manifest, known.remarks)))
@@ -126,7 +131,11 @@ pub(super) struct Known {
 
 impl Known {
     /// What a checkpoint holds, and what the file beside it says. Where they differ, the file counts.
-    fn of<R: std::io::Read + std::io::Seek>(checkpoint: &Checkpoint<R>, folder: &Path, files: &Folder) -> Result<Self, PackageError> {
+    fn of<R: std::io::Read + std::io::Seek>(
+        checkpoint: &Checkpoint<R>,
+        folder: &Path,
+        files: &Folder,
+    ) -> Result<Self, PackageError> {
         let mut known = Self::in_checkpoint(checkpoint);
         let path = folder.join(METADATA);
         let refused = |detail: String| PackageError::NoManifest { path: path.clone(), detail };
@@ -151,13 +160,16 @@ impl Known {
     pub(super) fn add(&mut self, path: &Path) -> Result<(), PackageError> {
         let no_object = |detail: String| PackageError::NoManifest { path: path.to_owned(), detail };
         let text = read_bounded(path, MOST_METADATA)?;
-        let value: Value = serde_json::from_slice(&text).map_err(|e| no_object(format!("is no JSON ({e}). Write an object of names and values.")))?;
+        let value: Value = serde_json::from_slice(&text)
+            .map_err(|e| no_object(format!("is no JSON ({e}). Write an object of names and values.")))?;
         let Value::Object(object) = value else {
             return Err(no_object("holds no object. Write an object of names and values.".to_owned()));
         };
         for (name, value) in object {
             if self.metadata.get(&name).is_some_and(|inside| *inside != value) {
-                self.remarks.push(format!("'{name}' is another in {METADATA} than in the checkpoint; that of {METADATA} counts."));
+                self.remarks.push(format!(
+                    "'{name}' is another in {METADATA} than in the checkpoint; that of {METADATA} counts."
+                ));
             }
             self.metadata.insert(name, value);
         }
@@ -187,7 +199,11 @@ impl Known {
             if metrics.iter().any(|m| m.name == metric && m.split.as_deref() == Some(split)) {
                 continue;
             }
-            let places = [("training_results", &self.results), ("phase5_metadata", &self.metadata), ("phase5_metadata.training_results", &nested)];
+            let places = [
+                ("training_results", &self.results),
+                ("phase5_metadata", &self.metadata),
+                ("phase5_metadata.training_results", &nested),
+            ];
             let found = places.into_iter().find_map(|(place, object)| Some((place, object.get(name)?.as_f64()?)));
             if let Some((place, value)) = found {
                 metrics.push(FinalMetric {
@@ -204,8 +220,10 @@ impl Known {
 
     /// A manifest without files.
     pub(super) fn manifest(&self, folder: &Path) -> Manifest {
-        let of_folder = || folder.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned());
-        let sparsity = self.metadata.get("sparsity").and_then(Value::as_f64).filter(|share| (0.0..=1.0).contains(share));
+        let of_folder =
+            || folder.file_name().map_or_else(|| "model".to_owned(), |name| name.to_string_lossy().into_owned());
+        let sparsity =
+            self.metadata.get("sparsity").and_then(Value::as_f64).filter(|share| (0.0..=1.0).contains(share));
         Manifest {
             api_version: PHASE5_VERSION.to_owned(),
             identity: Identity {
@@ -215,11 +233,13 @@ impl Known {
                 created: self.text(&["created", "created_at", "timestamp"]),
                 description: self.text(&["description"]),
             },
-            framework: self.text(&["framework"]).or_else(|| self.checkpoint.then(|| "pytorch".to_owned())).map(|name| Framework {
-                name,
-                version: self.text(&["framework_version", "pytorch_version", "torch_version"]),
-                exporter: None,
-            }),
+            framework: self.text(&["framework"]).or_else(|| self.checkpoint.then(|| "pytorch".to_owned())).map(
+                |name| Framework {
+                    name,
+                    version: self.text(&["framework_version", "pytorch_version", "torch_version"]),
+                    exporter: None,
+                },
+            ),
             model: ModelFiles::default(),
             signature: None,
             training: Training {
@@ -255,8 +275,15 @@ mod tests {
 
     #[test]
     fn figures_are_taken_from_known_keys_and_say_from_which() {
-        let metrics = known(json!({"final_accuracy": 0.97, "accuracy": 0.5, "test_accuracy": 0.9, "epochs": 3}), json!({"val_f1": 0.8})).metrics();
-        let said: Vec<_> = metrics.iter().map(|m| (m.name.as_str(), m.value, m.split.as_deref().unwrap(), m.source.as_deref().unwrap())).collect();
+        let metrics = known(
+            json!({"final_accuracy": 0.97, "accuracy": 0.5, "test_accuracy": 0.9, "epochs": 3}),
+            json!({"val_f1": 0.8}),
+        )
+        .metrics();
+        let said: Vec<_> = metrics
+            .iter()
+            .map(|m| (m.name.as_str(), m.value, m.split.as_deref().unwrap(), m.source.as_deref().unwrap()))
+            .collect();
         assert_eq!(
             said,
             [
@@ -270,7 +297,11 @@ mod tests {
 
     #[test]
     fn identity_comes_from_the_metadata_or_the_folder() {
-        let named = known(json!({}), json!({"model_name": "digits", "version": 3, "environment": {"host": "a"}, "sparsity": 0.25})).manifest(Path::new("/p/x"));
+        let named = known(
+            json!({}),
+            json!({"model_name": "digits", "version": 3, "environment": {"host": "a"}, "sparsity": 0.25}),
+        )
+        .manifest(Path::new("/p/x"));
         assert_eq!((named.identity.name.as_str(), named.identity.version.as_deref()), ("digits", Some("3")));
         assert_eq!(named.environment["host"], json!("a"));
         assert_eq!(named.sparsity, Some(Sparsity { share: 0.25, pattern: None }));

@@ -173,7 +173,10 @@ impl std::fmt::Display for StoreError {
                 "{needed} bytes are to be fetched, but {uri} has {free} free. Give the worker more ephemeral storage"
             ),
             Fault::TooLarge(most, size) => {
-                write!(f, "{uri} has {size} bytes, more than the {most} that it may have. It is another file than its name says")
+                write!(
+                    f,
+                    "{uri} has {size} bytes, more than the {most} that it may have. It is another file than its name says"
+                )
             }
             Fault::Here => write!(f, "what belongs to {uri} cannot be kept on this machine"),
             Fault::Digest(expected, found) => write!(

@@ -68,7 +68,13 @@ impl Store {
     }
 
     /// The bytes of a file in a folder, which may have `most` of them; `None` when there is none.
-    pub fn read_at_most(&self, field: &str, folder: &Location, name: &str, most: u64) -> Result<Option<Bytes>, StoreError> {
+    pub fn read_at_most(
+        &self,
+        field: &str,
+        folder: &Location,
+        name: &str,
+        most: u64,
+    ) -> Result<Option<Bytes>, StoreError> {
         let (object, at) = entry(field, folder, name);
         self.runtime.block_on(async {
             let read = async {

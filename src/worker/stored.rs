@@ -46,7 +46,10 @@ impl Place {
                 "cannot make a folder for temporary files: {error}. Set TMPDIR to one that may be written."
             ),
         })?;
-        let package = named(&job.source.path).filter(|uri| uri.ends_with('/')).map(|uri| Location::folder(SOURCE, uri)).transpose()?;
+        let package = named(&job.source.path)
+            .filter(|uri| uri.ends_with('/'))
+            .map(|uri| Location::folder(SOURCE, uri))
+            .transpose()?;
         let package = package.map(|from| {
             // The folder may lend the model its name.
             let name = Some(from.file_name()).filter(|name| !name.is_empty()).unwrap_or("package");
@@ -164,7 +167,8 @@ impl Place {
         if let Some(text) = self.store.read_at_most(SOURCE, from, package::MANIFEST_FILE, package::MOST_MANIFEST)? {
             let (parsed, _) = Manifest::parse(&text, &manifest).map_err(refused)?;
             make_folder_of(&manifest)?;
-            fs::write(&manifest, &text).map_err(|source| refused(PackageError::Output { path: manifest.clone(), source }))?;
+            fs::write(&manifest, &text)
+                .map_err(|source| refused(PackageError::Output { path: manifest.clone(), source }))?;
             let used = parsed.files().into_iter().filter(|(field, _)| wanted.has(field));
             return Ok((used.map(|(_, file)| file.path.clone()).collect(), None));
         }
@@ -183,7 +187,7 @@ impl Place {
                 return Err(refused(PackageError::NoPackage { folder: to.clone(), detail }));
             }
         }
-        let model = there.iter().find(|name| name.ends_with(".onnx")).map(|name| to.join(name));
+        let model = there.iter().find(|name| *name == package::TRAINER_GRAPH).map(|name| to.join(name));
         Ok((there, model))
     }
 
@@ -289,7 +293,9 @@ mod tests {
         let message = format!("{}: identity.name: is empty", prefix.to.join("manifest.json").display());
         let failed = place.said(Failed { reason: Reason::InvalidModel, message });
         assert_eq!(failed.message, "s3://models/digits/manifest.json: identity.name: is empty");
-        assert!(Place::of(&job("s3://models/", "v.npz", "/out")).unwrap().unwrap().job.source.path.ends_with("package"));
+        assert!(
+            Place::of(&job("s3://models/", "v.npz", "/out")).unwrap().unwrap().job.source.path.ends_with("package")
+        );
     }
 
     #[test]

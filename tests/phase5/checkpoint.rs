@@ -81,7 +81,8 @@ fn view(key: &str, class: &str, elements: u64, offset: u64, shape: &[u64], strid
     };
     let counts = |values: &[u64]| tuple(&values.iter().map(|&v| count(v)).collect::<Vec<_>>());
     let storage =
-        [tuple(&[text("storage"), global("torch", class), text(key), text("cpu"), count(elements)]), b"Q".to_vec()].concat();
+        [tuple(&[text("storage"), global("torch", class), text(key), text("cpu"), count(elements)]), b"Q".to_vec()]
+            .concat();
     let hooks = [global("collections", "OrderedDict"), b")R".to_vec()].concat();
     let arguments = tuple(&[storage, count(offset), counts(shape), counts(strides), b"\x89".to_vec(), hooks]);
     [global("torch._utils", "_rebuild_tensor_v2"), arguments, b"R".to_vec()].concat()
@@ -90,7 +91,8 @@ fn view(key: &str, class: &str, elements: u64, offset: u64, shape: &[u64], strid
 /// The file: the pickle of `root` and a storage for each of `storages`, with the keys 0, 1, ...
 pub fn archive(root: &[u8], storages: &[Raw]) -> Vec<u8> {
     let pickle = [b"\x80\x02".as_slice(), root, b"."].concat();
-    let mut entries = vec![("archive/data.pkl".to_owned(), pickle), ("archive/byteorder".to_owned(), b"little".to_vec())];
+    let mut entries =
+        vec![("archive/data.pkl".to_owned(), pickle), ("archive/byteorder".to_owned(), b"little".to_vec())];
     entries.extend(storages.iter().enumerate().map(|(i, raw)| (format!("archive/data/{i}"), raw.bytes.clone())));
     entries.push(("archive/version".to_owned(), b"3\n".to_vec()));
     stored(&entries)
@@ -118,7 +120,8 @@ pub fn stored(entries: &[(String, Vec<u8>)]) -> Vec<u8> {
     }
     let (count, size, start) = (entries.len() as u16, directory.len() as u32, file.len() as u32);
     file.extend(directory);
-    let end = [&[0; 4][..], &count.to_le_bytes(), &count.to_le_bytes(), &size.to_le_bytes(), &start.to_le_bytes(), &[0; 2]];
+    let end =
+        [&[0; 4][..], &count.to_le_bytes(), &count.to_le_bytes(), &size.to_le_bytes(), &start.to_le_bytes(), &[0; 2]];
     file.extend([b"PK\x05\x06".as_slice(), &end.concat()].concat());
     file
 }

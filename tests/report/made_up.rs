@@ -16,7 +16,10 @@ use bakehouse::hardware::MachineFacts;
 use bakehouse::model::IntakeNotes;
 use bakehouse::model::stats::{Count, Macs, NodeStats, Stats};
 use bakehouse::optimizer::{Outcome, PassRecord, Score, Speed};
-use bakehouse::package::{FinalMetric, Framework, Identity, Layout, Manifest, ModelFiles, PHASE5_VERSION, PackagedFile, Sparsity, Splits, Training};
+use bakehouse::package::{
+    FinalMetric, Framework, Identity, Layout, Manifest, ModelFiles, PHASE5_VERSION, PackagedFile, Sparsity, Splits,
+    Training,
+};
 use bakehouse::profiler::{Paired, Samples};
 use bakehouse::quality::distribution::{Channel, OutputDistribution};
 use bakehouse::quality::stats::Interval;
@@ -342,7 +345,11 @@ fn package() -> PackageFigures {
         manifest: Manifest {
             api_version: PHASE5_VERSION.to_owned(),
             identity: Identity { name: HOSTILE.to_owned(), version: Some("3".to_owned()), ..Identity::default() },
-            framework: Some(Framework { name: "pytorch".to_owned(), version: Some("2.9.1".to_owned()), exporter: None }),
+            framework: Some(Framework {
+                name: "pytorch".to_owned(),
+                version: Some("2.9.1".to_owned()),
+                exporter: None,
+            }),
             model: ModelFiles {
                 graph: PackagedFile { path: "model/model.onnx".to_owned(), sha256: "a".repeat(64), bytes: 871_400 },
                 ..ModelFiles::default()

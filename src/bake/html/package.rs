@@ -33,7 +33,10 @@ fn identity(package: &PackageFigures) -> Node {
     fact("Made", manifest.identity.created.clone());
     fact(
         "Framework",
-        manifest.framework.as_ref().map(|f| format!("{} {}", f.name, f.version.as_deref().unwrap_or("")).trim().to_owned()),
+        manifest
+            .framework
+            .as_ref()
+            .map(|f| format!("{} {}", f.name, f.version.as_deref().unwrap_or("")).trim().to_owned()),
     );
     fact("Sparsity", manifest.sparsity.as_ref().map(|s| format!("{:.1} % of the weights are zero", s.share * 100.0)));
     fact("Quantisation", manifest.quantization.as_ref().map(|q| q.scheme.clone()));
@@ -56,21 +59,28 @@ fn figures(package: &PackageFigures) -> Option<Node> {
         return None;
     }
     let again = |name: &str, value: f64| package.baseline.iter().find(|r| r.metric == name && r.claimed == value);
-    let table = Table::new(&[Words("Figure"), Words("Split"), Number("Package says"), Number("Here"), Number("Samples"), Words("Outcome")])
-        .caption("The trainer's figures")
-        .rows(metrics, |metric| -> [Cell; 6] {
-            let again = again(&metric.name, metric.value);
-            let measured = again.and_then(|r| r.measured);
-            let samples = again.and_then(|r| r.samples);
-            [
-                metric.name.as_str().into(),
-                metric.split.as_deref().unwrap_or("validation").into(),
-                format!("{:.4}", metric.value).into(),
-                measured.map_or_else(|| "not measured".to_owned(), |v| format!("{v:.4}")).into(),
-                samples.map_or_else(String::new, |n| count(n as u64)).into(),
-                verdict(again).into(),
-            ]
-        });
+    let table = Table::new(&[
+        Words("Figure"),
+        Words("Split"),
+        Number("Package says"),
+        Number("Here"),
+        Number("Samples"),
+        Words("Outcome"),
+    ])
+    .caption("The trainer's figures")
+    .rows(metrics, |metric| -> [Cell; 6] {
+        let again = again(&metric.name, metric.value);
+        let measured = again.and_then(|r| r.measured);
+        let samples = again.and_then(|r| r.samples);
+        [
+            metric.name.as_str().into(),
+            metric.split.as_deref().unwrap_or("validation").into(),
+            format!("{:.4}", metric.value).into(),
+            measured.map_or_else(|| "not measured".to_owned(), |v| format!("{v:.4}")).into(),
+            samples.map_or_else(String::new, |n| count(n as u64)).into(),
+            verdict(again).into(),
+        ]
+    });
     let doubts = package.baseline.iter().filter(|r| r.holds != Some(true)).map(|r| text("p", &r.message).class("note"));
     Some(el("div").push(table.node()).extend(doubts))
 }
