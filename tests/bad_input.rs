@@ -532,13 +532,14 @@ fn every_bad_input_is_refused_by_name_and_leaves_nothing_behind() {
          folder. `DIR` stands for the folder of the job.\n",
     );
     let mut wrong = Vec::new();
-    for (title, cases) in [
+    let sections = [
         ("Models", models()),
         ("Packages", packages()),
         ("Weights of a package", checkpoints()),
         ("Data", datasets()),
         ("Jobs, output, memory", jobs()),
-    ] {
+    ];
+    for (title, cases) in sections {
         let _ = write!(document, "\n## {title}\n\n| Given | Printed | Exit code |\n|---|---|---|\n");
         for case in cases {
             let root = tempfile::tempdir().unwrap();
