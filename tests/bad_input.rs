@@ -4,6 +4,9 @@
 #![cfg(feature = "tract")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "phase5/checkpoint.rs"]
+mod made;
+
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
@@ -11,9 +14,11 @@ use std::io::{Cursor, Write as _};
 use std::path::Path;
 
 use assert_cmd::Command;
+use bakehouse::api::digest::sha256_hex;
 use bakehouse::model::build::{Builder, value_info};
 use bakehouse::model::onnx::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
 use bakehouse::model::{DType, Model, Tensor};
+use made::{Raw, archive, dict, global, number, ordered, tensor, text, tuple};
 use serde_json::{Value, json};
 
 const DOCUMENT: &str = "docs/bad-input.md";
@@ -285,11 +290,11 @@ fn jobs() -> Vec<Case> {
             &["gs://", "use a path, file:// or s3://"],
         ),
         spec(
-            "a folder of a bucket as the model",
-            "/source/uri",
-            json!("s3://models/m/"),
+            "a folder of a bucket as data",
+            "/data/validation/uri",
+            json!("s3://data/v/"),
             2,
-            &["spec.source.uri: s3://models/m/ is no location", "name one object"],
+            &["spec.data.validation.uri: s3://data/v/ is no location", "name one object"],
         ),
         Case {
             environment: vec![("AWS_ACCESS_KEY_ID", "half"), ("AWS_SECRET_ACCESS_KEY", "")],
@@ -346,6 +351,175 @@ fn jobs() -> Vec<Case> {
     ]
 }
 
+/// A job whose source is the folder `package`, which names its own data.
+fn of_package(what: &'static str, code: i32, words: &[&'static str], files: Vec<(&'static str, Vec<u8>)>) -> Case {
+    let mut case = case(what, code, words);
+    case.job["spec"]["source"]["uri"] = json!("package");
+    case.job["spec"]["data"] = json!({});
+    Case { files, ..case }
+}
+
+fn packaged_file(path: &str, bytes: &[u8]) -> Value {
+    json!({"path": path, "sha256": sha256_hex(bytes), "bytes": bytes.len()})
+}
+
+/// A good package whose manifest was edited.
+fn manifest(what: &'static str, code: i32, words: &[&'static str], edit: impl FnOnce(&mut Value)) -> Case {
+    let (model, validation) = (linear().to_bytes(), samples(60, 0.3));
+    let mut manifest = json!({
+        "apiVersion": "bakehouse.dev/phase5/v1",
+        "identity": {"name": "linear"},
+        "model": {"graph": packaged_file("model.onnx", &model)},
+        "splits": {"validation": packaged_file("validation.npz", &validation)},
+    });
+    edit(&mut manifest);
+    let files = vec![
+        ("package/manifest.json", manifest.to_string().into_bytes()),
+        ("package/model.onnx", model),
+        ("package/validation.npz", validation),
+    ];
+    of_package(what, code, words, files)
+}
+
+/// A package with these weights beside its graph.
+fn weights(what: &'static str, words: &[&'static str], weights: Vec<u8>) -> Case {
+    let mut case = manifest(what, 10, words, |m| m["model"]["weights"] = packaged_file("weights.pt", &weights));
+    case.files.push(("package/weights.pt", weights));
+    case
+}
+
+/// A weight of the graph, by a name and of a shape, with its numbers.
+fn checkpoint(name: &str, shape: &[u64]) -> (Vec<u8>, Raw) {
+    let elements: u64 = shape.iter().product();
+    let raw = Raw { class: "FloatStorage", bytes: floats(elements as usize, 0.3), elements: elements as usize };
+    (ordered(&[(name, tensor("0", "FloatStorage", elements, shape))]), raw)
+}
+
+/// A checkpoint that calls a function beside its weights.
+fn calling(module: &str, name: &str) -> Vec<u8> {
+    let (state, raw) = checkpoint("w", &[2, 2]);
+    let call = [global(module, name), tuple(&[text("touch ran")]), b"R".to_vec()].concat();
+    archive(&dict(&[("model_state_dict", state), ("config", call)]), &[raw])
+}
+
+fn packages() -> Vec<Case> {
+    let zeros = "0".repeat(64);
+    vec![
+        of_package(
+            "a folder that is no package",
+            10,
+            &["holds neither manifest.json nor trained_model.pt"],
+            vec![("package/notes.txt", b"x".to_vec())],
+        ),
+        manifest("another major version", 10, &["apiVersion: 'bakehouse.dev/phase5/v2' is not known"], |m| {
+            m["apiVersion"] = json!("bakehouse.dev/phase5/v2");
+        }),
+        of_package(
+            "a manifest that is no JSON",
+            10,
+            &["manifest.json: is no JSON"],
+            vec![("package/manifest.json", b"identity: x".to_vec())],
+        ),
+        manifest("a manifest with an unknown field", 10, &["manifest.json: spilts: is no field"], |m| {
+            m["spilts"] = json!({"test": 1});
+        }),
+        manifest(
+            "a model that was changed",
+            10,
+            &["model.graph: 'model.onnx' has sha256", "the manifest says 0000"],
+            |m| {
+                m["model"]["graph"]["sha256"] = json!(zeros);
+            },
+        ),
+        manifest("a split that was cut off", 12, &["splits.validation: 'validation.npz' has", "says 9999"], |m| {
+            m["splits"]["validation"]["bytes"] = json!(9999);
+        }),
+        manifest("a split that is named and not there", 12, &["splits.validation: 'v.npz' is not there"], |m| {
+            m["splits"]["validation"]["path"] = json!("v.npz");
+        }),
+        manifest("no validation split", 2, &["spec.data.validation.uri: is required: the package"], |m| {
+            m["splits"] = json!({});
+        }),
+        manifest(
+            "a path that leaves the package",
+            10,
+            &["splits.validation.path: '../v.npz' leaves the package"],
+            |m| {
+                m["splits"]["validation"]["path"] = json!("../v.npz");
+            },
+        ),
+        manifest(
+            "another signature than the graph's",
+            10,
+            &["signature.inputs: says 'z' (float32), but the graph has 'x'"],
+            |m| {
+                let named = |name: &str| json!([{"name": name, "dtype": "float32"}]);
+                m["signature"] = json!({"inputs": named("z"), "outputs": named("y")});
+            },
+        ),
+    ]
+}
+
+fn checkpoints() -> Vec<Case> {
+    let (state, raw) = checkpoint("w", &[2, 2]);
+    let good = archive(&state, &[raw]);
+    let of = |name: &str, shape: &[u64]| {
+        let (state, raw) = checkpoint(name, shape);
+        archive(&state, &[raw])
+    };
+    let beside = |files: &[(&'static str, &[u8])]| files.iter().map(|(name, bytes)| (*name, bytes.to_vec())).collect();
+    let graph = linear().to_bytes();
+    vec![
+        weights(
+            "a checkpoint that asks for os.system",
+            &["weights.pt: cannot be read without running it", "'os.system'", "Nothing of it was run"],
+            calling("os", "system"),
+        ),
+        weights(
+            "a checkpoint that calls a function of its own",
+            &["'__main__.Config'", "Nothing of it was run"],
+            calling("__main__", "Config"),
+        ),
+        weights(
+            "a checkpoint that was cut off",
+            &["weights.pt: is not a readable archive of torch.save"],
+            good[..good.len() / 2].to_vec(),
+        ),
+        weights(
+            "a checkpoint of before version 1.6",
+            &["before version 1.6"],
+            b"\x80\x02\x8a\x0al\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.".to_vec(),
+        ),
+        weights(
+            "weights of another shape",
+            &["tensor 'w' has the shape [3, 2], but the initializer 'w' of the graph has [2, 2]"],
+            of("w", &[3, 2]),
+        ),
+        weights(
+            "weights of another name",
+            &["'fc.weight', and no tensor has the name of the graph's 'w'"],
+            of("fc.weight", &[2, 2]),
+        ),
+        weights(
+            "a checkpoint without weights",
+            &["holds 'epochs', which is no tensor"],
+            archive(&dict(&[("epochs", number(3))]), &[]),
+        ),
+        of_package(
+            "a checkpoint without a graph beside it",
+            10,
+            &["model.graph: 'model.onnx' is not there"],
+            beside(&[("package/trained_model.pt", &good)]),
+        ),
+        of_package(
+            "a trainer's folder without data",
+            2,
+            &["is required: the package", "has no validation split"],
+            beside(&[("package/trained_model.pt", &good), ("package/model.onnx", &graph)]),
+        ),
+    ]
+}
+
 fn names(folder: &Path) -> BTreeSet<String> {
     fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
 }
@@ -358,7 +532,14 @@ fn every_bad_input_is_refused_by_name_and_leaves_nothing_behind() {
          folder. `DIR` stands for the folder of the job.\n",
     );
     let mut wrong = Vec::new();
-    for (title, cases) in [("Models", models()), ("Data", datasets()), ("Jobs, output, memory", jobs())] {
+    let sections = [
+        ("Models", models()),
+        ("Packages", packages()),
+        ("Weights of a package", checkpoints()),
+        ("Data", datasets()),
+        ("Jobs, output, memory", jobs()),
+    ];
+    for (title, cases) in sections {
         let _ = write!(document, "\n## {title}\n\n| Given | Printed | Exit code |\n|---|---|---|\n");
         for case in cases {
             let root = tempfile::tempdir().unwrap();
@@ -368,6 +549,7 @@ fn every_bad_input_is_refused_by_name_and_leaves_nothing_behind() {
             fs::write(folder.join("model.onnx"), linear().to_bytes()).unwrap();
             fs::write(folder.join("validation.npz"), samples(60, 0.3)).unwrap();
             for (name, bytes) in &case.files {
+                fs::create_dir_all(folder.join(name).parent().unwrap()).unwrap();
                 fs::write(folder.join(name), bytes).unwrap();
             }
             fs::write(folder.join("bakejob.yaml"), case.job.to_string()).unwrap();

@@ -121,7 +121,18 @@ fn help_names_the_exit_codes_and_every_command_says_what_it_does() {
     ] {
         assert!(help.contains(word), "{word} is missing in\n{help}");
     }
-    for command in ["bake", "init", "inspect", "compare", "verify", "crd", "report-schema", "completions"] {
+    for command in [
+        "bake",
+        "init",
+        "inspect",
+        "compare",
+        "package",
+        "verify",
+        "crd",
+        "report-schema",
+        "package-schema",
+        "completions",
+    ] {
         let output = run(&[command, "--help"]);
         code(&output, 0);
         assert!(help.contains(command) && out(&output).contains("Usage:"), "{command}");

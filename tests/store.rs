@@ -4,6 +4,8 @@
 #![cfg(all(feature = "tract", feature = "store"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "phase5/checkpoint.rs"]
+mod checkpoint;
 mod s3;
 
 use std::collections::BTreeMap;
@@ -15,7 +17,7 @@ use bakehouse::api::Reason;
 use bakehouse::api::digest::sha256_hex;
 use bakehouse::model::build::Builder;
 use bakehouse::model::onnx::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
-use bakehouse::model::{DType, Model};
+use bakehouse::model::{DType, Model, Tensor};
 use s3::pod::{Pod, example};
 use s3::server::{Server, gateway};
 use s3::stall::Stall;
@@ -260,6 +262,121 @@ fn a_server_is_trusted_by_the_bundle_that_names_its_ca() {
     assert_published(&server, "baked", "mlp");
     let gone = Pod::run(&server, "Bake", &spec, &[("AWS_CA_BUNDLE", "/gone.pem")]).ended(2, Reason::InvalidJob);
     assert!(gone.message.contains("spec.storage.caBundle: /gone.pem"), "{}", gone.message);
+}
+
+/// The perceptron, its graph with all weights zero, and a checkpoint that holds them.
+fn trained() -> (Vec<u8>, Vec<u8>) {
+    let mut model = Model::load(&example("mlp", "model.onnx")).unwrap();
+    let (mut state, mut storages) = (Vec::new(), Vec::new());
+    for initializer in model.graph_mut().initializer.iter_mut().filter(|t| t.data_type() == 1) {
+        let trained = Tensor::from_proto(initializer).unwrap();
+        let shape: Vec<u64> = trained.shape().iter().map(|&d| d as u64).collect();
+        let key = storages.len().to_string();
+        state.push((
+            initializer.name().to_owned(),
+            checkpoint::tensor(&key, "FloatStorage", trained.len() as u64, &shape),
+        ));
+        let bytes = trained.bytes().to_vec();
+        storages.push(checkpoint::Raw { class: "FloatStorage", bytes, elements: trained.len() });
+        *initializer = Tensor::new(trained.shape(), &vec![0.0_f32; trained.len()]).to_proto(initializer.name());
+    }
+    let state: Vec<(&str, Vec<u8>)> = state.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+    let root = checkpoint::dict(&[
+        ("model_state_dict", checkpoint::ordered(&state)),
+        ("training_results", checkpoint::dict(&[("final_accuracy", checkpoint::real(0.979))])),
+    ]);
+    (model.to_bytes(), checkpoint::archive(&root, &storages))
+}
+
+#[test]
+fn a_package_is_fetched_by_its_manifest_and_the_trainers_folder_by_its_names() {
+    let Some(server) = stocked() else { return };
+    let (graph, weights) = trained();
+    let validation = fs::read(example("mlp", "validation.npz")).unwrap();
+    let file = |path: &str, bytes: &[u8]| json!({"path": path, "sha256": sha256_hex(bytes), "bytes": bytes.len()});
+    let manifest = json!({
+        "apiVersion": "bakehouse.dev/phase5/v1",
+        "identity": {"name": "digits"},
+        "model": {"graph": file("model/model.onnx", &graph), "weights": file("weights/w.pt", &weights)},
+        "metrics": [{"name": "Top1", "value": 0.979}],
+        "splits": {"validation": file("data/validation.npz", &validation)},
+    });
+    let package = |name: &str, manifest: &Value| {
+        server.put("models", &format!("{name}/manifest.json"), manifest.to_string().as_bytes());
+        server.put("models", &format!("{name}/model/model.onnx"), &graph);
+        server.put("models", &format!("{name}/weights/w.pt"), &weights);
+        server.put("models", &format!("{name}/data/validation.npz"), &validation);
+        // What the manifest does not name is not fetched.
+        server.put("models", &format!("{name}/data/calibration.npz"), b"no archive");
+    };
+    package("package", &manifest);
+    server.put("models", "trainer/trained_model.pt", &weights);
+    server.put("models", "trainer/model.onnx", &graph);
+    server.put("models", "trainer/validation.npz", &validation);
+
+    let spec = |uri: &str| {
+        json!({
+            "source": {"uri": uri},
+            "optimization": {"level": "Conservative"},
+            "output": {"uri": "s3://baked/p/"},
+            "runtime": "Bakehouse",
+        })
+    };
+    for (uri, layout, model) in [
+        ("s3://models/package/", "Phase5", "s3://models/package/model/model.onnx"),
+        ("s3://models/trainer/", "Trainer", "s3://models/trainer/model.onnx"),
+    ] {
+        let outcome = Pod::bake(&server, &spec(uri)).outcome();
+        assert!(matches!(outcome.reason, Reason::Baked | Reason::NoImprovement), "{}", outcome.message);
+        let report = assert_published(&server, "baked", "p");
+        let found = &report["package"];
+        assert_eq!((found["layout"].as_str(), found["path"].as_str()), (Some(layout), uri.strip_suffix('/')));
+        assert_eq!(found["baseline"][0]["holds"], true, "{found}");
+        let read: Vec<&str> =
+            report["data"]["files"].as_array().unwrap().iter().map(|f| f["path"].as_str().unwrap()).collect();
+        assert!(read.contains(&model) && read.iter().all(|path| path.starts_with(uri)), "{read:?}");
+    }
+
+    let mut changed = manifest.clone();
+    changed["splits"]["validation"]["sha256"] = json!("0".repeat(64));
+    package("changed", &changed);
+    let mut leaving = manifest.clone();
+    leaving["model"]["graph"]["path"] = json!("../package/model/model.onnx");
+    package("leaving", &leaving);
+    let mut lacking = manifest;
+    lacking["splits"]["validation"]["path"] = json!("data/gone.npz");
+    package("lacking", &lacking);
+    server.put("models", "huge/manifest.json", &vec![b' '; (4 << 20) + 1]);
+    for (uri, code, reason, words) in [
+        (
+            "s3://models/changed/",
+            12,
+            Reason::InvalidData,
+            "s3://models/changed/manifest.json: splits.validation: 'data/validation.npz' has sha256",
+        ),
+        (
+            "s3://models/leaving/",
+            10,
+            Reason::InvalidModel,
+            "s3://models/leaving/manifest.json: model.graph.path: '../package/model/model.onnx' leaves",
+        ),
+        ("s3://models/lacking/", 10, Reason::InvalidModel, "s3://models/lacking/data/gone.npz is not there"),
+        (
+            "s3://models/huge/",
+            10,
+            Reason::InvalidModel,
+            "s3://models/huge/manifest.json has 4194305 bytes, more than the 4194304",
+        ),
+        (
+            "s3://models/nothing/",
+            10,
+            Reason::InvalidModel,
+            "s3://models/nothing is no package: it holds neither manifest.json nor trained_model.pt",
+        ),
+    ] {
+        let outcome = Pod::run(&server, "Bake", &spec(uri), &[]).ended(code, reason);
+        assert!(outcome.message.contains(words) && !outcome.message.contains("/tmp"), "{}", outcome.message);
+    }
 }
 
 /// `y = Relu(x a) b` with 13 MB of weights beside the model: more than one part of an upload.

@@ -66,10 +66,13 @@ pub struct Calibration {
     pub samples: Option<usize>,
 }
 
+/// What is said of a bare model without validation data.
+pub const NO_VALIDATION: &str = "is required: a bare model names no data, and without held-out data no gate can pass";
+
 /// The validation split.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Validation {
-    /// Where it lies.
+    /// Where it lies. Empty until the room `package` has put there the split that the source names, when the job names none.
     pub path: PathBuf,
     /// What accuracy means; `None` is inferred from the baseline.
     pub metric: Option<TaskMetric>,
@@ -77,6 +80,14 @@ pub struct Validation {
     pub top_k: usize,
     /// The outputs that are judged; empty means all but final recurrent states.
     pub outputs: Vec<String>,
+}
+
+impl Validation {
+    /// Whether the job names the split, rather than leaving it to the package that is its source.
+    #[must_use]
+    pub fn is_named(&self) -> bool {
+        !self.path.as_os_str().is_empty()
+    }
 }
 
 /// How latency is measured.
@@ -105,14 +116,15 @@ pub struct Promotion {
 
 /// Everything a bake needs to know. What this holds needs no further check.
 ///
-/// A path may be an `s3://` URI as it was written, until the room `store` has put a local file or folder in its place.
+/// A path may be an `s3://` URI as it was written, until the room `store` has put a local file or folder in its place. The source may be the folder of a
+/// package, until the room `package` has put the files in its place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResolvedJob {
     /// `metadata.name`.
     pub name: String,
     /// The digest of what decides the artifact and its verdict.
     pub spec_digest: String,
-    /// The model file.
+    /// The model file, or the folder of a package.
     pub source: PinnedFile,
     /// The calibration split, when there is one.
     pub calibration: Option<Calibration>,
@@ -200,17 +212,20 @@ impl ResolvedJob {
             at_once: wish.policy == PromotionPolicy::Automatic,
             approved: wish.approved_digest.clone(),
         });
-        if validation.is_none() {
-            problems.push(Problem::new(
-                "spec.data.validation.uri",
-                "is required: a bare model names no data, and without held-out data no gate can pass",
-            ));
+        if validation.is_none() && is_bare_model(&spec.source.uri) {
+            problems.push(Problem::new("spec.data.validation.uri", NO_VALIDATION));
         }
         let gates = merged_gates(&spec.gates, &mut problems);
 
-        let (Some(validation), true) = (validation, problems.is_empty()) else {
+        if !problems.is_empty() {
             return Err(JobError::Invalid { file: file.to_owned(), job: name, problems });
-        };
+        }
+        let validation = validation.unwrap_or_else(|| Validation {
+            path: PathBuf::new(),
+            metric: None,
+            top_k: DEFAULT_TOP_K as usize,
+            outputs: Vec::new(),
+        });
         let cpu = spec.hardware.cpu.clone().unwrap_or_default();
         let shapes = spec
             .profile
@@ -250,6 +265,11 @@ impl ResolvedJob {
             origins: BTreeMap::new(),
         })
     }
+}
+
+/// Whether a URI names one model file. Anything else may be the folder of a package, which names data of its own.
+fn is_bare_model(uri: &str) -> bool {
+    Path::new(uri).extension().is_some_and(|e| e.eq_ignore_ascii_case("onnx")) && !uri.ends_with('/')
 }
 
 /// The four quality gates with their defaults or the job's own bounds, then the job's other gates.
@@ -398,6 +418,16 @@ mod tests {
             "m.yaml: BakeJob m is not valid:\n  spec.data.validation.uri: is required: a bare model names no data, and without held-out data no gate can pass\n\
              Correct these fields; `bakehouse init` writes a commented example."
         );
+    }
+
+    #[test]
+    fn a_package_names_its_own_data() {
+        for uri in ["p", "p/", "s3://models/p/", "m.onnx/"] {
+            let mut spec = BakeJobSpec::new(uri, "v.npz", "out");
+            spec.data.validation = None;
+            let job = ResolvedJob::resolve(&BakeJob::new("m", spec), Path::new("m.yaml")).unwrap();
+            assert!(!job.validation.is_named(), "{uri}");
+        }
     }
 
     #[test]

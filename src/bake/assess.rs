@@ -10,7 +10,7 @@ use crate::quality::{self, QualityReport};
 /// # Errors
 /// What loading the job says, or what the engine says of `other`.
 pub fn assess(job: &ResolvedJob, options: &Options, other: &Model) -> Result<QualityReport, BakeError> {
-    let loaded = intake::load(job, options)?;
+    let loaded = intake::load(job, None, options)?;
     let bench = super::judge::Bench::for_verdict(
         loaded.engine.engine.clone(),
         super::cores(),

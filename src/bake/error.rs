@@ -6,6 +6,7 @@ use crate::api::Reason;
 use crate::engine::EngineError;
 use crate::model::ModelError;
 use crate::optimizer::recipe::ReplayError;
+use crate::package::PackageError;
 use crate::quality::QualityError;
 
 /// A bake that did not end with an artifact.
@@ -15,6 +16,8 @@ use crate::quality::QualityError;
 pub enum BakeError {
     #[error(transparent)]
     Model(#[from] ModelError),
+    #[error(transparent)]
+    Package(#[from] PackageError),
     #[error(transparent)]
     Engine(#[from] EngineError),
     #[error(transparent)]
@@ -46,6 +49,7 @@ impl BakeError {
     pub fn reason(&self) -> Reason {
         match self {
             Self::Model(e) => e.reason(),
+            Self::Package(e) => e.reason(),
             Self::Engine(e) => e.reason(),
             Self::Quality(e) => e.reason(),
             Self::Output { .. } => Reason::OutputUnwritable,

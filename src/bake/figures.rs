@@ -210,6 +210,7 @@ pub(super) fn report(
         clock: if timer.cpu_time() { "thread CPU" } else { "wall" }.to_owned(),
         backends: options.engines.backends().to_vec(),
         intake: loaded.notes.clone(),
+        package: None,
         remarks,
         data: DataFigures {
             calibration_samples: loaded.calibration.len(),

@@ -8,6 +8,7 @@ mod gates;
 mod header;
 mod latency;
 mod markup;
+mod package;
 mod passes;
 mod plot;
 mod provenance;

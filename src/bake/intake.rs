@@ -10,6 +10,7 @@ use crate::api::digest::sha256_hex;
 use crate::engine::dataset::{self, SearchSplit};
 use crate::engine::{Dataset, EngineError, Feed, LoadOptions, Selected, blocks, facts};
 use crate::model::{Facts, IntakeNotes, IntakeOptions, Limits, Model, Source};
+use crate::package::{self, Package};
 
 /// Share of the validation samples that the search may look at; the verdict is made on the others.
 pub(super) const SEARCH_SHARE: f64 = 1.0 / 3.0;
@@ -56,8 +57,8 @@ impl Loaded {
     }
 }
 
-/// Loads and checks everything a job names.
-pub(super) fn load(job: &ResolvedJob, options: &Options) -> Result<Loaded, BakeError> {
+/// Loads and checks everything a job names. `package` is what its files lie in, when they lie in one.
+pub(super) fn load(job: &ResolvedJob, package: Option<&Package>, options: &Options) -> Result<Loaded, BakeError> {
     let path = &job.source.path;
     let (model, source) = Model::load_source(path, Limits::default())?;
     let (model, notes) = model.prepare(&IntakeOptions::default()).map_err(|e| e.in_file(path))?;
@@ -71,17 +72,24 @@ pub(super) fn load(job: &ResolvedJob, options: &Options) -> Result<Loaded, BakeE
         );
         return Err(BakeError::Job { field: "spec.source.digest".to_owned(), detail });
     }
-    let mut files = vec![SourceFile::new(Role::Model, path, file_sha256, &job.origins)];
-    for (location, bytes) in &source.beside {
-        files.push(SourceFile::new(Role::ModelData, &path.with_file_name(location), sha256_hex(bytes), &job.origins));
+    let mut files = of_package(job, package);
+    let mut keep = |role, path: &Path, sha256: String| {
+        package.map_or(Ok(()), |package| package.unchanged(path, &sha256))?;
+        files.push(SourceFile::new(role, path, sha256, &job.origins));
+        Ok::<_, BakeError>(())
+    };
+    if package.is_none_or(|package| package.manifest.model.weights.is_none()) {
+        keep(Role::Model, path, file_sha256)?;
+        for (location, bytes) in &source.beside {
+            keep(Role::ModelData, &path.with_file_name(location), sha256_hex(bytes))?;
+        }
     }
     let mut remarks = Vec::new();
     let mut read = |role, path: &Path| {
-        Dataset::load(path, &model, dataset::Limits::default()).map(|loaded| {
-            remarks.extend(loaded.notes);
-            files.push(SourceFile::new(role, path, loaded.sha256, &job.origins));
-            loaded.dataset
-        })
+        let loaded = Dataset::load(path, &model, dataset::Limits::default())?;
+        remarks.extend(loaded.notes);
+        keep(role, path, loaded.sha256)?;
+        Ok::<_, BakeError>(loaded.dataset)
     };
     let validation = read(Role::Validation, &job.validation.path)?;
     let calibration = job.calibration.as_ref().map(|c| read(Role::Calibration, &c.path)).transpose()?;
@@ -129,6 +137,23 @@ pub(super) fn load(job: &ResolvedJob, options: &Options) -> Result<Loaded, BakeE
     }
     let file_bytes = source.bytes();
     Ok(Loaded { model, notes, remarks, source, file_bytes, files, engine, calibration, validation, split, facts, taps })
+}
+
+/// The files of a package that were read before the model was: its manifest, and where its weights lie apart, all that the model was put together from.
+fn of_package(job: &ResolvedJob, package: Option<&Package>) -> Vec<SourceFile> {
+    let Some(package) = package else { return Vec::new() };
+    let file = |role, path: &Path, sha256: &str| SourceFile::new(role, path, sha256.to_owned(), &job.origins);
+    let mut files = Vec::new();
+    if let Some(sha256) = &package.manifest_sha256 {
+        files.push(file(Role::Manifest, &package.folder.join(package::MANIFEST_FILE), sha256));
+    }
+    let model = &package.manifest.model;
+    if let Some(weights) = &model.weights {
+        files.push(file(Role::Model, &package.graph(), &model.graph.sha256));
+        files.extend(model.external_data.iter().map(|f| file(Role::ModelData, &package.path(f), &f.sha256)));
+        files.push(file(Role::Weights, &package.path(&weights.file), &weights.file.sha256));
+    }
+    files
 }
 
 /// What is wrong with the samples of a file that no engine runs, when it is to be seen from their shapes.

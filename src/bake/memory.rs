@@ -5,6 +5,7 @@ use crate::api::ResolvedJob;
 use crate::engine::dataset;
 use crate::hardware::MachineFacts;
 use crate::model::Model;
+use crate::package::Package;
 use crate::profiler::clock;
 
 /// Environment variable that overrides the limit, in bytes: for tests, and for containers whose control group cannot be read.
@@ -20,13 +21,16 @@ const MODEL_COPIES: u64 = 4;
 ///
 /// # Errors
 /// [`BakeError::Memory`] with both figures; [`BakeError::Job`] when the variable holds no number.
-pub(super) fn check(job: &ResolvedJob, machine: &MachineFacts) -> Result<(), BakeError> {
+pub(super) fn check(job: &ResolvedJob, package: Option<&Package>, machine: &MachineFacts) -> Result<(), BakeError> {
     let limit = limit(std::env::var(LIMIT_VARIABLE).ok().as_deref(), machine)?;
     let splits = [Some(&job.validation.path), job.calibration.as_ref().map(|c| &c.path), job.training.as_ref()];
     // 0 for what cannot be read, which the load stage says better.
     let model = Model::stored_bytes(&job.source.path).or_else(|_| std::fs::metadata(&job.source.path).map(|m| m.len()));
+    // Weights that lie apart take the place of the graph's own.
+    let weights = package.and_then(|p| p.manifest.model.weights.as_ref()).map_or(0, |weights| weights.file.bytes);
+    let model = model.unwrap_or(0).max(weights);
     let data = splits.into_iter().flatten().map(|path| dataset::unpacked_bytes(path).unwrap_or(0));
-    let needed = estimate(model.unwrap_or(0), data);
+    let needed = estimate(model, data);
     // A limit of 0 is an unknown one.
     if limit > 0 && needed > limit { Err(BakeError::Memory { limit, needed }) } else { Ok(()) }
 }

@@ -18,6 +18,7 @@ pub mod probe;
 pub mod progress;
 mod publish;
 pub mod report;
+mod reproduce;
 pub mod source;
 mod stages;
 pub mod summary;
@@ -44,6 +45,7 @@ use crate::hardware::{MachineFacts, advise, detect};
 use crate::optimizer::recipe::RECIPE_VERSION;
 use crate::optimizer::search::Limits;
 use crate::optimizer::{Candidate, Driver, PassRecord, Recipe, Work};
+use crate::package::{self, Package, Settled};
 use crate::profiler::{clock, paired};
 use checkpoint::{Baseline, Finished};
 use choose::Chosen;
@@ -51,6 +53,7 @@ use intake::Loaded;
 use judge::{Bench, SearchJudge};
 use measure::{Measurer, Workload};
 use publish::Staging;
+use report::{PackageFigures, Reproduced};
 use stages::Stages;
 use timing::Timer;
 
@@ -87,9 +90,12 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
 
     stages.enter(Stage::Load);
     let machine = detect::detect();
-    memory::check(job, &machine)?;
+    let Settled { mut job, package } = package::settle(job)?;
+    memory::check(&job, package.as_ref(), &machine)?;
     let mut staging = Staging::new(&job.output, options.checkpoints.as_ref().map(|c| c.run()))?;
-    let loaded = intake::load(job, options)?;
+    let given = package.as_ref().map(|package| put_together(&mut job, package, &staging)).transpose()?;
+    let job = &job;
+    let loaded = intake::load(job, package.as_ref(), options)?;
     let engine = &loaded.engine.engine;
     let threads = job.threads.unwrap_or(1);
     let timer = Timer::new(engine.clone(), threads);
@@ -136,6 +142,7 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
     };
 
     stages.enter(Stage::Validate);
+    let reproduced = package.as_ref().map(|package| reproduce::figures(package, &loaded)).transpose()?;
     let bench = Bench::for_verdict(engine.clone(), cores(), &loaded.model, loaded.verdict(), &loaded.taps)?;
     let mut chosen =
         choose::choose(job, &loaded, &bench, &measurer, &baseline, &mut search.candidates, &staging, &mut stages)?;
@@ -153,12 +160,41 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
     if let Some(said) = &resumed {
         chosen.message = format!("{} {said}", chosen.message);
     }
-    let remarks = loaded.remarks.iter().chain(&workload.refused).chain(&resumed).cloned().collect();
-    let report =
+    let reproduced = reproduced.unwrap_or_default();
+    let doubts: Vec<String> = reproduced.iter().filter(|r| r.holds != Some(true)).map(|r| r.message.clone()).collect();
+    for refuted in reproduced.iter().filter(|r| r.holds == Some(false)) {
+        chosen.message = format!("{} {}", chosen.message, refuted.message);
+    }
+    let remarks = given.iter().flatten().chain(&loaded.remarks).chain(&doubts).chain(&workload.refused).chain(&resumed);
+    let remarks = remarks.cloned().collect();
+    let mut report =
         figures::report(job, options, &loaded, &timer, machine, search, baseline, &chosen, stages.ended(), remarks);
+    report.package = package.map(|package| carried(package, reproduced, job));
     let summary = export(&mut staging, &chosen, &recipe, report, job, started)?;
     staging.publish()?;
     Ok(summary)
+}
+
+/// Puts the model of a package together where its weights lie apart from the graph; the job then names that file. Sentences for the report.
+fn put_together(job: &mut ResolvedJob, package: &Package, staging: &Staging) -> Result<Vec<String>, BakeError> {
+    let mut remarks = package.remarks.clone();
+    if package.manifest.model.weights.is_some() {
+        // A name of its own: the folder of candidates is written over.
+        let folder = staging.path("source");
+        std::fs::create_dir_all(&folder).map_err(|source| BakeError::Output { path: folder.clone(), source })?;
+        let file = folder.join(MODEL_FILE);
+        remarks.extend(package.assemble(&file)?.into_iter().flatten());
+        job.source.path = file;
+    }
+    Ok(remarks)
+}
+
+/// What the report carries of a package.
+fn carried(package: Package, baseline: Vec<Reproduced>, job: &ResolvedJob) -> PackageFigures {
+    let lay = job.origins.get(&package.folder).map(PathBuf::from);
+    let path = lay.unwrap_or_else(|| std::path::absolute(&package.folder).unwrap_or_else(|_| package.folder.clone()));
+    let Package { layout, manifest, manifest_sha256, .. } = package;
+    PackageFigures { layout, path, manifest_sha256, manifest, baseline }
 }
 
 /// What the optimise stage ends with.

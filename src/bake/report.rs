@@ -1,5 +1,7 @@
 //! The evidence of a bake, as `report.json` holds it: raw samples and everything computed from them. Every figure shown anywhere is taken from here.
 
+use std::path::PathBuf;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +14,7 @@ use crate::hardware::MachineFacts;
 use crate::model::IntakeNotes;
 use crate::model::stats::Stats;
 use crate::optimizer::{PassRecord, Score, Speed};
+use crate::package::{Layout, Manifest};
 use crate::profiler::{Latency, Paired, Samples};
 use crate::quality::{GateResult, QualityReport};
 
@@ -44,6 +47,9 @@ pub struct Report {
     pub backends: Vec<BackendStatus>,
     /// What was done to the file on intake.
     pub intake: IntakeNotes,
+    /// The phase 5 package that the input came in, with all that its trainer says; absent for a bare model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub package: Option<PackageFigures>,
     /// Remarks about data and engine.
     pub remarks: Vec<String>,
     /// Which samples served for what.
@@ -95,6 +101,44 @@ pub struct OutcomeFigures {
     pub gate_passed: Option<bool>,
     /// Name of the chosen candidate; `input` when the input itself is the artifact.
     pub candidate: String,
+}
+
+/// The phase 5 package that the input came in.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PackageFigures {
+    /// How it is laid out.
+    pub layout: Layout,
+    /// Its folder, as an absolute path, or as the URI it was fetched from.
+    pub path: PathBuf,
+    /// SHA-256 of its manifest, which pins every other file; absent in the trainer's own layout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub manifest_sha256: Option<String>,
+    /// Its manifest: identity, training, the trainer's figures, files. Of the trainer's own layout, what was found.
+    pub manifest: Manifest,
+    /// The trainer's figures that can be measured again, and what they are here.
+    pub baseline: Vec<Reproduced>,
+}
+
+/// A figure of the trainer, measured again on the input model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Reproduced {
+    /// Its name.
+    pub metric: String,
+    /// What the package says.
+    pub claimed: f64,
+    /// What the input model scores on the package's validation split; absent when it could not be measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured: Option<f64>,
+    /// Samples that it was measured on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<usize>,
+    /// Whether the two agree; absent when it could not be measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holds: Option<bool>,
+    /// A sentence.
+    pub message: String,
 }
 
 /// Which samples served for what. Indices count in the validation file.

@@ -13,6 +13,10 @@ pub enum Role {
     Model,
     /// External data of the input model.
     ModelData,
+    /// Weights that took the place of those of the input model.
+    Weights,
+    /// The manifest of the package that the input came in.
+    Manifest,
     /// The validation split.
     Validation,
     /// The calibration split.

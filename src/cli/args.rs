@@ -33,6 +33,8 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Compare two models: graph, weights, and with --data their outputs.
     Compare(CompareArgs),
+    /// Make a phase 5 package of loose files: model, data splits, weights, what is known of the training.
+    Package(PackageArgs),
     /// Check a finished bake again: digests, outputs, recipe and every claim of its report.
     Verify(VerifyArgs),
     /// Copy a finished bake that passed its gates to spec.promotion.uri, with its evidence; or go back to the version before.
@@ -46,6 +48,8 @@ pub(crate) enum Command {
     Crd,
     /// Print the JSON Schema of report.json.
     ReportSchema,
+    /// Print the JSON Schema of a package's manifest.json.
+    PackageSchema,
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.
@@ -59,7 +63,7 @@ pub(crate) enum Command {
 #[derive(Debug, Args)]
 #[allow(clippy::struct_excessive_bools)] // each is a switch that a person types
 pub(crate) struct BakeArgs {
-    /// BakeJob files (.yaml), or one model (.onnx) with --data.
+    /// BakeJob files (.yaml), one model (.onnx) with --data, or the folder of one package.
     #[arg(value_name = "FILE", required_unless_present = "file")]
     pub(crate) inputs: Vec<PathBuf>,
     /// BakeJob file, as in `kubectl apply -f`. May be given more than once.
@@ -201,6 +205,43 @@ pub(crate) struct CompareArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct PackageArgs {
+    /// The ONNX graph. Its external data comes along.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) model: PathBuf,
+    /// Validation split (.npz or .safetensors).
+    #[arg(long, value_name = "FILE")]
+    pub(crate) validation: PathBuf,
+    /// Calibration split.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) calibration: Option<PathBuf>,
+    /// Training split.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) training: Option<PathBuf>,
+    /// Trained weights (.safetensors, or .pt as torch.save writes it) that go onto the graph, each to the initializer of its name.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) weights: Option<PathBuf>,
+    /// What is known of the training, as JSON: a trainer's phase5_metadata.json.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) metadata: Option<PathBuf>,
+    /// Name of the model. Default: that of the metadata, or of the model's file.
+    #[arg(long)]
+    pub(crate) name: Option<String>,
+    /// Version of the model. The long name of the flag keeps `--version` for the program.
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) model_version: Option<String>,
+    /// Metric of the labels: Top1, Top5 (any number), F1, R2, Cosine or ArgmaxSequence. Inferred when not given.
+    #[arg(long)]
+    pub(crate) metric: Option<String>,
+    /// A figure that the training ended with, on the validation split: Top1=0.979. May be given more than once.
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parse_figure)]
+    pub(crate) figure: Vec<(String, f64)>,
+    /// The folder to make. One that is there already is left alone.
+    #[arg(short, long, value_name = "DIR")]
+    pub(crate) out: PathBuf,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
     /// Folder that a bake wrote.
     #[arg(value_name = "DIR")]
@@ -241,6 +282,14 @@ pub(crate) struct ProbeArgs {
     pub(crate) threads: usize,
 }
 
+fn parse_figure(text: &str) -> Result<(String, f64), String> {
+    let (name, value) = text.split_once('=').ok_or("give a name and a number, e.g. Top1=0.979")?;
+    match value.trim().parse::<f64>() {
+        Ok(value) if value.is_finite() && !name.trim().is_empty() => Ok((name.trim().to_owned(), value)),
+        _ => Err("give a name and a number, e.g. Top1=0.979".to_owned()),
+    }
+}
+
 fn parse_percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').ok_or("give a percentage, e.g. 1%")?;
     match number.trim().parse::<f64>() {
@@ -257,6 +306,12 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_figure_is_a_name_and_a_number() {
+        assert_eq!(parse_figure("Top1=0.979"), Ok(("Top1".to_owned(), 0.979)));
+        assert!(parse_figure("Top1").is_err() && parse_figure("=1").is_err() && parse_figure("Top1=nan").is_err());
     }
 
     #[test]

@@ -135,12 +135,24 @@ fn intention(job: &ResolvedJob) -> String {
         let _ = writeln!(out, "  {what:<12} {text}");
     };
     line("model", job.source.path.display().to_string());
-    line("validation", job.validation.path.display().to_string());
+    let named = job.validation.is_named();
+    line(
+        "validation",
+        if named { job.validation.path.display().to_string() } else { "that of the package".to_owned() },
+    );
     line(
         "calibration",
-        job.calibration
-            .as_ref()
-            .map_or_else(|| "a third of the validation data".to_owned(), |c| c.path.display().to_string()),
+        job.calibration.as_ref().map_or_else(
+            || {
+                if named {
+                    "a third of the validation data"
+                } else {
+                    "that of the package, or a third of the validation data"
+                }
+                .to_owned()
+            },
+            |c| c.path.display().to_string(),
+        ),
     );
     line("plan", format!("level {:?}, goal {:?}", job.level, job.goal));
     line("passes", job.passes.as_ref().map_or_else(|| bake::passes::names().join(", "), |p| p.join(", ")));

@@ -24,15 +24,25 @@ pub(crate) struct Planned {
 /// Everything that the command line names.
 pub(crate) fn planned(args: &BakeArgs) -> Result<Vec<Planned>, Failure> {
     let (models, files): (Vec<&PathBuf>, Vec<&PathBuf>) =
-        args.inputs.iter().partition(|p| p.extension().is_some_and(|e| e == "onnx"));
+        args.inputs.iter().partition(|p| is_package(p) || p.extension().is_some_and(|e| e == "onnx"));
     match (models.as_slice(), args.data.as_ref()) {
         ([], None) => {}
+        ([package], data) if is_package(package) && files.is_empty() && args.file.is_empty() => {
+            if let (Some(_), None) = (&args.metric, data) {
+                return Err(Failure::usage(
+                    "--metric goes with --data; the split of a package has its own in the manifest.",
+                ));
+            }
+            return Ok(vec![bare(args, package, data)]);
+        }
         ([], Some(_)) => {
             return Err(Failure::usage(
                 "--data goes with a bare model (.onnx); a BakeJob names its own data in spec.data.",
             ));
         }
-        ([model], Some(data)) if files.is_empty() && args.file.is_empty() => return Ok(vec![bare(args, model, data)]),
+        ([model], Some(data)) if files.is_empty() && args.file.is_empty() => {
+            return Ok(vec![bare(args, model, Some(data))]);
+        }
         ([model], None) => {
             let message = format!(
                 "{} is a bare model: give its validation data with --data, or write a BakeJob with `bakehouse init {0}`.",
@@ -40,7 +50,7 @@ pub(crate) fn planned(args: &BakeArgs) -> Result<Vec<Planned>, Failure> {
             );
             return Err(Failure::usage(message));
         }
-        _ => return Err(Failure::usage("give either one model (.onnx) with --data, or BakeJob files.")),
+        _ => return Err(Failure::usage("give either one model (.onnx) with --data, one package, or BakeJob files.")),
     }
     let mut all: Vec<Planned> = files.into_iter().chain(&args.file).flat_map(|file| from_file(args, file)).collect();
     if let Some(wanted) = args.document {
@@ -80,21 +90,29 @@ fn from_file(args: &BakeArgs, file: &Path) -> Vec<Planned> {
     }
 }
 
-/// A job for a bare model: the same object that a file would hold, checked by the same rules.
-fn bare(args: &BakeArgs, model: &Path, data: &Path) -> Planned {
+/// Whether an argument is the folder of a package, here or in a bucket.
+fn is_package(path: &Path) -> bool {
+    path.is_dir() || path.to_str().is_some_and(|text| text.contains("://") && text.ends_with('/'))
+}
+
+/// A job for a bare model or a package: the same object that a file would hold, checked by the same rules.
+fn bare(args: &BakeArgs, model: &Path, data: Option<&PathBuf>) -> Planned {
     let stem = model.file_stem().map_or_else(|| "model".into(), |s| s.to_string_lossy().to_lowercase());
     let name: String = stem.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
     let name = name.trim_matches('-');
     let out = args.out.clone().unwrap_or_else(|| model.with_file_name(format!("{stem}-baked")));
     let mut spec = json!({
         "source": {"uri": model},
-        "data": {"validation": {"uri": data}},
+        "data": {},
         "output": {"uri": out},
     });
+    if let Some(data) = data {
+        spec["data"]["validation"] = json!({"uri": data});
+    }
     if let Some(calibration) = &args.calibration {
         spec["data"]["calibration"] = json!({"uri": calibration});
     }
-    if let Some(metric) = &args.metric {
+    if let (Some(metric), Some(_)) = (&args.metric, data) {
         spec["data"]["validation"]["metric"] = json!(metric);
     }
     let object = json!({

@@ -6,6 +6,7 @@ mod batch;
 mod compare;
 mod inspect;
 mod jobs;
+mod package;
 mod probe;
 mod promote;
 mod text;
@@ -45,6 +46,7 @@ failure_from!(
     crate::bake::BakeError,
     crate::model::ModelError,
     crate::engine::EngineError,
+    crate::package::PackageError,
     crate::api::JobError
 );
 
@@ -72,6 +74,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Init(args) => jobs::init(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Package(args) => package::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Promote(args) => promote::run(&args),
         Command::Probe(args) => probe::run(&args),
@@ -79,7 +82,8 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Operator(_) => Ok(0),
         Command::Worker(_) => Ok(0),
         Command::Crd => print(&crate::api::crd_yaml()),
-        Command::ReportSchema => report_schema(),
+        Command::ReportSchema => schema(&crate::bake::report::report_schema()),
+        Command::PackageSchema => schema(&crate::package::manifest_schema()),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "bakehouse", &mut std::io::stdout());
             Ok(0)
@@ -91,11 +95,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }))
 }
 
-/// `bakehouse report-schema`.
-fn report_schema() -> Result<u8, Failure> {
-    let text = serde_json::to_string_pretty(&crate::bake::report::report_schema())
-        .map_err(|e| Failure::new(Reason::Internal, e))?;
-    print(&text)
+/// `bakehouse report-schema` and `bakehouse package-schema`.
+fn schema(schema: &serde_json::Value) -> Result<u8, Failure> {
+    print(&serde_json::to_string_pretty(schema).map_err(|e| Failure::new(Reason::Internal, e))?)
 }
 
 /// One line of JSON.

@@ -144,6 +144,33 @@ pub fn quick(input: &Evaluation<'_>) -> Result<QuickEstimates, QualityError> {
     })
 }
 
+/// What one model scores against true labels.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scored {
+    /// The metric's value; absent when it has none on these labels.
+    pub value: Option<f64>,
+    /// The output that the labels fit.
+    pub output: String,
+    /// Samples that count.
+    pub samples: usize,
+}
+
+/// Scores one model by `metric` on the first of its outputs, given by name and samples, that the labels fit.
+///
+/// # Errors
+/// Labels that fit no output.
+pub fn score(outputs: &[(&str, &[Tensor])], labels: &Tensor, metric: MetricKind) -> Result<Scored, QualityError> {
+    let pairs =
+        outputs.iter().map(|(name, samples)| Pairs::new(name, samples, samples)).collect::<Result<Vec<_>, _>>()?;
+    let pairs: Vec<&Pairs> = pairs.iter().collect();
+    if pairs.is_empty() {
+        return Err(QualityError::NoOutputs);
+    }
+    let effort = Effort { seed: 0, intervals: false };
+    let (figure, details) = retention::retention(&pairs, Some(labels), Some(metric), effort)?;
+    Ok(Scored { value: details.baseline, output: details.output, samples: figure.n })
+}
+
 fn measure(input: &Evaluation<'_>, effort: Effort) -> Result<QualityReport, QualityError> {
     let gated = gated(input)?;
     let outputs =

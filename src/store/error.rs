@@ -55,6 +55,8 @@ pub(super) enum Fault {
     Room(u64, u64),
     /// This machine's own files.
     Here,
+    /// The object is larger than what it is read as may be: the most, its size.
+    TooLarge(u64, u64),
     /// The object is another one than the job pins: expected, found.
     Digest(String, String),
     /// A file is not what the report says: expected, found.
@@ -103,7 +105,7 @@ impl StoreError {
     pub fn reason(&self) -> Reason {
         match self.0.fault {
             Fault::Denied | Fault::NoCredentials => Reason::AccessDenied,
-            Fault::NoObject | Fault::NoBucket => match self.0.at.field.as_str() {
+            Fault::NoObject | Fault::NoBucket | Fault::TooLarge(..) => match self.0.at.field.as_str() {
                 "spec.source.uri" => Reason::InvalidModel,
                 "spec.output.uri" => Reason::OutputUnwritable,
                 field if field.starts_with("spec.data.") => Reason::InvalidData,
@@ -170,6 +172,12 @@ impl std::fmt::Display for StoreError {
                 f,
                 "{needed} bytes are to be fetched, but {uri} has {free} free. Give the worker more ephemeral storage"
             ),
+            Fault::TooLarge(most, size) => {
+                write!(
+                    f,
+                    "{uri} has {size} bytes, more than the {most} that it may have. It is another file than its name says"
+                )
+            }
             Fault::Here => write!(f, "what belongs to {uri} cannot be kept on this machine"),
             Fault::Digest(expected, found) => write!(
                 f,

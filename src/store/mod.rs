@@ -68,6 +68,48 @@ impl Store {
         })
     }
 
+    /// The bytes of a file in a folder, which may have `most` of them; `None` when there is none.
+    pub fn read_at_most(
+        &self,
+        field: &str,
+        folder: &Location,
+        name: &str,
+        most: u64,
+    ) -> Result<Option<Bytes>, StoreError> {
+        let (object, at) = entry(field, folder, name);
+        self.runtime.block_on(async {
+            let read = async {
+                let bucket = self.bucket(&at, &object).await?;
+                let got = bucket.get(&object.path(&at)?).await?;
+                if got.meta.size > most {
+                    return Err(Failed::from(at.fault(Fault::TooLarge(most, got.meta.size), "")));
+                }
+                Ok(got.bytes().await?)
+            };
+            match read.await.map_err(|error| at.failed(error)) {
+                Ok(bytes) => Ok(Some(bytes)),
+                Err(error) if error.is_missing() => Ok(None),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    /// Whether a file is in a folder.
+    pub fn has(&self, field: &str, folder: &Location, name: &str) -> Result<bool, StoreError> {
+        let (object, at) = entry(field, folder, name);
+        self.runtime.block_on(async {
+            let head = async {
+                let bucket = self.bucket(&at, &object).await?;
+                Ok::<_, Failed>(bucket.head(&object.path(&at)?).await?)
+            };
+            match head.await.map_err(|error| at.failed(error)) {
+                Ok(_) => Ok(true),
+                Err(error) if error.is_missing() => Ok(false),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
     /// Deletes files of a folder, one after the other. One that is not there counts as deleted: S3 does not tell.
     pub fn delete(&self, field: &str, folder: &Location, names: &[String]) -> Result<(), StoreError> {
         self.runtime.block_on(async {

@@ -10,6 +10,7 @@ use crate::api::wire::Outcome;
 use crate::api::{Reason, ResolvedJob};
 use crate::bake::{self, Options, Progress, Report, Stage};
 use crate::model::external;
+use crate::package::{self, Manifest, PackageError, Wanted};
 use crate::signals::HeldFolder;
 use crate::store::{Fetch, Location, Store, StoreError, Upload, named};
 
@@ -25,7 +26,14 @@ pub(super) struct Place {
     folder: HeldFolder,
     store: Store,
     inputs: Vec<Fetch>,
+    package: Option<Prefix>,
     output: Option<Location>,
+}
+
+/// A package in a bucket and the folder that it becomes.
+struct Prefix {
+    from: Location,
+    to: PathBuf,
 }
 
 impl Place {
@@ -38,6 +46,18 @@ impl Place {
                 "cannot make a folder for temporary files: {error}. Set TMPDIR to one that may be written."
             ),
         })?;
+        let package = named(&job.source.path)
+            .filter(|uri| uri.ends_with('/'))
+            .map(|uri| Location::folder(SOURCE, uri))
+            .transpose()?;
+        let package = package.map(|from| {
+            // The folder may lend the model its name.
+            let name = Some(from.file_name()).filter(|name| !name.is_empty()).unwrap_or("package");
+            let to = folder.path().join(SOURCE).join(name);
+            job.origins.insert(to.clone(), from.to_string().trim_end_matches('/').to_owned());
+            job.source.path.clone_from(&to);
+            Prefix { from, to }
+        });
         let mut inputs = Vec::new();
         let mut input = |field: &str, path: &mut PathBuf, digest: Option<(&str, &str)>| -> Result<(), StoreError> {
             let Some(uri) = named(path) else { return Ok(()) };
@@ -67,11 +87,11 @@ impl Place {
         if output.is_some() {
             job.output = folder.path().join("output");
         }
-        if inputs.is_empty() && output.is_none() {
+        if inputs.is_empty() && package.is_none() && output.is_none() {
             return Ok(None);
         }
         let store = Store::new(job.storage.as_ref())?;
-        Ok(Some(Self { job, folder, store, inputs, output }))
+        Ok(Some(Self { job, folder, store, inputs, package, output }))
     }
 
     /// Fetches, bakes, publishes.
@@ -93,14 +113,30 @@ impl Place {
         Ok(Baked { summary, folder: self.job.output, _held: Some(self.folder) })
     }
 
-    /// All that the job names, then the external data that the model names.
+    /// All that the job or its package names, then the external data that the model names.
     fn fetch(&mut self, progress: &mut dyn Progress) -> Result<(), Failed> {
+        let model = match &self.package {
+            None => self.inputs.iter().find(|fetch| fetch.field == SOURCE).map(|fetch| fetch.to.clone()),
+            Some(prefix) => {
+                let (files, model) = self.of_package(prefix)?;
+                let files = files.into_iter().map(|name| Fetch {
+                    field: SOURCE.to_owned(),
+                    from: prefix.from.join(&name),
+                    to: prefix.to.join(&name),
+                    digest: None,
+                });
+                let files: Vec<Fetch> = files.collect();
+                self.job.origins.extend(files.iter().map(|file| (file.to.clone(), file.from.to_string())));
+                self.inputs.extend(files);
+                model
+            }
+        };
         for fetch in &self.inputs {
             tracing::info!(field = fetch.field, uri = %fetch.from, "fetching");
             make_folder_of(&fetch.to)?;
         }
         self.store.fetch(&self.inputs, &mut |text| progress.transfer(text))?;
-        let Some(model) = self.inputs.iter().find(|fetch| fetch.field == SOURCE) else { return Ok(()) };
+        let Some(model) = self.inputs.iter().find(|fetch| Some(&fetch.to) == model.as_ref()) else { return Ok(()) };
         let locations =
             external::locations(&model.to).map_err(|error| self.said(Failed::from(bake::BakeError::from(error))))?;
         let mut beside = Vec::new();
@@ -119,6 +155,40 @@ impl Place {
             beside.push(Fetch { field: SOURCE.to_owned(), from, to, digest: None });
         }
         Ok(self.store.fetch(&beside, &mut |text| progress.transfer(text))?)
+    }
+
+    /// The names of a package's files that are used, and the model whose external data nobody lists. Its manifest is fetched on the way: what it names, and
+    /// nothing else, is fetched then.
+    fn of_package(&self, prefix: &Prefix) -> Result<(Vec<String>, Option<PathBuf>), Failed> {
+        let Prefix { from, to } = prefix;
+        let refused = |error: PackageError| self.said(Failed::from(bake::BakeError::from(error)));
+        let wanted = Wanted::by(&self.job);
+        let manifest = to.join(package::MANIFEST_FILE);
+        if let Some(text) = self.store.read_at_most(SOURCE, from, package::MANIFEST_FILE, package::MOST_MANIFEST)? {
+            let (parsed, _) = Manifest::parse(&text, &manifest).map_err(refused)?;
+            make_folder_of(&manifest)?;
+            fs::write(&manifest, &text)
+                .map_err(|source| refused(PackageError::Output { path: manifest.clone(), source }))?;
+            let used = parsed.files().into_iter().filter(|(field, _)| wanted.has(field));
+            return Ok((used.map(|(_, file)| file.path.clone()).collect(), None));
+        }
+        let mut there = Vec::new();
+        for (name, field, required) in package::trainer_files() {
+            if !wanted.has(field) {
+                continue;
+            }
+            if self.store.has(SOURCE, from, &name)? {
+                there.push(name);
+            } else if required && there.is_empty() {
+                let detail = format!(
+                    "it holds neither {} nor {name}. Upload one that `bakehouse package` made, or name the .onnx file of a bare model.",
+                    package::MANIFEST_FILE
+                );
+                return Err(refused(PackageError::NoPackage { folder: to.clone(), detail }));
+            }
+        }
+        let model = there.iter().find(|name| *name == package::TRAINER_GRAPH).map(|name| to.join(name));
+        Ok((there, model))
     }
 
     /// The same failure, calling fetched files what the job calls them.
@@ -211,7 +281,21 @@ mod tests {
         let mut local = job("m.onnx", "v.npz", "/out");
         local.calibration = None;
         assert!(Place::of(&local).unwrap().is_none());
-        assert_eq!(Place::of(&job("s3://models/", "v.npz", "/out")).err().unwrap().reason, Reason::InvalidJob);
+        assert_eq!(Place::of(&job("m.onnx", "s3://data/v/", "/out")).err().unwrap().reason, Reason::InvalidJob);
+    }
+
+    #[test]
+    fn a_folder_of_a_bucket_is_a_package_whose_folder_keeps_its_name() {
+        let place = Place::of(&job("s3://models/digits/", "v.npz", "/out")).unwrap().unwrap();
+        let prefix = place.package.as_ref().unwrap();
+        assert_eq!((prefix.from.to_string().as_str(), &prefix.to), ("s3://models/digits", &place.job.source.path));
+        assert!(prefix.to.ends_with("digits") && prefix.to.starts_with(place.folder.path()));
+        let message = format!("{}: identity.name: is empty", prefix.to.join("manifest.json").display());
+        let failed = place.said(Failed { reason: Reason::InvalidModel, message });
+        assert_eq!(failed.message, "s3://models/digits/manifest.json: identity.name: is empty");
+        assert!(
+            Place::of(&job("s3://models/", "v.npz", "/out")).unwrap().unwrap().job.source.path.ends_with("package")
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use bakehouse::api::{Metric, Reason};
 use bakehouse::bake::probe::Seen;
 use bakehouse::bake::report::{
     Artifact, BatchLatency, BatchSpeedup, CandidateFigures, DataFigures, Determinism, EngineFusion, JobFigures,
-    ModelFigures, OutcomeFigures, REPORT_VERSION,
+    ModelFigures, OutcomeFigures, PackageFigures, REPORT_VERSION, Reproduced,
 };
 use bakehouse::bake::{Report, Stage, StageRecord};
 use bakehouse::engine::EngineId;
@@ -16,6 +16,10 @@ use bakehouse::hardware::MachineFacts;
 use bakehouse::model::IntakeNotes;
 use bakehouse::model::stats::{Count, Macs, NodeStats, Stats};
 use bakehouse::optimizer::{Outcome, PassRecord, Score, Speed};
+use bakehouse::package::{
+    FinalMetric, Framework, Identity, Layout, Manifest, ModelFiles, PHASE5_VERSION, PackagedFile, Sparsity, Splits,
+    Training,
+};
 use bakehouse::profiler::{Paired, Samples};
 use bakehouse::quality::distribution::{Channel, OutputDistribution};
 use bakehouse::quality::stats::Interval;
@@ -330,6 +334,59 @@ fn candidates() -> Vec<CandidateFigures> {
     ]
 }
 
+/// A package whose trainer was too hopeful.
+fn package() -> PackageFigures {
+    let figure = |name: &str, value: f64| FinalMetric { name: name.to_owned(), value, ..FinalMetric::default() };
+    let object = |value: serde_json::Value| value.as_object().cloned().unwrap();
+    PackageFigures {
+        layout: Layout::Phase5,
+        path: "/models/digits-resnet".into(),
+        manifest_sha256: Some("5e".repeat(32)),
+        manifest: Manifest {
+            api_version: PHASE5_VERSION.to_owned(),
+            identity: Identity { name: HOSTILE.to_owned(), version: Some("3".to_owned()), ..Identity::default() },
+            framework: Some(Framework {
+                name: "pytorch".to_owned(),
+                version: Some("2.9.1".to_owned()),
+                exporter: None,
+            }),
+            model: ModelFiles {
+                graph: PackagedFile { path: "model/model.onnx".to_owned(), sha256: "a".repeat(64), bytes: 871_400 },
+                ..ModelFiles::default()
+            },
+            signature: None,
+            training: Training {
+                config: object(serde_json::json!({"epochs": 12, "augment": ["shift"], HOSTILE: HOSTILE})),
+                hyper_parameters: object(serde_json::json!({"lr": 0.001})),
+                ..Training::default()
+            },
+            metrics: vec![figure("Top1", 0.9912), figure("F1", 0.977), figure("val_loss", 0.0813)],
+            quantization: None,
+            sparsity: Some(Sparsity { share: 0.0002, pattern: None }),
+            environment: object(serde_json::json!({"gpu": "none"})),
+            splits: Splits::default(),
+        },
+        baseline: vec![
+            Reproduced {
+                metric: "Top1".to_owned(),
+                claimed: 0.9912,
+                measured: Some(0.9776),
+                samples: Some(402),
+                holds: Some(false),
+                message: "The package's Top1 of 0.9912 is not reproduced: the input model scores 0.9776.".to_owned(),
+            },
+            Reproduced {
+                metric: "F1".to_owned(),
+                claimed: 0.977,
+                measured: Some(0.977),
+                samples: Some(402),
+                holds: Some(true),
+                message: "The package's F1 of 0.9770 comes out as 0.9770.".to_owned(),
+            },
+        ],
+    }
+}
+
 /// A bake that went well but for a gate or two, so that every kind of verdict is to be seen.
 pub(crate) fn report() -> Report {
     let backend = |name: &str, version: Option<&str>, detail: &str| BackendStatus {
@@ -370,6 +427,7 @@ pub(crate) fn report() -> Report {
             notes: vec!["3 initializers were also inputs and are constants now.".to_owned()],
             ..IntakeNotes::default()
         },
+        package: Some(package()),
         remarks: vec!["Batch size 32 is not measured: the model's batch axis is fixed.".to_owned()],
         data: DataFigures {
             calibration_samples: 256,
@@ -445,6 +503,7 @@ pub(crate) fn unchanged() -> Report {
 pub(crate) fn bare() -> Report {
     let mut report = unchanged();
     report.quality = None;
+    report.package = None;
     report.gates.clear();
     report.candidates.clear();
     report.passes.clear();

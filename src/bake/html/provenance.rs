@@ -4,6 +4,7 @@ use jiff::Timestamp;
 
 use super::facts::{list, yes};
 use super::markup::{Node, el, text};
+use super::package;
 use super::plot::{rect, stretched};
 use super::table::{
     Cell,
@@ -17,6 +18,7 @@ use crate::bake::{Report, StageRecord};
 pub(super) fn section(report: &Report) -> Node {
     super::section("provenance", "Provenance")
         .push(artifacts(report))
+        .maybe(package::block(report))
         .push(check(report))
         .push(timeline(&report.stages))
         .push(el("div").class("pair").push(machine(report)).push(job(report)))

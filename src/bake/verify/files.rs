@@ -6,9 +6,11 @@ use super::{Holds, Verification};
 use crate::api::digest::sha256_hex_of;
 use crate::bake::report::Report;
 use crate::bake::source::Role;
-use crate::bake::{MODEL_FILE, passes};
+use crate::bake::{BakeError, MODEL_FILE, passes};
 use crate::model::{IntakeOptions, Limits, Model, ModelError, Source};
 use crate::optimizer::Recipe;
+use crate::package;
+use crate::signals::HeldFolder;
 
 /// Name of the recipe's file.
 const RECIPE_FILE: &str = "recipe.json";
@@ -71,6 +73,7 @@ impl Sources {
             missing_validation: "the report names no validation data".to_owned(),
             others: Vec::new(),
         };
+        let mut graph_is_there = true;
         for file in &report.data.files {
             let (claim, claimed) = (format!("{:?} file", file.role), short(&file.sha256));
             let missing = match digest(&file.path) {
@@ -91,8 +94,16 @@ impl Sources {
                                 Ok(model) => sources.model = Some(model),
                                 Err(error) => sources.missing_model = error.to_string(),
                             },
+                            // Onto another graph they would make another model.
+                            Role::Weights if !graph_is_there => {}
+                            Role::Weights => match with_weights(report, &file.path) {
+                                Ok(model) => sources.model = Some(model),
+                                Err(error) => {
+                                    (sources.model, sources.missing_model) = (None, error.to_string());
+                                }
+                            },
                             Role::Validation => sources.validation = Some(file.path.clone()),
-                            Role::ModelData | Role::Calibration | Role::Training => {}
+                            Role::ModelData | Role::Manifest | Role::Calibration | Role::Training => {}
                         }
                         continue;
                     }
@@ -103,9 +114,12 @@ impl Sources {
             };
             match file.role {
                 // Without its weights, the model is another one.
-                Role::Model | Role::ModelData => (sources.model, sources.missing_model) = (None, missing),
+                Role::Model | Role::ModelData | Role::Weights => {
+                    graph_is_there = false;
+                    (sources.model, sources.missing_model) = (None, missing);
+                }
                 Role::Validation => sources.missing_validation = missing,
-                Role::Calibration | Role::Training => {}
+                Role::Manifest | Role::Calibration | Role::Training => {}
             }
         }
         sources
@@ -121,6 +135,18 @@ fn digest(path: &Path) -> std::io::Result<(String, u64)> {
 fn taken_in(path: &Path) -> Result<(Source, Model), ModelError> {
     let (model, source) = Model::load_source(path, Limits::default())?;
     Ok((source, model.prepare(&IntakeOptions::default()).map_err(|e| e.in_file(path))?.0))
+}
+
+/// The input model as it was put together from a graph and the weights at `weights`.
+fn with_weights(report: &Report, weights: &Path) -> Result<(Source, Model), BakeError> {
+    let no_graph = || BakeError::Internal("the report names weights, but no graph and no package".to_owned());
+    let graph = report.data.files.iter().find(|file| file.role == Role::Model).ok_or_else(no_graph)?;
+    let rules = report.package.as_ref().and_then(|p| p.manifest.model.weights.as_ref()).ok_or_else(no_graph)?;
+    // The files are mapped, so they may go once they were loaded.
+    let folder = HeldFolder::temporary().map_err(|source| BakeError::Output { path: std::env::temp_dir(), source })?;
+    let file = folder.path().join(MODEL_FILE);
+    package::assemble(&graph.path, weights, rules, &file)?;
+    Ok(taken_in(&file)?)
 }
 
 /// Replays the recipe on the input model and compares bytes.
