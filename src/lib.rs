@@ -8,8 +8,8 @@
 //!                       └──────────── engine (tract, ONNX Runtime) ───────┘
 //! ```
 //!
-//! Rooms depend one way: `api ← model ← engine ← {accelerator, optimizer, quality, profiler} ← bake ← worker ← cli`, and
-//! `api ← store ← worker`, `api ← hardware::place ← operator ← cli`: the controller knows no engine, and talks to the worker through `api::wire` alone. `tests/rooms.rs`
+//! Rooms depend one way: `api ← model ← engine ← {accelerator, optimizer, quality, profiler} ← bake ← worker ← cli`,
+//! `api, model ← package ← {bake, worker, cli}`, and `api ← store ← worker`, `api ← hardware::place ← operator ← cli`: the controller knows no engine, and talks to the worker through `api::wire` alone. `tests/rooms.rs`
 //! keeps it true.
 
 pub mod api;
@@ -30,6 +30,8 @@ pub mod engine;
 pub mod model;
 #[cfg(feature = "engine")]
 pub mod optimizer;
+#[cfg(feature = "engine")]
+pub mod package;
 #[cfg(feature = "engine")]
 pub mod profiler;
 #[cfg(feature = "engine")]

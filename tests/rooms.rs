@@ -1,5 +1,5 @@
 //! The arrows between rooms point one way: `api ← model ← engine ← {accelerator, optimizer, quality, profiler} ← bake ← worker ← cli`,
-//! `api ← store ← worker`.
+//! `api, model ← package ← {bake, worker, cli}`, `api ← store ← worker`.
 
 #![allow(clippy::unwrap_used)] // a test that cannot read the sources has failed
 
@@ -16,10 +16,11 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("profiler", &["api", "model", "engine"]),
     ("quality", &["api", "model"]),
     ("optimizer", &["api", "model", "engine"]),
-    ("bake", &["api", "model", "engine", "hardware", "accelerator", "profiler", "quality", "optimizer"]),
+    ("package", &["api", "model"]),
+    ("bake", &["api", "model", "engine", "hardware", "accelerator", "profiler", "quality", "optimizer", "package"]),
     ("operator", &["api", "hardware"]),
     ("store", &["api"]),
-    ("worker", &["api", "model", "engine", "optimizer", "quality", "bake", "store"]),
+    ("worker", &["api", "model", "engine", "optimizer", "quality", "package", "bake", "store"]),
     (
         "cli",
         &[
@@ -31,6 +32,7 @@ const ARROWS: &[(&str, &[&str])] = &[
             "profiler",
             "quality",
             "optimizer",
+            "package",
             "bake",
             "operator",
             "worker",

@@ -33,7 +33,7 @@ pub(crate) enum Command {
     Inspect(InspectArgs),
     /// Compare two models: graph, weights, and with --data their outputs.
     Compare(CompareArgs),
-    /// Check a finished bake again: digests, outputs, recipe and every claim of its report.
+    /// Check a finished bake or a package again: digests, outputs, recipe and every claim.
     Verify(VerifyArgs),
     /// Run the controller of BakeJobs in a cluster.
     #[cfg(feature = "operator")]
@@ -44,6 +44,12 @@ pub(crate) enum Command {
     Crd,
     /// Print the JSON Schema of report.json.
     ReportSchema,
+    /// Print the JSON Schema of a file of the phase 7 package.
+    PackageSchema {
+        /// Which file.
+        #[arg(value_enum)]
+        file: PackageFile,
+    },
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.
@@ -52,6 +58,15 @@ pub(crate) enum Command {
     /// Load a model in this fresh process, run one sample and print what was seen. Used by `bake` for reload, memory and determinism.
     #[command(hide = true)]
     Probe(ProbeArgs),
+}
+
+/// A file of the package with a schema of its own.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum PackageFile {
+    /// manifest.json
+    Manifest,
+    /// deployment_config.json
+    Deployment,
 }
 
 #[derive(Debug, Args)]
@@ -181,9 +196,12 @@ pub(crate) struct CompareArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// Folder that a bake wrote.
-    #[arg(value_name = "DIR")]
-    pub(crate) folder: PathBuf,
+    /// Folder that a bake wrote, or a package of phase 7; a local one or s3://bucket/folder/.
+    #[arg(value_name = "URI")]
+    pub(crate) target: PathBuf,
+    /// The validation data of a package, to check its ranges and bounds on all samples. A package brings a few of its own.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: Option<PathBuf>,
     /// ONNX Runtime's shared library.
     #[arg(long, value_name = "FILE", env = "BAKEHOUSE_ORT_LIB")]
     pub(crate) ort_lib: Option<PathBuf>,
@@ -205,12 +223,15 @@ pub(crate) struct ProbeArgs {
     pub(crate) model: PathBuf,
     /// Data in one of the accepted formats; its first samples are run.
     #[arg(long)]
-    pub(crate) data: PathBuf,
+    pub(crate) data: Option<PathBuf>,
+    /// A file that should hold the model's weights. Compares them, and runs nothing.
+    #[arg(long, conflicts_with = "data")]
+    pub(crate) weights: Option<PathBuf>,
     /// How many samples.
     #[arg(long, default_value_t = 4)]
     pub(crate) samples: usize,
     /// Engine: onnxruntime or bakehouse.
-    #[arg(long)]
+    #[arg(long, default_value = "bakehouse")]
     pub(crate) runtime: String,
     /// ONNX Runtime's shared library.
     #[arg(long)]

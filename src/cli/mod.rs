@@ -17,7 +17,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::api::Reason;
-use args::{Cli, Command};
+use crate::package::phase7;
+use args::{Cli, Command, PackageFile};
 
 /// An error for a person: what happened, what to do, and the exit code.
 #[derive(Debug)]
@@ -77,7 +78,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Operator(_) => Ok(0),
         Command::Worker(_) => Ok(0),
         Command::Crd => print(&crate::api::crd_yaml()),
-        Command::ReportSchema => report_schema(),
+        Command::ReportSchema => schema(&crate::bake::report::report_schema()),
+        Command::PackageSchema { file } => schema(&match file {
+            PackageFile::Manifest => phase7::manifest_schema(),
+            PackageFile::Deployment => phase7::deployment_schema(),
+        }),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "bakehouse", &mut std::io::stdout());
             Ok(0)
@@ -89,11 +94,9 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }))
 }
 
-/// `bakehouse report-schema`.
-fn report_schema() -> Result<u8, Failure> {
-    let text = serde_json::to_string_pretty(&crate::bake::report::report_schema())
-        .map_err(|e| Failure::new(Reason::Internal, e))?;
-    print(&text)
+/// `bakehouse report-schema` and `bakehouse package-schema`.
+fn schema(schema: &serde_json::Value) -> Result<u8, Failure> {
+    print(&serde_json::to_string_pretty(schema).map_err(|e| Failure::new(Reason::Internal, e))?)
 }
 
 /// One line of JSON.

@@ -17,6 +17,7 @@ mod mapped;
 pub mod onnx;
 pub mod opset;
 pub mod pass;
+pub mod safetensors;
 pub mod save;
 pub mod stats;
 pub mod tensor;

@@ -43,7 +43,8 @@ fn from_report(report: &Report, summary: &Summary, uri: &str, report_sha256: &st
         gates: report.gates.iter().map(gate).collect(),
         artifacts: artifacts
             .clone()
-            .filter(|a| a.format != "Recipe" && a.format != "HTML")
+            // A package is one artifact: its manifest names the other files with their digests.
+            .filter(|a| !matches!(a.format.as_str(), "Recipe" | "HTML" | "Phase7File"))
             .map(|a| Artifact {
                 format: a.format.clone(),
                 uri: at(&a.file),

@@ -6,13 +6,12 @@ use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
 use bytes::Bytes;
-use safetensors::{Dtype, SafeTensors};
 
 use super::Limits;
 use crate::api::digest::{sha256_hex, sha256_hex_of};
 use crate::engine::EngineError;
 use crate::model::tensor::element_count;
-use crate::model::{DType, Tensor};
+use crate::model::{DType, Tensor, safetensors};
 
 /// Arrays of a file by name.
 pub(super) type Arrays = BTreeMap<String, Tensor>;
@@ -38,7 +37,7 @@ pub(super) fn read(path: &Path, limits: Limits) -> Result<(Arrays, String), Engi
             let mut bytes = Vec::with_capacity(length as usize);
             file.take(limits.bytes).read_to_end(&mut bytes).map_err(unreadable)?;
             let bytes = Bytes::from(bytes);
-            Ok((safetensors(&bytes).map_err(failed)?, sha256_hex(&bytes)))
+            Ok((safetensors::read(&bytes).map_err(failed)?, sha256_hex(&bytes)))
         }
         _ => {
             Err(failed("is neither .npz nor .safetensors. Save the split with numpy.savez or safetensors.".to_owned()))
@@ -209,38 +208,6 @@ fn to_row_major(data: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
     out
 }
 
-fn safetensors(bytes: &Bytes) -> Result<Arrays, String> {
-    let file = SafeTensors::deserialize(bytes)
-        .map_err(|e| format!("is not a readable .safetensors file ({e}). Save it again."))?;
-    let mut arrays = Arrays::new();
-    for (name, view) in file.iter() {
-        let dtype = match view.dtype() {
-            Dtype::F32 => DType::F32,
-            Dtype::F64 => DType::F64,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            Dtype::I8 => DType::I8,
-            Dtype::I16 => DType::I16,
-            Dtype::I32 => DType::I32,
-            Dtype::I64 => DType::I64,
-            Dtype::U8 => DType::U8,
-            Dtype::U16 => DType::U16,
-            Dtype::U32 => DType::U32,
-            Dtype::U64 => DType::U64,
-            Dtype::BOOL => DType::Bool,
-            other => {
-                return Err(format!(
-                    "tensor '{name}' has the type {other:?}, which is no input of a model. Save it as float32 or int64."
-                ));
-            }
-        };
-        let tensor = Tensor::from_bytes(dtype, view.shape().to_vec(), bytes.slice_ref(view.data()))
-            .map_err(|e| format!("tensor '{name}': {e}"))?;
-        arrays.insert(name.to_owned(), tensor);
-    }
-    Ok(arrays)
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Cursor, Write};
@@ -358,8 +325,8 @@ mod tests {
         let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
         bytes.extend(header.as_bytes());
         bytes.extend([3_i64, -4].iter().flat_map(|v| v.to_le_bytes()));
-        assert_eq!(safetensors(&Bytes::from(bytes.clone())).unwrap()["x"], Tensor::new(&[1, 2], &[3_i64, -4]));
+        assert_eq!(safetensors::read(&Bytes::from(bytes.clone())).unwrap()["x"], Tensor::new(&[1, 2], &[3_i64, -4]));
         bytes.pop();
-        assert!(safetensors(&Bytes::from(bytes)).unwrap_err().contains("not a readable"));
+        assert!(safetensors::read(&Bytes::from(bytes)).unwrap_err().contains("not a readable"));
     }
 }
