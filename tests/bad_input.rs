@@ -332,6 +332,20 @@ fn jobs() -> Vec<Case> {
             &["cannot write /proc/bakehouse-out"],
         ),
         Case {
+            files: vec![("phase7", b"mine".to_vec())],
+            job: {
+                let mut job = good_job();
+                job["spec"]["exports"] = json!(["ONNX", "Phase7"]);
+                job["spec"]["output"] = json!({"uri": "."});
+                job
+            },
+            ..case(
+                "something of one's own where the package would go",
+                14,
+                &["phase7", "is no package, so it is not replaced"],
+            )
+        },
+        Case {
             environment: vec![("BAKEHOUSE_MEMORY_LIMIT", "100000000")],
             ..case(
                 "a memory limit below the smallest plan",

@@ -3,7 +3,8 @@
 use super::choose::Chosen;
 use super::intake::Loaded;
 use super::report::{
-    BatchLatency, BatchSpeedup, CandidateFigures, DataFigures, JobFigures, ModelFigures, OutcomeFigures, REPORT_VERSION, Report,
+    BatchLatency, BatchSpeedup, CandidateFigures, DataFigures, JobFigures, ModelFigures, OutcomeFigures,
+    REPORT_VERSION, Report,
 };
 use super::summary::{GateLine, Interval, ResultFigures, Summary};
 use super::timing::Timer;

@@ -87,8 +87,7 @@ impl Staging {
     /// Adds a folder that is published as one: a rename puts it into place whole, and in place of an earlier one of its kind. The caller fills it.
     pub(super) fn folder(&mut self, name: &str) -> Result<PathBuf, BakeError> {
         let path = self.path(name);
-        std::fs::create_dir_all(&path)
-            .map_err(|source| BakeError::Output { path: self.target.join(name), source })?;
+        std::fs::create_dir_all(&path).map_err(|source| BakeError::Output { path: self.target.join(name), source })?;
         self.files.push(PathBuf::from(name));
         Ok(path)
     }

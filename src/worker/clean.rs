@@ -64,11 +64,8 @@ fn delete_files(output: &Path, files: &[String]) -> std::io::Result<usize> {
         }
     }
     // Folders of a result, the deepest first. Somebody else's files may lie beside: what is not empty stays.
-    let mut folders: Vec<PathBuf> = files
-        .iter()
-        .flat_map(|file| Path::new(file).ancestors().skip(1))
-        .map(|folder| output.join(folder))
-        .collect();
+    let mut folders: Vec<PathBuf> =
+        files.iter().flat_map(|file| Path::new(file).ancestors().skip(1)).map(|folder| output.join(folder)).collect();
     folders.sort_by_key(|folder| std::cmp::Reverse(folder.components().count()));
     for folder in folders {
         let _ = std::fs::remove_dir(folder);

@@ -10,6 +10,7 @@ mod progress;
 mod stages;
 #[cfg(feature = "store")]
 mod stored;
+mod verify;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use crate::bake::{BakeError, Options, Progress, Summary};
 use crate::engine::Engines;
 use crate::signals::HeldFolder;
 use progress::Lines;
+pub(crate) use verify::verify;
 
 /// A finished bake.
 pub(crate) struct Baked {

@@ -158,7 +158,8 @@ fn compared(
     let split = axes.split(&outputs, batch).ok_or("an output does not have the rows of the batch")?;
     let pairs = || split.iter().zip(single.iter().cycle()).flat_map(|(row, alone)| alone.iter().zip(row));
     let bit_equal = pairs().all(|(alone, row)| alone == row);
-    let max_difference = pairs().map(|(alone, row)| difference(alone, row)).try_fold(0.0_f64, |m, d| d.map(|d| m.max(d)));
+    let max_difference =
+        pairs().map(|(alone, row)| difference(alone, row)).try_fold(0.0_f64, |m, d| d.map(|d| m.max(d)));
     let within_tolerance = max_difference.is_some_and(|d| d <= LOSSLESS_TOLERANCE);
     Ok(BatchRows { batch, bit_equal, max_difference, within_tolerance })
 }

@@ -284,7 +284,11 @@ impl Handoff<'_> {
                 .lossless
                 .iter()
                 .chain(&chosen.records)
-                .map(|p| PassClaim { name: p.name.clone(), outcome: format!("{:?}", p.outcome), reason: p.reason.clone() })
+                .map(|p| PassClaim {
+                    name: p.name.clone(),
+                    outcome: format!("{:?}", p.outcome),
+                    reason: p.reason.clone(),
+                })
                 .collect(),
             gates: chosen.gates.iter().map(gate).collect(),
             gates_passed: match quality::overall(&chosen.gates) {

@@ -54,7 +54,10 @@ impl Handoff<'_> {
         }
         let others = ModelFacts::of(&model).other_operators;
         if !others.is_empty() {
-            return Err(BakeError::Internal(format!("a pass brought in operators of other domains: {}", others.join(", "))));
+            return Err(BakeError::Internal(format!(
+                "a pass brought in operators of other domains: {}",
+                others.join(", ")
+            )));
         }
         let path = staging.path(STANDARD_FILE);
         model.save(&path)?;

@@ -30,8 +30,8 @@ const ELSEWHERE: f64 = 1e-4;
 /// How often something timed is measured before it counts as not reproduced: a busy machine may disturb one measurement.
 const TRIES: usize = 3;
 
-/// A median may be so much above the claim: clocks of a shared machine change by that much from hour to hour.
-const LATENCY_ROOM: f64 = 0.5;
+/// A median may be so much above the claim, as a share of it: a machine that others use too is that much slower at times.
+const LATENCY_ROOM: f64 = 1.0;
 
 /// Checks the package in `folder`. `data` is the validation split, for a check of ranges and bounds on all of it.
 ///
@@ -48,7 +48,9 @@ pub fn verify_package(folder: &Path, data: Option<&Path>, options: &Options) -> 
     if let Some(manifest) = &opened.manifest {
         found.job.clone_from(&manifest.name);
         if manifest.traceability.gates_passed != Some(true) {
-            found.remarks.push("The gates of the bake did not pass. The package says so; it is not for promotion.".to_owned());
+            found
+                .remarks
+                .push("The gates of the bake did not pass. The package says so; it is not for promotion.".to_owned());
         }
     }
     let (Some(manifest), Some(config)) = (&opened.manifest, &opened.config) else {
@@ -72,7 +74,8 @@ fn no(defect: Defect, detail: impl Into<String>) -> Holds {
 /// Percentiles must follow from the raw samples that the manifest holds.
 fn follow(manifest: &Manifest, config: &DeploymentConfig, found: &mut Verification) {
     let raw = |batch, clock| {
-        let found = manifest.evidence.latency.iter().find(|l: &&LatencySamples| l.batch == batch && l.clock == clock)?;
+        let found =
+            manifest.evidence.latency.iter().find(|l: &&LatencySamples| l.batch == batch && l.clock == clock)?;
         Samples { seconds: found.seconds.clone(), runs_per_sample: found.runs_per_sample }.summary()
     };
     if config.batches.is_empty() {
@@ -84,12 +87,16 @@ fn follow(manifest: &Manifest, config: &DeploymentConfig, found: &mut Verificati
         for claimed in latency {
             let field = format!("deployment_config.json: batches: {batch}: {} latency", claimed.clock);
             match raw(*batch, claimed.clock) {
-                None => wrong = Some(no(Defect::ClaimWithoutEvidence, format!("{field} has no samples in manifest.json"))),
+                None => {
+                    wrong = Some(no(Defect::ClaimWithoutEvidence, format!("{field} has no samples in manifest.json")))
+                }
                 Some(summary) if figures(claimed.clock, &summary) != *claimed => {
-                    wrong = Some(no(Defect::ClaimContradictsEvidence, format!("{field} does not follow from its samples")));
+                    wrong =
+                        Some(no(Defect::ClaimContradictsEvidence, format!("{field} does not follow from its samples")));
                 }
                 Some(summary) if claimed.clock == Clock::Wall && *batch as f64 / summary.p50 != *throughput => {
-                    let detail = format!("deployment_config.json: batches: {batch}: throughput is not what its median gives");
+                    let detail =
+                        format!("deployment_config.json: batches: {batch}: throughput is not what its median gives");
                     wrong = Some(no(Defect::ClaimContradictsEvidence, detail));
                 }
                 Some(_) => {}
@@ -100,7 +107,12 @@ fn follow(manifest: &Manifest, config: &DeploymentConfig, found: &mut Verificati
             wrong = Some(no(Defect::ClaimWithoutEvidence, detail));
         }
         let measured = if wrong.is_none() { "it does" } else { "it does not" };
-        found.add(format!("latency at batch {batch}"), "follows from its samples", measured, wrong.unwrap_or(Holds::Yes));
+        found.add(
+            format!("latency at batch {batch}"),
+            "follows from its samples",
+            measured,
+            wrong.unwrap_or(Holds::Yes),
+        );
     }
 }
 
@@ -143,7 +155,12 @@ struct Bench<'a> {
     elsewhere: Option<String>,
 }
 
-fn run(package: &Package<'_>, data: Option<&Path>, options: &Options, found: &mut Verification) -> Result<(), BakeError> {
+fn run(
+    package: &Package<'_>,
+    data: Option<&Path>,
+    options: &Options,
+    found: &mut Verification,
+) -> Result<(), BakeError> {
     let path = package.path(FileRole::Samples);
     let samples = match Dataset::load(&path, package.model, dataset::Limits::default()) {
         Ok(loaded) => loaded.dataset.feeds,
@@ -159,7 +176,11 @@ fn run(package: &Package<'_>, data: Option<&Path>, options: &Options, found: &mu
         Err(_) => match options.engines.select(package.model, &samples, None) {
             Ok(selected) => (selected.engine, selected.runtime),
             Err(error) => {
-                found.unchecked("runs of the model", format!("on {} {}", named.engine, named.version), error.to_string());
+                found.unchecked(
+                    "runs of the model",
+                    format!("on {} {}", named.engine, named.version),
+                    error.to_string(),
+                );
                 return Ok(());
             }
         },
@@ -228,7 +249,10 @@ impl Bench<'_> {
         } else if most.is_none() {
             no(Defect::OutputsDiffer, "the model gives outputs of another type or shape than those in the package")
         } else {
-            self.judged(Some((Defect::OutputsDiffer, "the model gives other outputs than those in the package".to_owned())))
+            self.judged(Some((
+                Defect::OutputsDiffer,
+                "the model gives other outputs than those in the package".to_owned(),
+            )))
         };
         found.add(CLAIM, claimed, measured, holds);
         // What lies in the package must be what its digests speak of.
@@ -275,10 +299,15 @@ impl Bench<'_> {
         for (name, claimed, same) in [
             ("runs", claims.runs, one == again),
             ("threads", claims.threads, threaded.outputs_sha256 == first.outputs_sha256),
-            ("processes", claims.processes, first.outputs_sha256 == second.outputs_sha256 && first.outputs_sha256 == one),
+            (
+                "processes",
+                claims.processes,
+                first.outputs_sha256 == second.outputs_sha256 && first.outputs_sha256 == one,
+            ),
         ] {
             // A claim of less than is found is no false claim.
-            let fault = (claimed && !same).then(|| (Defect::NotDeterministic, format!("outputs differ between {name}")));
+            let fault =
+                (claimed && !same).then(|| (Defect::NotDeterministic, format!("outputs differ between {name}")));
             found.add(format!("bit-identical over {name}"), claimed.to_string(), same.to_string(), self.judged(fault));
         }
         let claimed = self.package.config.memory.peak_bytes;
@@ -340,8 +369,11 @@ impl Bench<'_> {
         let seen = ranges(session.as_mut(), self.package.model, feeds)?;
         let signature = &self.package.config.signature;
         let inputs = signature.inputs.iter().zip(&seen.inputs).map(|(p, e)| ("range of input", p, e, None));
-        let outputs =
-            signature.outputs.iter().zip(&seen.outputs).map(|(p, e)| ("bounds of output", p, e, self.elsewhere.as_ref()));
+        let outputs = signature
+            .outputs
+            .iter()
+            .zip(&seen.outputs)
+            .map(|(p, e)| ("bounds of output", p, e, self.elsewhere.as_ref()));
         for (what, port, extreme, elsewhere) in inputs.chain(outputs) {
             let now = extreme.range();
             let measured = format!("{} on {} samples", text(now.as_ref()), feeds.len());
@@ -426,7 +458,9 @@ impl Bench<'_> {
 
 /// Whether a range is what the samples give. `exact`: its ends are attained in them. `counted`: they are the whole split.
 fn reproduced(port: &Port, extreme: &Extreme, exact: bool, counted: bool, elsewhere: Option<&String>) -> Holds {
-    let other = |detail: &str| no(Defect::BoundNotReproduced, format!("deployment_config.json: signature: {}: {detail}", port.name));
+    let other = |detail: &str| {
+        no(Defect::BoundNotReproduced, format!("deployment_config.json: signature: {}: {detail}", port.name))
+    };
     let (claimed, now) = match (&port.range, extreme.range()) {
         (None, None) => return Holds::Yes,
         (None, Some(_)) => return other("no range is stated, and the samples have one"),
@@ -485,8 +519,13 @@ mod tests {
         let holds = |range, exact| reproduced(&port(range), &values, exact, false, None);
         assert_eq!(holds(Some([0.25, 0.75]), true), Holds::Yes);
         assert_eq!(holds(Some([0.0, 1.0]), false), Holds::Yes);
-        for (range, exact) in [(Some([0.0, 1.0]), true), (Some([0.25, 0.7]), true), (Some([0.3, 1.0]), false), (None, true)] {
-            assert!(matches!(holds(range, exact), Holds::No(why) if why.starts_with("BoundNotReproduced")), "{range:?}");
+        for (range, exact) in
+            [(Some([0.0, 1.0]), true), (Some([0.25, 0.7]), true), (Some([0.3, 1.0]), false), (None, true)]
+        {
+            assert!(
+                matches!(holds(range, exact), Holds::No(why) if why.starts_with("BoundNotReproduced")),
+                "{range:?}"
+            );
         }
         let elsewhere = "another machine".to_owned();
         let near = reproduced(&port(Some([0.25001, 0.75])), &values, true, false, Some(&elsewhere));

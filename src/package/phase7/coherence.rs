@@ -35,9 +35,9 @@ fn determinism(manifest: &Manifest, config: &DeploymentConfig, opened: &mut Open
     ] {
         let field = format!("{CONFIG_FILE}: bitIdentical.{name}");
         let fault = match shown {
-            None if claimed => {
-                Some(without(format!("{field} is claimed, evidence.determinism.{name} of {MANIFEST_FILE} shows nothing")))
-            }
+            None if claimed => Some(without(format!(
+                "{field} is claimed, evidence.determinism.{name} of {MANIFEST_FILE} shows nothing"
+            ))),
             Some(equal) if equal != claimed => {
                 Some(against(format!("{field} is {claimed}, the digests in {MANIFEST_FILE} say {equal}")))
             }
@@ -65,7 +65,12 @@ fn batch_rows(config: &DeploymentConfig, opened: &mut Opened) {
     } else if claim.sizes.is_empty() && claim.not_compared.is_none() {
         fault = Some(without(format!("{field} neither compares a batch nor says why not")));
     }
-    opened.add("evidence of batch flexibility", claim.flexible.to_string(), format!("{} sizes", claim.sizes.len()), fault);
+    opened.add(
+        "evidence of batch flexibility",
+        claim.flexible.to_string(),
+        format!("{} sizes", claim.sizes.len()),
+        fault,
+    );
 }
 
 fn ranges(manifest: &Manifest, config: &DeploymentConfig, opened: &mut Opened) {
@@ -74,7 +79,9 @@ fn ranges(manifest: &Manifest, config: &DeploymentConfig, opened: &mut Opened) {
     let claims: Vec<&Port> = signature.inputs.iter().chain(&signature.outputs).filter(|p| p.range.is_some()).collect();
     let backwards = claims.iter().find(|p| p.range.as_ref().is_some_and(|r| !(r.min <= r.max)));
     let fault = if !claims.is_empty() && (samples.validation_samples == 0 || samples.validation_sha256.is_empty()) {
-        Some(without(format!("{CONFIG_FILE}: signature gives ranges, and {MANIFEST_FILE} names no samples they were seen on")))
+        Some(without(format!(
+            "{CONFIG_FILE}: signature gives ranges, and {MANIFEST_FILE} names no samples they were seen on"
+        )))
     } else if samples.places.iter().any(|&p| p >= samples.validation_samples) {
         Some(against(format!("{MANIFEST_FILE}: evidence.samples.places names a sample that the split does not have")))
     } else {
@@ -90,14 +97,22 @@ fn limits(config: &DeploymentConfig, opened: &mut Opened) {
         let claim = format!("limit {gate}");
         let field = format!("{CONFIG_FILE}: limits: {}", gate.metric);
         let Some(limit) = config.limits.iter().find(|l| l.metric == gate.metric) else {
-            opened.add(claim, "stated", "-", Some(Fault::new(Defect::LimitMisstated, format!("{field} is not stated"))));
+            opened.add(
+                claim,
+                "stated",
+                "-",
+                Some(Fault::new(Defect::LimitMisstated, format!("{field} is not stated"))),
+            );
             continue;
         };
         let follows = limit.follows();
         let fault = if (limit.min, limit.max) != (asked.min, asked.max) {
             Some(Fault::new(Defect::LimitMisstated, format!("{field} is another limit than that of the contract")))
         } else if limit.verdict != follows {
-            Some(Fault::new(Defect::LimitMisstated, format!("{field} is said to be {}, its figure says {follows}", limit.verdict)))
+            Some(Fault::new(
+                Defect::LimitMisstated,
+                format!("{field} is said to be {}, its figure says {follows}", limit.verdict),
+            ))
         } else if limit.measured != stated(config, limit) {
             Some(against(format!("{field}: measured is not the figure that stands beside it")))
         } else {
@@ -132,11 +147,10 @@ fn gates(manifest: &Manifest, opened: &mut Opened) {
     } else {
         Some(true)
     };
-    let fault = trace
-        .gates
-        .iter()
-        .find_map(|g| g.misstated().map(|why| wrong(format!("{}: {why}", g.metric))))
-        .or_else(|| (follows != trace.gates_passed).then(|| wrong("gatesPassed does not follow from the gates".to_owned())));
+    let fault =
+        trace.gates.iter().find_map(|g| g.misstated().map(|why| wrong(format!("{}: {why}", g.metric)))).or_else(|| {
+            (follows != trace.gates_passed).then(|| wrong("gatesPassed does not follow from the gates".to_owned()))
+        });
     let text = |passed| match passed {
         Some(true) => "passed",
         Some(false) => "failed",

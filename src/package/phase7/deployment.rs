@@ -25,7 +25,7 @@ pub fn contract() -> [Gate; 4] {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct DeploymentConfig {
-    /// [`DEPLOYMENT_VERSION`].
+    /// Always `bakehouse.dev/phase7-deployment/v1`.
     pub api_version: String,
     /// Name of the job that made it.
     pub name: String,

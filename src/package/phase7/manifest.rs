@@ -18,7 +18,7 @@ pub const PHASE7_VERSION: &str = "bakehouse.dev/phase7/v1";
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Manifest {
-    /// [`PHASE7_VERSION`].
+    /// Always `bakehouse.dev/phase7/v1`.
     pub api_version: String,
     /// Version of Bakehouse that wrote it.
     pub bakehouse: String,
@@ -357,7 +357,10 @@ mod tests {
         let d = |n: usize| vec!["a".to_owned(); n];
         let threads = vec![ThreadDigest { threads: 2, sha256: "a".to_owned() }];
         let two = DeterminismEvidence { runs: d(2), threads: threads.clone(), processes: d(2) };
-        assert_eq!((two.runs_equal(), two.threads_equal(), two.processes_equal()), (Some(true), Some(true), Some(true)));
+        assert_eq!(
+            (two.runs_equal(), two.threads_equal(), two.processes_equal()),
+            (Some(true), Some(true), Some(true))
+        );
         let one = DeterminismEvidence { runs: d(1), threads: Vec::new(), processes: d(1) };
         assert_eq!((one.runs_equal(), one.threads_equal(), one.processes_equal()), (None, None, None));
         let other = DeterminismEvidence { processes: vec!["a".to_owned(), "b".to_owned()], ..two };

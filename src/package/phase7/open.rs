@@ -114,8 +114,7 @@ fn manifest(folder: &Path) -> Result<Manifest, Fault> {
     let unreadable = |why: &dyn std::fmt::Display| {
         Fault::new(Defect::ManifestUnreadable, format!("{MANIFEST_FILE} {why}. Fetch the package again."))
     };
-    let text =
-        fs::read(folder.join(MANIFEST_FILE)).map_err(|error| unreadable(&format!("cannot be read: {error}")))?;
+    let text = fs::read(folder.join(MANIFEST_FILE)).map_err(|error| unreadable(&format!("cannot be read: {error}")))?;
     let value: Value =
         serde_json::from_slice(&text).map_err(|error| unreadable(&format!("is truncated or no JSON ({error})")))?;
     versioned(MANIFEST_FILE, value, PHASE7_VERSION)
@@ -132,8 +131,10 @@ fn config(path: &Path) -> Result<DeploymentConfig, Fault> {
 fn versioned<T: DeserializeOwned>(file: &str, value: Value, version: &str) -> Result<T, Fault> {
     let named = value["apiVersion"].as_str().unwrap_or("none").to_owned();
     if named != version {
-        let detail =
-            format!("{file}: apiVersion is '{named}', this build reads '{version}'. Use the Bakehouse that wrote it.");
+        let kind = version.rsplit_once('/').map_or(version, |(kind, _)| kind);
+        let remedy =
+            if named.starts_with(kind) { "Use the Bakehouse that wrote it." } else { "It is none of this kind." };
+        let detail = format!("{file}: apiVersion is '{named}', this build reads '{version}'. {remedy}");
         return Err(Fault::new(Defect::UnknownVersion, detail));
     }
     serde_json::from_value(value)
@@ -182,7 +183,8 @@ fn files(folder: &Path, manifest: &Manifest, opened: &mut Opened) -> BTreeSet<St
 
 /// SHA-256 and size of a listed file, which must be a plain one inside the package.
 fn digest(folder: &Path, path: &str) -> Result<(String, u64), Fault> {
-    let unsafe_path = |why: &str| Fault::new(Defect::UnsafePath, format!("{MANIFEST_FILE}: files names '{path}', {why}"));
+    let unsafe_path =
+        |why: &str| Fault::new(Defect::UnsafePath, format!("{MANIFEST_FILE}: files names '{path}', {why}"));
     let plain = !path.is_empty()
         && path.split('/').all(|part| !part.is_empty())
         && Path::new(path).components().all(|c| matches!(c, Component::Normal(_)))
@@ -201,7 +203,8 @@ fn digest(folder: &Path, path: &str) -> Result<(String, u64), Fault> {
         _ => Fault::new(Defect::FileMissing, format!("{path} cannot be read: {error}")),
     };
     let kind = fs::symlink_metadata(&whole).map_err(missing)?.file_type();
-    let inside = |path: &Path| path.canonicalize().ok().zip(folder.canonicalize().ok()).is_some_and(|(p, f)| p.starts_with(f));
+    let inside =
+        |path: &Path| path.canonicalize().ok().zip(folder.canonicalize().ok()).is_some_and(|(p, f)| p.starts_with(f));
     if !kind.is_file() || !inside(&whole) {
         return Err(unsafe_path("which is a link or no plain file"));
     }
@@ -270,11 +273,15 @@ fn of_model(
     let facts = ModelFacts::of(model);
     let text = |facts: &ModelFacts| {
         let opsets: Vec<String> = facts.opsets.iter().map(|(domain, version)| format!("{domain} {version}")).collect();
-        let others = if facts.other_operators.is_empty() { "none".to_owned() } else { facts.other_operators.join(", ") };
+        let others =
+            if facts.other_operators.is_empty() { "none".to_owned() } else { facts.other_operators.join(", ") };
         format!("IR {}, {}, operators of other domains: {others}", facts.ir_version, opsets.join(", "))
     };
     let fault = (facts != manifest.model).then(|| {
-        Fault::new(Defect::SignatureMismatch, format!("{MANIFEST_FILE}: model says other opsets or operators than the file"))
+        Fault::new(
+            Defect::SignatureMismatch,
+            format!("{MANIFEST_FILE}: model says other opsets or operators than the file"),
+        )
     });
     opened.add("opsets and operators", text(&manifest.model), text(&facts), fault);
 
@@ -336,7 +343,19 @@ mod tests {
         fs::write(folder.join("sub/a"), b"x").unwrap();
         std::os::unix::fs::symlink("../secret", folder.join("link")).unwrap();
         std::os::unix::fs::symlink("..", folder.join("out")).unwrap();
-        for path in ["../secret", "/etc/hostname", "", "sub/../../secret", "./sub/a", "sub//a", "sub/", "link", "out/secret", "sub", "manifest.json"] {
+        for path in [
+            "../secret",
+            "/etc/hostname",
+            "",
+            "sub/../../secret",
+            "./sub/a",
+            "sub//a",
+            "sub/",
+            "link",
+            "out/secret",
+            "sub",
+            "manifest.json",
+        ] {
             assert_eq!(digest(&folder, path).unwrap_err().defect, Defect::UnsafePath, "{path}");
         }
         assert_eq!(digest(&folder, "sub/a").unwrap().1, 1);
