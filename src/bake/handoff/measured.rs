@@ -4,7 +4,7 @@ use crate::api::Metric;
 use crate::bake::BakeError;
 use crate::bake::figures::latency_figures;
 use crate::bake::report::BatchLatency;
-use crate::bake::timing::Timer;
+use crate::bake::timing::wall_latency;
 use crate::engine::batch::BatchAxes;
 use crate::engine::{EngineError, Feed, LoadOptions, Session, SharedEngine};
 use crate::model::{Model, Tensor};
@@ -166,14 +166,13 @@ fn compared(
 
 /// Latency at one batch size by the clock on the wall; `first` is the size that the limits read.
 pub(in crate::bake) fn wall(
-    timer: &Timer,
     session: &mut dyn Session,
     (batch, feed): (usize, &Feed),
     first: bool,
 ) -> Result<BatchLatency, BakeError> {
     let max_seconds = if first { SECONDS } else { OTHER_SECONDS };
     let plan = latency::Plan { warmup: 5, iterations: RUNS, max_seconds, cpu_time: false };
-    let samples = timer.wall_latency(session, feed, plan)?;
+    let samples = wall_latency(session, feed, plan)?;
     let summary = samples.summary().ok_or_else(|| BakeError::Internal("no latency sample was taken".to_owned()))?;
     Ok(BatchLatency { batch, throughput: batch as f64 / summary.p50, summary, samples })
 }

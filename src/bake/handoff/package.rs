@@ -74,7 +74,6 @@ struct Measured {
     ranges: Ranges,
     places: Vec<usize>,
     attain_ranges: bool,
-    outputs: Outputs,
     determinism: DeterminismEvidence,
     processes: Vec<Seen>,
     wall: Vec<BatchLatency>,
@@ -159,9 +158,9 @@ impl Handoff<'_> {
         let mut session = self.timer.load(model)?;
         let feeds = self.workload.feeds.iter().enumerate();
         let wall = feeds
-            .map(|(i, (batch, feed))| wall(self.timer, session.as_mut(), (*batch, feed), i == 0))
+            .map(|(i, (batch, feed))| wall(session.as_mut(), (*batch, feed), i == 0))
             .collect::<Result<Vec<_>, _>>()?;
-        Ok(Measured { ranges, places, attain_ranges, outputs, determinism, processes, wall })
+        Ok(Measured { ranges, places, attain_ranges, determinism, processes, wall })
     }
 
     fn config(&self, model: &Model, measured: &Measured) -> Result<DeploymentConfig, BakeError> {

@@ -88,7 +88,7 @@ fn follow(manifest: &Manifest, config: &DeploymentConfig, found: &mut Verificati
             let field = format!("deployment_config.json: batches: {batch}: {} latency", claimed.clock);
             match raw(*batch, claimed.clock) {
                 None => {
-                    wrong = Some(no(Defect::ClaimWithoutEvidence, format!("{field} has no samples in manifest.json")))
+                    wrong = Some(no(Defect::ClaimWithoutEvidence, format!("{field} has no samples in manifest.json")));
                 }
                 Some(summary) if figures(claimed.clock, &summary) != *claimed => {
                     wrong =
@@ -195,7 +195,7 @@ fn run(
         None
     };
     let bench = Bench { package, options, engine, runtime, samples, elsewhere };
-    if !bench.outputs(found)? {
+    if !bench.outputs(found) {
         return Ok(());
     }
     bench.processes(found)?;
@@ -215,14 +215,14 @@ impl Bench<'_> {
     }
 
     /// The model on the samples of the package, against the outputs of the package. Returns whether it runs at all.
-    fn outputs(&self, found: &mut Verification) -> Result<bool, BakeError> {
+    fn outputs(&self, found: &mut Verification) -> bool {
         const CLAIM: &str = "outputs on the samples";
         let claimed = format!("those of {} samples", self.samples.len());
         let expected = match self.package.outputs(self.samples.len()) {
             Ok(expected) => expected,
             Err(why) => {
                 found.add(CLAIM, claimed, "-", no(Defect::ClaimWithoutEvidence, why));
-                return Ok(true);
+                return true;
             }
         };
         let ran = self
@@ -233,7 +233,7 @@ impl Bench<'_> {
             Ok(outputs) => outputs,
             Err(error) => {
                 found.add(CLAIM, claimed, "-", no(Defect::ModelUnreadable, error.to_string()));
-                return Ok(false);
+                return false;
             }
         };
         let pairs = expected.iter().flatten().zip(outputs.iter().flatten());
@@ -264,7 +264,7 @@ impl Bench<'_> {
             no(Defect::ClaimContradictsEvidence, "manifest.json: evidence.determinism speaks of other outputs")
         };
         found.add("digest of the outputs", named.map_or("-", |n| short(n)), short(&held), holds);
-        Ok(true)
+        true
     }
 
     /// Reload, determinism and memory, in fresh processes.
@@ -411,14 +411,14 @@ impl Bench<'_> {
                 }
             };
             let mut slow = true;
-            let mut again = wall(&timer, session.as_mut(), (*batch, &feed), at == 0)?;
+            let mut again = wall(session.as_mut(), (*batch, &feed), at == 0)?;
             for left in (0..TRIES).rev() {
                 slow = again.summary.p50_interval[0] > claimed.p50 * (1.0 + LATENCY_ROOM);
                 wrong = if at == 0 { self.missed(Some(&again)) } else { wrong };
                 if self.elsewhere.is_some() || left == 0 || !(slow || (at == 0 && !wrong.is_empty())) {
                     break;
                 }
-                again = wall(&timer, session.as_mut(), (*batch, &feed), at == 0)?;
+                again = wall(session.as_mut(), (*batch, &feed), at == 0)?;
             }
             let detail = format!("the median is over {:.0} % above the claim", LATENCY_ROOM * 100.0);
             let holds = match &self.elsewhere {

@@ -77,7 +77,7 @@ fn ranges(manifest: &Manifest, config: &DeploymentConfig, opened: &mut Opened) {
     let samples = &manifest.evidence.samples;
     let signature = &config.signature;
     let claims: Vec<&Port> = signature.inputs.iter().chain(&signature.outputs).filter(|p| p.range.is_some()).collect();
-    let backwards = claims.iter().find(|p| p.range.as_ref().is_some_and(|r| !(r.min <= r.max)));
+    let backwards = claims.iter().find(|p| p.range.as_ref().is_some_and(|r| r.min > r.max));
     let fault = if !claims.is_empty() && (samples.validation_samples == 0 || samples.validation_sha256.is_empty()) {
         Some(without(format!(
             "{CONFIG_FILE}: signature gives ranges, and {MANIFEST_FILE} names no samples they were seen on"
