@@ -178,7 +178,7 @@ fn a_package_alone_is_confirmed_claim_by_claim() {
         "latency at batch 1",
         "median at batch 1, wall",
         "LatencyP99 here",
-        "limit LatencyP99 <= 0.05",
+        "limit LatencyP99 <= 50ms",
         "limit Throughput >= 30",
     ] {
         assert_eq!(state(&found, claim), "Yes", "{claim}");
