@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use assert_cmd::Command;
 use bakehouse::api::digest::sha256_hex;
 use bakehouse::model::build::Builder;
-use bakehouse::model::edit::ints;
+use bakehouse::model::edit::{ints, node};
 use bakehouse::model::{DType, Model, Tensor, safetensors};
 use bakehouse::package::phase7::{self, Defect, deployment_schema, manifest_schema};
 use serde_json::{Value, json};
@@ -555,20 +555,64 @@ fn mixing() -> Model {
         .build()
 }
 
-#[test]
-fn a_model_that_mixes_its_rows_is_said_to_and_a_claim_of_the_contrary_is_caught() {
-    let folder = tempfile::tempdir().unwrap();
-    fs::write(folder.path().join("model.onnx"), mixing().to_bytes()).unwrap();
+/// `y = x w` with noise: never the same twice.
+fn noisy() -> Model {
+    let weights: Vec<f32> = (0..16).map(|i| (i as f32 * 0.61).sin()).collect();
+    Builder::new(17)
+        .input("x", DType::F32, &["N", "4"])
+        .initializer("w", Tensor::new(&[4, 4], &weights))
+        .node("MatMul", &["x", "w"], "h", vec![])
+        .push_node(node("RandomUniformLike", "NoiseLike", &["h"], &["n"], vec![]))
+        .node("Add", &["h", "n"], "y", vec![])
+        .output("y", DType::F32, &["N", "4"])
+        .build()
+}
+
+/// Bakes a model of four inputs with a package, and returns the job's spec.
+fn bake_small(folder: &Path, model: &Model) -> Value {
+    fs::write(folder.join("model.onnx"), model.to_bytes()).unwrap();
     let values: Vec<f32> = (0..240).map(|i| (i as f32 * 0.7 + 0.3).sin()).collect();
     let split = BTreeMap::from([("x".to_owned(), Tensor::new(&[60, 1, 4], &values))]);
-    fs::write(folder.path().join("validation.safetensors"), safetensors::write(&split, None).unwrap()).unwrap();
+    fs::write(folder.join("validation.safetensors"), safetensors::write(&split, None).unwrap()).unwrap();
     let spec = json!({
         "source": {"uri": "model.onnx"}, "data": {"validation": {"uri": "validation.safetensors"}}, "runtime": "Bakehouse",
         "optimization": {"level": "Conservative"}, "profile": {"iterations": 10, "batchSizes": [1]},
         "exports": ["ONNX", "Phase7"], "output": {"uri": "out"},
     });
-    let (code, said) = bake(folder.path(), &spec);
+    let (code, said) = bake(folder, &spec);
     assert!(code.is_some_and(|c| [0, 3, 4].contains(&c)), "{said}");
+    spec
+}
+
+#[test]
+fn a_model_that_is_never_the_same_is_said_to_be_and_a_claim_of_the_contrary_is_caught() {
+    let folder = tempfile::tempdir().unwrap();
+    bake_small(folder.path(), &noisy());
+    let mut package = Package::copy(&folder.path().join("out").join(PACKAGE));
+    assert_eq!(package.config["bitIdentical"], json!({"runs": false, "threads": false, "processes": false}));
+    let (code, found) = package.verify(&[]);
+    assert_eq!((code, refuted(&found)), (4, vec![]), "what cannot be held against it is left open");
+    assert_eq!(state(&found, "outputs on the samples"), "Unchecked");
+
+    package.config["bitIdentical"] = json!({"runs": true, "threads": true, "processes": true});
+    let evidence = &mut package.manifest["evidence"]["determinism"];
+    let first = evidence["runs"][0].clone();
+    evidence["runs"] = json!([first, first]);
+    evidence["processes"] = json!([first, first]);
+    evidence["threads"][0]["sha256"] = first;
+    package.seal();
+    let said = refuted(&package.verify(&[]).1);
+    for claim in
+        ["bit-identical over runs: NotDeterministic", "bit-identical over processes: NotDeterministic", "OutputsDiffer"]
+    {
+        assert!(said.iter().any(|why| why.contains(claim)), "{claim}: {said:#?}");
+    }
+}
+
+#[test]
+fn a_model_that_mixes_its_rows_is_said_to_and_a_claim_of_the_contrary_is_caught() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = bake_small(folder.path(), &mixing());
     let mut package = Package::copy(&folder.path().join("out").join(PACKAGE));
     assert_eq!(package.config["batchFlexibility"]["flexible"], false);
     assert_eq!(refuted(&package.verify(&[]).1), Vec::<String>::new());

@@ -71,6 +71,15 @@ fn no(defect: Defect, detail: impl Into<String>) -> Holds {
     Holds::No(Fault::new(defect, detail).to_string())
 }
 
+/// A claim that is refuted, unless there is a reason why it cannot be judged here.
+fn held_against(fault: Option<(Defect, String)>, unless: Option<&String>) -> Holds {
+    match (fault, unless) {
+        (None, _) => Holds::Yes,
+        (Some((defect, detail)), None) => no(defect, detail),
+        (Some(_), Some(why)) => Holds::Unchecked(why.clone()),
+    }
+}
+
 /// Percentiles must follow from the raw samples that the manifest holds.
 fn follow(manifest: &Manifest, config: &DeploymentConfig, found: &mut Verification) {
     let raw = |batch, clock| {
@@ -153,6 +162,8 @@ struct Bench<'a> {
     samples: Vec<Feed>,
     /// Why figures that depend on machine and engine cannot be judged, if they cannot.
     elsewhere: Option<String>,
+    /// Why outputs cannot be held against those in the package, if they cannot.
+    varying: Option<String>,
 }
 
 fn run(
@@ -194,7 +205,10 @@ fn run(
     } else {
         None
     };
-    let bench = Bench { package, options, engine, runtime, samples, elsewhere };
+    let varying = (!package.config.bit_identical.runs)
+        .then(|| "the model gives other outputs in each run, as the package says".to_owned());
+    let varying = elsewhere.clone().or(varying);
+    let bench = Bench { package, options, engine, runtime, samples, elsewhere, varying };
     if !bench.outputs(found) {
         return Ok(());
     }
@@ -207,11 +221,7 @@ fn run(
 impl Bench<'_> {
     /// A claim that depends on machine and engine: refuted here only where they are the same.
     fn judged(&self, fault: Option<(Defect, String)>) -> Holds {
-        match (fault, &self.elsewhere) {
-            (None, _) => Holds::Yes,
-            (Some((defect, detail)), None) => no(defect, detail),
-            (Some(_), Some(why)) => Holds::Unchecked(why.clone()),
-        }
+        held_against(fault, self.elsewhere.as_ref())
     }
 
     /// The model on the samples of the package, against the outputs of the package. Returns whether it runs at all.
@@ -244,15 +254,13 @@ impl Bench<'_> {
             (false, Some(most)) => format!("differ by up to {most:.1e}"),
             (false, None) => "differ in type or shape".to_owned(),
         };
-        let holds = if same || (self.elsewhere.is_some() && most.is_some_and(|m| m <= ELSEWHERE)) {
+        let holds = if same || (self.varying.is_some() && most.is_some_and(|m| m <= ELSEWHERE)) {
             Holds::Yes
         } else if most.is_none() {
             no(Defect::OutputsDiffer, "the model gives outputs of another type or shape than those in the package")
         } else {
-            self.judged(Some((
-                Defect::OutputsDiffer,
-                "the model gives other outputs than those in the package".to_owned(),
-            )))
+            let detail = "the model gives other outputs than those in the package".to_owned();
+            held_against(Some((Defect::OutputsDiffer, detail)), self.varying.as_ref())
         };
         found.add(CLAIM, claimed, measured, holds);
         // What lies in the package must be what its digests speak of.
@@ -369,11 +377,8 @@ impl Bench<'_> {
         let seen = ranges(session.as_mut(), self.package.model, feeds)?;
         let signature = &self.package.config.signature;
         let inputs = signature.inputs.iter().zip(&seen.inputs).map(|(p, e)| ("range of input", p, e, None));
-        let outputs = signature
-            .outputs
-            .iter()
-            .zip(&seen.outputs)
-            .map(|(p, e)| ("bounds of output", p, e, self.elsewhere.as_ref()));
+        let outputs =
+            signature.outputs.iter().zip(&seen.outputs).map(|(p, e)| ("bounds of output", p, e, self.varying.as_ref()));
         for (what, port, extreme, elsewhere) in inputs.chain(outputs) {
             let now = extreme.range();
             let measured = format!("{} on {} samples", text(now.as_ref()), feeds.len());
