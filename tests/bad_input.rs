@@ -323,6 +323,11 @@ fn jobs() -> Vec<Case> {
             2,
             &["spec.optimization.recipe", "gone.json"],
         ),
+    ]
+}
+
+fn surroundings() -> Vec<Case> {
+    vec![
         spec("an output below a file", "/output/uri", json!("model.onnx/out"), 14, &["cannot write", "model.onnx/out"]),
         spec(
             "an output where nothing can be written",
@@ -372,7 +377,11 @@ fn every_bad_input_is_refused_by_name_and_leaves_nothing_behind() {
          folder. `DIR` stands for the folder of the job.\n",
     );
     let mut wrong = Vec::new();
-    for (title, cases) in [("Models", models()), ("Data", datasets()), ("Jobs, output, memory", jobs())] {
+    for (title, cases) in [
+        ("Models", models()),
+        ("Data", datasets()),
+        ("Jobs, output, memory", jobs().into_iter().chain(surroundings()).collect()),
+    ] {
         let _ = write!(document, "\n## {title}\n\n| Given | Printed | Exit code |\n|---|---|---|\n");
         for case in cases {
             let root = tempfile::tempdir().unwrap();
