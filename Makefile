@@ -18,7 +18,7 @@ test: tools ort  ## Everything that needs no cluster
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --test e2e --bench scale -- -D warnings
 	BAKEHOUSE_REQUIRE_ORT=1 cargo test --locked
-	cargo check --locked --no-default-features
+	cargo check --locked --no-default-features --features operator
 	scripts/deny.sh
 
 build: tools

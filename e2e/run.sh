@@ -33,4 +33,4 @@ BAKEHOUSE_KUBECONFIG="$KUBECONFIG" scripts/packaging.sh
 e2e/cluster/operator.sh -f e2e/values.yaml
 
 step "running the cases"
-cargo test --locked --no-default-features --features operator --test e2e -- --test-threads "${CASES_SIDE_BY_SIDE:-4}" --show-output "$@"
+cargo test --locked --test e2e -- --test-threads "${CASES_SIDE_BY_SIDE:-4}" --show-output "$@"

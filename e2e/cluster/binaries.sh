@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# binaries.sh: compiles what the images hold: target/e2e/bakehouse, whole, and target/e2e/bakehouse-operator, the controller alone.
+# binaries.sh: compiles what the images hold, target/e2e/bakehouse: the build that the tests use, so nothing is compiled twice.
 #
-# Both come from the build that the tests use: a plain `cargo build` gives dependencies other features and compiles them all again.
+# Images for others have an operator without any engine in it (Dockerfile); BAKEHOUSE_OPERATOR_BIN names such a binary for images.sh.
 set -euo pipefail
 # shellcheck source=lib.sh
 source "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
@@ -10,11 +10,7 @@ trap_errors
 cd "$PROJECT"
 TARGET="${CARGO_TARGET_DIR:-target}"
 step "building"
+cargo test --locked --no-run --test worker --test e2e
 mkdir -p "$TARGET/e2e"
-# A copy under another name: whoever builds with other features next replaces target/debug/bakehouse, and a pod may run the old one.
-cargo test --locked --no-run --test worker
+# A copy: whoever builds with other features next replaces target/debug/bakehouse.
 cp --remove-destination "$TARGET/debug/bakehouse" "$TARGET/e2e/bakehouse"
-cargo test --locked --no-run --no-default-features --features operator --test e2e
-cp --remove-destination "$TARGET/debug/bakehouse" "$TARGET/e2e/bakehouse-operator"
-# Whoever looks for the binary finds the whole one.
-cp --remove-destination "$TARGET/e2e/bakehouse" "$TARGET/debug/bakehouse"

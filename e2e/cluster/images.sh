@@ -7,8 +7,8 @@
 # What has not changed is neither built nor loaded again: each image is known by the digest of the files that go into it.
 # Binaries are not compiled here, but by binaries.sh:
 #
-#   BAKEHOUSE_OPERATOR_BIN   built with the feature `operator` alone (default target/e2e/bakehouse-operator)
-#   BAKEHOUSE_BIN            built whole (default target/e2e/bakehouse)
+#   BAKEHOUSE_BIN            the whole binary (default target/e2e/bakehouse)
+#   BAKEHOUSE_OPERATOR_BIN   that of the operator's image (default: the same)
 #   BAKEHOUSE_ORT_LIB        ONNX Runtime (default ~/.cache/bakehouse/ort/1.32.0/libonnxruntime.so, which scripts/ort.sh fetches)
 set -euo pipefail
 # shellcheck source=lib.sh
@@ -18,7 +18,7 @@ trap_errors
 IMAGES="$CACHE/images"
 TARGET="${CARGO_TARGET_DIR:-$PROJECT/target}"
 BIN="${BAKEHOUSE_BIN:-$TARGET/e2e/bakehouse}"
-OPERATOR_BIN="${BAKEHOUSE_OPERATOR_BIN:-$TARGET/e2e/bakehouse-operator}"
+OPERATOR_BIN="${BAKEHOUSE_OPERATOR_BIN:-$BIN}"
 ORT_LIB="${BAKEHOUSE_ORT_LIB:-$CACHE/ort/1.32.0/libonnxruntime.so}"
 AUTHORITIES=/etc/ssl/certs/ca-certificates.crt
 VERSITYGW="$CACHE/versitygw-$VERSITYGW_VERSION/versitygw"
