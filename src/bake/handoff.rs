@@ -21,7 +21,7 @@ use crate::hardware::MachineFacts;
 use crate::optimizer::{PassRecord, Recipe};
 use crate::package::phase7;
 
-pub(super) use measured::{Extreme, Outputs, batch_rows, difference, limits, ranges, run_all, wall};
+pub(super) use measured::{Extreme, Outputs, batch_rows, difference, limits, ranges, run_all, wall, wall_plan};
 pub(super) use package::{MANIFEST_FORMAT, figures, machine};
 
 /// A finished artifact and all that its other formats are made of.

@@ -7,6 +7,7 @@ mod again;
 mod claims;
 mod files;
 mod package;
+mod timed;
 
 use std::path::Path;
 

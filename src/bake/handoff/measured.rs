@@ -164,15 +164,19 @@ fn compared(
     Ok(BatchRows { batch, bit_equal, max_difference, within_tolerance })
 }
 
+/// How long a batch size is measured; `first` is the one that the limits read.
+pub(in crate::bake) fn wall_plan(first: bool) -> latency::Plan {
+    let max_seconds = if first { SECONDS } else { OTHER_SECONDS };
+    latency::Plan { warmup: 5, iterations: RUNS, max_seconds, cpu_time: false }
+}
+
 /// Latency at one batch size by the clock on the wall; `first` is the size that the limits read.
 pub(in crate::bake) fn wall(
     session: &mut dyn Session,
     (batch, feed): (usize, &Feed),
     first: bool,
 ) -> Result<BatchLatency, BakeError> {
-    let max_seconds = if first { SECONDS } else { OTHER_SECONDS };
-    let plan = latency::Plan { warmup: 5, iterations: RUNS, max_seconds, cpu_time: false };
-    let samples = wall_latency(session, feed, plan)?;
+    let samples = wall_latency(session, feed, wall_plan(first))?;
     let summary = samples.summary().ok_or_else(|| BakeError::Internal("no latency sample was taken".to_owned()))?;
     Ok(BatchLatency { batch, throughput: batch as f64 / summary.p50, summary, samples })
 }

@@ -7,31 +7,23 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 
 use super::again::MEMORY_ROOM;
+use super::timed::Timed;
 use super::{Holds, Verification};
-use crate::api::Metric;
 use crate::api::bakejob::Runtime;
-use crate::bake::handoff::{Extreme, Outputs, batch_rows, difference, figures, limits, machine, ranges, run_all, wall};
+use crate::bake::handoff::{Extreme, Outputs, batch_rows, difference, figures, machine, ranges, run_all};
 use crate::bake::probe::{self, outputs_digest};
-use crate::bake::report::BatchLatency;
-use crate::bake::timing::Timer;
 use crate::bake::{BakeError, Options};
-use crate::engine::{Dataset, Feed, LoadOptions, SharedEngine, batch, dataset};
+use crate::engine::{Dataset, Feed, LoadOptions, SharedEngine, dataset};
 use crate::hardware::detect;
 use crate::model::{Model, Tensor, safetensors};
 use crate::package::phase7::{
-    self, BatchFigures, Clock, Defect, DeploymentConfig, Fault, FileRole, LatencySamples, LimitVerdict, Manifest, Port,
-    ValueRange, output_key,
+    self, BatchFigures, Clock, Defect, DeploymentConfig, Fault, FileRole, LatencySamples, Manifest, Port, ValueRange,
+    output_key,
 };
 use crate::profiler::Samples;
 
 /// What engines may differ by on one model, relative to max(1, max |a|). More of it tells nothing of the model, only that a consumer should look.
 const ELSEWHERE: f64 = 1e-4;
-
-/// How often something timed is measured before it counts as not reproduced: a busy machine may disturb one measurement.
-const TRIES: usize = 3;
-
-/// A median may be so much above the claim, as a share of it: a machine that others use too is that much slower at times.
-const LATENCY_ROOM: f64 = 1.0;
 
 /// Checks the package in `folder`. `data` is the validation split, for a check of ranges and bounds on all of it.
 ///
@@ -67,7 +59,7 @@ pub fn verify_package(folder: &Path, data: Option<&Path>, options: &Options) -> 
     Ok(found)
 }
 
-fn no(defect: Defect, detail: impl Into<String>) -> Holds {
+pub(super) fn no(defect: Defect, detail: impl Into<String>) -> Holds {
     Holds::No(Fault::new(defect, detail).to_string())
 }
 
@@ -215,7 +207,14 @@ fn run(
     bench.processes(found)?;
     bench.rows(found)?;
     bench.ranges(data, found)?;
-    bench.latency(found)
+    let timed = Timed {
+        config: package.config,
+        model: package.model,
+        engine: &bench.engine,
+        samples: &bench.samples,
+        elsewhere: bench.elsewhere.as_ref(),
+    };
+    timed.check(found)
 }
 
 impl Bench<'_> {
@@ -397,68 +396,6 @@ impl Bench<'_> {
         }
         Ok(())
     }
-
-    /// Latency and limits, with what was measured beside the claim; judged on the same machine only.
-    fn latency(&self, found: &mut Verification) -> Result<(), BakeError> {
-        let config = self.package.config;
-        let timer = Timer::new(self.engine.clone(), config.runtime.threads.max(1));
-        let mut session = timer.load(self.package.model)?;
-        let mut first: Option<BatchLatency> = None;
-        let mut wrong = Vec::new();
-        for (at, BatchFigures { batch, latency, .. }) in config.batches.iter().enumerate() {
-            let claim = format!("median at batch {batch}, wall");
-            let Some(claimed) = latency.iter().find(|l| l.clock == Clock::Wall) else { continue };
-            let feed = match batch::of_rows(&self.samples, self.package.model, *batch) {
-                Ok(feed) => feed,
-                Err(error) => {
-                    found.unchecked(claim, micros(claimed.p50), error.to_string());
-                    continue;
-                }
-            };
-            let mut slow = true;
-            let mut again = wall(session.as_mut(), (*batch, &feed), at == 0)?;
-            for left in (0..TRIES).rev() {
-                slow = again.summary.p50_interval[0] > claimed.p50 * (1.0 + LATENCY_ROOM);
-                wrong = if at == 0 { self.missed(Some(&again)) } else { wrong };
-                if self.elsewhere.is_some() || left == 0 || !(slow || (at == 0 && !wrong.is_empty())) {
-                    break;
-                }
-                again = wall(session.as_mut(), (*batch, &feed), at == 0)?;
-            }
-            let detail = format!("the median is over {:.0} % above the claim", LATENCY_ROOM * 100.0);
-            let holds = match &self.elsewhere {
-                Some(why) => Holds::Unchecked(why.clone()),
-                None => self.judged(slow.then_some((Defect::LatencyNotReproduced, detail))),
-            };
-            found.add(claim, micros(claimed.p50), micros(again.summary.p50), holds);
-            if at == 0 {
-                first = Some(again);
-            }
-        }
-        let again = limits(first.as_ref(), None);
-        for claimed in config.limits.iter().filter(|l| l.metric != Metric::PeakMemory) {
-            let now = again.iter().find(|l| l.metric == claimed.metric).and_then(|l| l.measured);
-            let detail = "the limit is said to be met, and is missed here".to_owned();
-            let holds = match &self.elsewhere {
-                Some(why) => Holds::Unchecked(why.clone()),
-                None => self.judged(wrong.contains(&claimed.metric).then_some((Defect::LatencyNotReproduced, detail))),
-            };
-            let unit = |v: f64| if claimed.metric == Metric::Throughput { format!("{v:.0}/s") } else { micros(v) };
-            let value = |v: Option<f64>| v.map_or_else(|| "not measured".to_owned(), unit);
-            let said = format!("{} ({})", value(claimed.measured), claimed.verdict);
-            found.add(format!("{} here", claimed.metric), said, value(now), holds);
-        }
-        Ok(())
-    }
-
-    /// Limits that are said to be met and that this measurement misses.
-    fn missed(&self, wall: Option<&BatchLatency>) -> Vec<Metric> {
-        let again = limits(wall, None);
-        let met = self.package.config.limits.iter().filter(|l| l.verdict == LimitVerdict::Met);
-        met.filter(|l| again.iter().any(|a| a.metric == l.metric && a.verdict == LimitVerdict::NotMet))
-            .map(|l| l.metric)
-            .collect()
-    }
 }
 
 /// Whether a range is what the samples give. `exact`: its ends are attained in them. `counted`: they are the whole split.
@@ -492,10 +429,6 @@ fn reproduced(port: &Port, extreme: &Extreme, exact: bool, counted: bool, elsewh
 
 fn text(range: Option<&ValueRange>) -> String {
     range.map_or_else(|| "none".to_owned(), |r| format!("[{}, {}]", r.min, r.max))
-}
-
-fn micros(seconds: f64) -> String {
-    if seconds < 1e-3 { format!("{:.1} us", seconds * 1e6) } else { format!("{:.3} ms", seconds * 1e3) }
 }
 
 /// The first digits of a digest.
