@@ -8,8 +8,8 @@
 //!                       └──────────── engine (tract, ONNX Runtime) ───────┘
 //! ```
 //!
-//! Rooms depend one way: `api ← model ← engine ← {accelerator, optimizer, quality, profiler} ← bake ← worker ← cli`, and
-//! `model ← package ← {bake, worker, cli}`, `api ← store ← worker`, `api ← hardware::place ← operator ← cli`: the controller knows no engine, and talks to the worker through `api::wire` alone. `tests/rooms.rs`
+//! Rooms depend one way: `api ← model ← engine ← {accelerator, optimizer, quality, profiler} ← bake ← worker ← cli`,
+//! `api, model ← package ← {bake, worker, cli}`, and `api ← store ← worker`, `api ← hardware::place ← operator ← cli`: the controller knows no engine, and talks to the worker through `api::wire` alone. `tests/rooms.rs`
 //! keeps it true.
 
 pub mod api;

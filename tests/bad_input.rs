@@ -328,6 +328,11 @@ fn jobs() -> Vec<Case> {
             2,
             &["spec.optimization.recipe", "gone.json"],
         ),
+    ]
+}
+
+fn surroundings() -> Vec<Case> {
+    vec![
         spec("an output below a file", "/output/uri", json!("model.onnx/out"), 14, &["cannot write", "model.onnx/out"]),
         spec(
             "an output where nothing can be written",
@@ -336,6 +341,20 @@ fn jobs() -> Vec<Case> {
             14,
             &["cannot write /proc/bakehouse-out"],
         ),
+        Case {
+            files: vec![("phase7", b"mine".to_vec())],
+            job: {
+                let mut job = good_job();
+                job["spec"]["exports"] = json!(["ONNX", "Phase7"]);
+                job["spec"]["output"] = json!({"uri": "."});
+                job
+            },
+            ..case(
+                "something of one's own where the package would go",
+                14,
+                &["phase7", "is no package, so it is not replaced"],
+            )
+        },
         Case {
             environment: vec![("BAKEHOUSE_MEMORY_LIMIT", "100000000")],
             ..case(
@@ -537,7 +556,7 @@ fn every_bad_input_is_refused_by_name_and_leaves_nothing_behind() {
         ("Packages", packages()),
         ("Weights of a package", checkpoints()),
         ("Data", datasets()),
-        ("Jobs, output, memory", jobs()),
+        ("Jobs, output, memory", jobs().into_iter().chain(surroundings()).collect()),
     ];
     for (title, cases) in sections {
         let _ = write!(document, "\n## {title}\n\n| Given | Printed | Exit code |\n|---|---|---|\n");

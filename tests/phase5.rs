@@ -175,7 +175,7 @@ fn the_committed_schema_is_the_one_of_the_code() {
         committed == made,
         "{SCHEMA} is not what the code says. Write it again with: UPDATE_SCHEMA=1 cargo test --test phase5"
     );
-    let printed = bakehouse().arg("package-schema").output().unwrap();
+    let printed = bakehouse().args(["package-schema", "phase5"]).output().unwrap();
     assert_eq!(String::from_utf8(printed.stdout).unwrap(), made);
 }
 

@@ -1,5 +1,5 @@
 //! The arrows between rooms point one way: `api ← model ← engine ← {accelerator, optimizer, quality, profiler} ← bake ← worker ← cli`,
-//! `model ← package ← {bake, worker, cli}`, `api ← store ← worker`.
+//! `api, model ← package ← {bake, worker, cli}`, `api ← store ← worker`.
 
 #![allow(clippy::unwrap_used)] // a test that cannot read the sources has failed
 

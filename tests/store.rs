@@ -105,6 +105,60 @@ fn a_worker_bakes_from_bucket_to_bucket_and_a_cleanup_deletes_what_it_wrote() {
 }
 
 #[test]
+fn a_package_is_published_with_the_result_and_verified_from_the_bucket_alone() {
+    let Some(server) = stocked() else { return };
+    let spec = with(perceptron(), "exports", json!(["ONNX", "Phase7", "SafeTensors"]));
+    let outcome = Pod::bake(&server, &spec).outcome();
+    assert!(matches!(outcome.reason, Reason::Baked | Reason::NoImprovement), "{}", outcome.message);
+    assert_published(&server, "baked", "mlp");
+    let listed: Vec<(&str, &str)> = outcome.artifacts.iter().map(|a| (&*a.format, &*a.uri)).collect();
+    assert_eq!(
+        listed,
+        [
+            ("ONNX", "s3://baked/mlp/model.onnx"),
+            ("SafeTensors", "s3://baked/mlp/weights.safetensors"),
+            ("Phase7", "s3://baked/mlp/phase7/manifest.json")
+        ]
+    );
+    let objects = server.objects("baked");
+    let manifest = sha256_hex(&objects["mlp/phase7/manifest.json"]);
+    assert_eq!(outcome.artifacts[2].sha256, format!("sha256:{manifest}"));
+
+    for (name, bytes) in objects.iter().filter_map(|(key, bytes)| Some((key.strip_prefix("mlp/phase7/")?, bytes))) {
+        server.put("handed", name, bytes);
+    }
+    let refuted = |found: &Value| -> Vec<Value> {
+        let checks = found["checks"].as_array().unwrap_or_else(|| panic!("{found}"));
+        checks.iter().filter(|c| c["holds"]["state"] == "No").cloned().collect()
+    };
+    for uri in ["s3://baked/mlp/phase7/", "s3://handed"] {
+        let (code, found) = Pod::verify(&server, uri, &["--data", "s3://data/mlp/validation.npz"]);
+        // Other work on the machine may leave what hangs on the clock open.
+        assert_eq!((matches!(code, Some(0 | 4)), refuted(&found)), (true, vec![]), "{uri}");
+    }
+    // The result as a whole is fetched too; its inputs are elsewhere.
+    let (code, found) = Pod::verify(&server, "s3://baked/mlp/", &[]);
+    assert_eq!((code, refuted(&found)), (Some(4), vec![]));
+
+    server.put("handed", "model.onnx", b"another");
+    let (code, found) = Pod::verify(&server, "s3://handed/", &[]);
+    assert!(
+        code == Some(3) && refuted(&found)[0]["holds"]["why"].as_str().unwrap().starts_with("DigestMismatch"),
+        "{found}"
+    );
+    server.remove("handed", "outputs.safetensors");
+    let (_, found) = Pod::verify(&server, "s3://handed/", &[]);
+    assert!(found.to_string().contains("FileMissing"), "{found}");
+    let (code, said) = Pod::verify(&server, "s3://data/", &[]);
+    assert!(code == Some(2) && said.to_string().contains("holds neither manifest.json nor report.json"), "{said}");
+    let (code, said) = Pod::verify(&server, "s3://nowhere/", &[]);
+    assert_eq!(code, Some(2), "{said}");
+
+    Pod::run(&server, "Clean", &spec, &[]).ended(0, Reason::Baked);
+    assert!(server.objects("baked").is_empty());
+}
+
+#[test]
 fn buckets_and_folders_mix() {
     let Some(server) = stocked() else { return };
     let folder = tempfile::tempdir().unwrap();

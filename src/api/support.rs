@@ -36,11 +36,8 @@ const NOT_BUILT: &[(&str, What, &str)] = &[
     ("spec.optimization.level", Is("Medium"), "use Conservative or Light"),
     ("spec.optimization.level", Is("Aggressive"), "use Conservative or Light"),
     ("spec.optimization.level", Is("Maximum"), "use Conservative or Light"),
-    ("spec.exports", Is("ONNXStandard"), "use ONNX"),
     ("spec.exports", Is("NNEF"), "use ONNX"),
-    ("spec.exports", Is("SafeTensors"), "use ONNX"),
-    ("spec.exports", Is("OCI"), "use ONNX"),
-    ("spec.exports", Is("Phase7"), "use ONNX"),
+    ("spec.exports", Is("OCI"), "use Phase7"),
     ("spec.hardware.device", Is("CUDA"), "use CPU or Auto"),
     ("spec.hardware.gpu", Set, "leave it out"),
     ("spec.cache", Is("Use"), "use Off, or leave it out"),
@@ -140,7 +137,11 @@ mod tests {
             said(|s| s.optimization.level = Level::Medium),
             ["spec.optimization.level: Medium is not built yet; use Conservative or Light."]
         );
-        assert_eq!(said(|s| s.exports.push(Export::Phase7)), ["spec.exports[1]: Phase7 is not built yet; use ONNX."]);
+        assert_eq!(said(|s| s.exports.push(Export::Nnef)), ["spec.exports[1]: NNEF is not built yet; use ONNX."]);
+        assert_eq!(
+            said(|s| s.exports.extend([Export::Phase7, Export::SafeTensors, Export::OnnxStandard])),
+            Vec::<String>::new()
+        );
         assert_eq!(
             said(|s| s.hardware.device = Device::Cuda),
             ["spec.hardware.device: CUDA is not built yet; use CPU or Auto."]

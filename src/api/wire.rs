@@ -10,6 +10,9 @@ use super::reason::Reason;
 /// The variable that holds an [`Assignment`] as JSON.
 pub const ASSIGNMENT_VARIABLE: &str = "BAKEHOUSE_ASSIGNMENT";
 
+/// The variable that names the image of the worker, for what a package says of its origin.
+pub const IMAGE_VARIABLE: &str = "BAKEHOUSE_IMAGE";
+
 /// The variable that names the file for the termination message.
 pub const TERMINATION_VARIABLE: &str = "TERMINATION_LOG";
 

@@ -3,7 +3,8 @@
 use super::choose::Chosen;
 use super::intake::Loaded;
 use super::report::{
-    BatchSpeedup, CandidateFigures, DataFigures, JobFigures, ModelFigures, OutcomeFigures, REPORT_VERSION, Report,
+    BatchLatency, BatchSpeedup, CandidateFigures, DataFigures, JobFigures, ModelFigures, OutcomeFigures,
+    REPORT_VERSION, Report,
 };
 use super::summary::{GateLine, Interval, ResultFigures, Summary};
 use super::timing::Timer;
@@ -69,7 +70,9 @@ pub(super) fn gate_figures(
             }
         }
     }
-    latency_figures(baked, &mut figures);
+    if let Some(first) = baked.latency.first() {
+        latency_figures(first, &mut figures);
+    }
     figures
 }
 
@@ -79,9 +82,8 @@ const SAMPLES_FOR_P95: usize = 72;
 /// The same of the 99th percentile: 1 - 0.99^n > 0.975.
 pub(super) const SAMPLES_FOR_P99: usize = 368;
 
-/// Latency figures of the first batch size, with intervals from order statistics.
-fn latency_figures(model: &ModelFigures, figures: &mut Figures) {
-    let Some(first) = model.latency.first() else { return };
+/// Latency figures of one batch size, with intervals from order statistics.
+pub(super) fn latency_figures(first: &BatchLatency, figures: &mut Figures) {
     let mut sorted = first.samples.seconds.clone();
     sorted.sort_by(f64::total_cmp);
     let n = sorted.len();

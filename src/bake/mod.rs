@@ -6,6 +6,7 @@ mod choose;
 pub mod compare;
 pub mod error;
 mod figures;
+mod handoff;
 pub mod html;
 mod intake;
 mod judge;
@@ -49,6 +50,7 @@ use crate::package::{self, Package, Settled};
 use crate::profiler::{clock, paired};
 use checkpoint::{Baseline, Finished};
 use choose::Chosen;
+use handoff::Handoff;
 use intake::Loaded;
 use judge::{Bench, SearchJudge};
 use measure::{Measurer, Workload};
@@ -92,10 +94,12 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
     let machine = detect::detect();
     let Settled { mut job, package } = package::settle(job)?;
     memory::check(&job, package.as_ref(), &machine)?;
+    handoff::check_output(&job)?;
     let mut staging = Staging::new(&job.output, options.checkpoints.as_ref().map(|c| c.run()))?;
     let given = package.as_ref().map(|package| put_together(&mut job, package, &staging)).transpose()?;
     let job = &job;
     let loaded = intake::load(job, package.as_ref(), options)?;
+    handoff::check_model(job, &loaded)?;
     let engine = &loaded.engine.engine;
     let threads = job.threads.unwrap_or(1);
     let timer = Timer::new(engine.clone(), threads);
@@ -156,6 +160,18 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
         facts: loaded.facts.clone(),
         steps: chosen.steps.clone(),
     };
+    let handoff = Handoff {
+        job,
+        options,
+        loaded: &loaded,
+        timer: &timer,
+        workload: &workload,
+        machine: &machine,
+        lossless: &search.lossless,
+        chosen: &chosen,
+        recipe: &recipe,
+    };
+    let handed = handoff.write(&mut staging)?;
     let resumed = stages.remark();
     if let Some(said) = &resumed {
         chosen.message = format!("{} {said}", chosen.message);
@@ -170,7 +186,7 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
     let mut report =
         figures::report(job, options, &loaded, &timer, machine, search, baseline, &chosen, stages.ended(), remarks);
     report.package = package.map(|package| carried(package, reproduced, job));
-    let summary = export(&mut staging, &chosen, &recipe, report, job, started)?;
+    let summary = export(&mut staging, &chosen, &recipe, handed, report, job, started)?;
     staging.publish()?;
     Ok(summary)
 }
@@ -257,6 +273,7 @@ fn export(
     staging: &mut Staging,
     chosen: &Chosen,
     recipe: &Recipe,
+    handed: Vec<report::Artifact>,
     mut report: Report,
     job: &ResolvedJob,
     started: Instant,
@@ -274,6 +291,7 @@ fn export(
     add("ONNX", MODEL_FILE, &chosen.files.file)?;
     chosen.files.beside.iter().try_for_each(|(name, bytes)| add("ONNXData", name, bytes))?;
     add("Recipe", "recipe.json", pretty(recipe)?.as_bytes())?;
+    report.artifacts.extend(handed);
     let page = html::page(&report);
     staging.write("report.html", page.as_bytes())?;
     // The page cannot hold its own digest; the JSON, written after it, can.

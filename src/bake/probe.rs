@@ -11,7 +11,7 @@ use super::BakeError;
 use crate::api::bakejob::Runtime;
 use crate::api::digest::{hex, sha256_hex_of};
 use crate::engine::{Dataset, Engines, LoadOptions, dataset};
-use crate::model::{Model, Tensor};
+use crate::model::{Model, Tensor, safetensors};
 use crate::profiler::clock;
 
 /// What a fresh process is asked to do.
@@ -45,6 +45,50 @@ pub struct Seen {
     pub peak_rss_bytes: Option<u64>,
     /// Resident memory before the model was loaded, bytes.
     pub idle_rss_bytes: Option<u64>,
+}
+
+/// A model and a file that should hold its weights.
+#[derive(Debug, Clone)]
+pub struct WeightsRequest {
+    /// The model file.
+    pub model: PathBuf,
+    /// The weights' file.
+    pub weights: PathBuf,
+}
+
+/// What a fresh process found in a file of weights.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WeightsSeen {
+    /// Tensors in the file.
+    pub tensors: usize,
+    /// Names that the model holds with other bytes, or that only one of the two holds.
+    pub different: Vec<String>,
+}
+
+/// Compares weights, in the process that calls it.
+pub fn run_weights(request: &WeightsRequest) -> Result<WeightsSeen, BakeError> {
+    let model = Model::load(&request.model)?;
+    let bytes = std::fs::read(&request.weights)
+        .map_err(|e| BakeError::Reload(format!("{} cannot be read: {e}", request.weights.display())))?;
+    let mut found = safetensors::read(&bytes.into())
+        .map_err(|e| BakeError::Reload(format!("{} {e}", request.weights.display())))?;
+    let tensors = found.len();
+    let mut different = Vec::new();
+    for initializer in &model.graph().initializer {
+        if found.remove(initializer.name()) != Some(Tensor::from_proto(initializer)?) {
+            different.push(initializer.name().to_owned());
+        }
+    }
+    different.extend(found.into_keys());
+    Ok(WeightsSeen { tensors, different })
+}
+
+/// Starts a fresh process of this program for it.
+pub fn spawn_weights(program: &Path, request: &WeightsRequest) -> Result<WeightsSeen, BakeError> {
+    let mut command = Command::new(program);
+    command.arg("probe").arg(&request.model).arg("--weights").arg(&request.weights);
+    answer(program, &mut command)
 }
 
 /// Does the work, in the process that calls it.
@@ -85,6 +129,11 @@ pub fn spawn(program: &Path, request: &Request) -> Result<Seen, BakeError> {
     if let Some(library) = &request.ort_lib {
         command.arg("--ort-lib").arg(library);
     }
+    answer(program, &mut command)
+}
+
+/// What a fresh process prints.
+fn answer<T: serde::de::DeserializeOwned>(program: &Path, command: &mut Command) -> Result<T, BakeError> {
     let output = crate::signals::output(command.stdin(Stdio::null()))
         .map_err(|e| BakeError::Internal(format!("cannot start {}: {e}", program.display())))?;
     if !output.status.success() {

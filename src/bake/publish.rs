@@ -84,18 +84,35 @@ impl Staging {
         Ok(())
     }
 
+    /// Adds a folder that is published as one: a rename puts it into place whole, and in place of an earlier one of its kind. The caller fills it.
+    pub(super) fn folder(&mut self, name: &str) -> Result<PathBuf, BakeError> {
+        let path = self.path(name);
+        std::fs::create_dir_all(&path).map_err(|source| BakeError::Output { path: self.target.join(name), source })?;
+        self.files.push(PathBuf::from(name));
+        Ok(path)
+    }
+
+    /// Adds a file that the caller wrote where [`Staging::path`] says.
+    pub(super) fn adopt(&mut self, name: &str) {
+        self.files.push(PathBuf::from(name));
+    }
+
     /// Renames every file into place, in the order they were written. A signal ends the process before the first or after the last.
     pub(super) fn publish(self) -> Result<(), BakeError> {
         undivided(|| self.files.iter().try_for_each(|name| self.rename(name)))
     }
 
     fn rename(&self, name: &Path) -> Result<(), BakeError> {
-        let to = self.target.join(name);
+        let (from, to) = (self.folder.path().join(name), self.target.join(name));
         let rename = || {
             if let Some(parent) = to.parent() {
                 std::fs::create_dir_all(parent)?;
             }
-            std::fs::rename(self.folder.path().join(name), &to)
+            if from.is_dir() && to.is_dir() {
+                // It goes with the hidden folder.
+                std::fs::rename(&to, from.with_added_extension("before"))?;
+            }
+            std::fs::rename(&from, &to)
         };
         rename().map_err(|source| BakeError::Output { path: to.clone(), source })
     }
@@ -127,6 +144,26 @@ mod tests {
             std::fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
         names.sort();
         assert_eq!(names, ["a", "model.onnx"]);
+    }
+
+    #[test]
+    fn a_folder_takes_the_place_of_the_one_before_as_a_whole() {
+        let root = tempfile::tempdir().unwrap();
+        for (file, text) in [("old", "1"), ("new", "2")] {
+            let mut staging = Staging::new(root.path(), None).unwrap();
+            let folder = staging.folder("package").unwrap();
+            std::fs::write(folder.join(file), text).unwrap();
+            staging.write("report.json", text.as_bytes()).unwrap();
+            staging.publish().unwrap();
+        }
+        let names = |at: &Path| {
+            let mut names: Vec<_> =
+                std::fs::read_dir(at).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&root.path().join("package")), ["new"]);
+        assert_eq!(names(root.path()), ["package", "report.json"]);
     }
 
     #[test]

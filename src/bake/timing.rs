@@ -57,6 +57,17 @@ impl Timer {
     }
 }
 
+/// Latency by the clock on the wall, whatever the threads of the session: what a deadline is kept by.
+pub(super) fn wall_latency(
+    session: &mut dyn Session,
+    feed: &Feed,
+    plan: latency::Plan,
+) -> Result<Samples, EngineError> {
+    let plan = latency::Plan { cpu_time: false, ..plan };
+    let _turn = turn()?;
+    latency::measure(plan, &mut || session.run(feed).map(drop))
+}
+
 fn turn() -> Result<TimingTurn, EngineError> {
     TimingTurn::take().map_err(|e| EngineError::Unavailable {
         name: "the lock that keeps timing runs apart".to_owned(),

@@ -6,14 +6,20 @@
 mod again;
 mod claims;
 mod files;
+mod package;
+mod timed;
 
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+pub use package::verify_package;
+
 use super::report::{REPORT_VERSION, Report};
 use super::{BakeError, Options};
 use crate::api::Reason;
+use crate::bake::handoff::MANIFEST_FORMAT;
+use crate::package::phase7;
 use crate::quality::cheat::Finding;
 
 /// Name of the report's file.
@@ -96,6 +102,10 @@ pub fn verify(folder: &Path, options: &Options) -> Result<Verification, BakeErro
     let sources = files::Sources::find(&report, &mut found);
     files::recipe(folder, &report, &sources, artifact.as_deref(), &mut found);
     again::measure(folder, &report, &sources, artifact.as_deref(), options, &mut found)?;
+    if report.artifacts.iter().any(|a| a.format == MANIFEST_FORMAT) {
+        let package = folder.join(phase7::FOLDER);
+        found.remarks.push(format!("The package is checked by itself: bakehouse verify {}", package.display()));
+    }
     Ok(found)
 }
 

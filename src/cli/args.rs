@@ -35,7 +35,7 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// Make a phase 5 package of loose files: model, data splits, weights, what is known of the training.
     Package(PackageArgs),
-    /// Check a finished bake again: digests, outputs, recipe and every claim of its report.
+    /// Check a finished bake or a package again: digests, outputs, recipe and every claim.
     Verify(VerifyArgs),
     /// Copy a finished bake that passed its gates to spec.promotion.uri, with its evidence; or go back to the version before.
     Promote(PromoteArgs),
@@ -48,8 +48,12 @@ pub(crate) enum Command {
     Crd,
     /// Print the JSON Schema of report.json.
     ReportSchema,
-    /// Print the JSON Schema of a package's manifest.json.
-    PackageSchema,
+    /// Print the JSON Schema of a file of a package.
+    PackageSchema {
+        /// Which file.
+        #[arg(value_enum)]
+        file: PackageFile,
+    },
     /// Print a completion script for a shell.
     Completions {
         /// Which shell.
@@ -58,6 +62,17 @@ pub(crate) enum Command {
     /// Load a model in this fresh process, run one sample and print what was seen. Used by `bake` for reload, memory and determinism.
     #[command(hide = true)]
     Probe(ProbeArgs),
+}
+
+/// A file of the package with a schema of its own.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub(crate) enum PackageFile {
+    /// manifest.json of phase 5
+    Phase5,
+    /// manifest.json of phase 7
+    Manifest,
+    /// deployment_config.json of phase 7
+    Deployment,
 }
 
 #[derive(Debug, Args)]
@@ -243,9 +258,12 @@ pub(crate) struct PackageArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// Folder that a bake wrote.
-    #[arg(value_name = "DIR")]
-    pub(crate) folder: PathBuf,
+    /// Folder that a bake wrote, or a package of phase 7; a local one or s3://bucket/folder/.
+    #[arg(value_name = "URI")]
+    pub(crate) target: PathBuf,
+    /// The validation data of a package, to check its ranges and bounds on all samples. A package brings a few of its own.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) data: Option<PathBuf>,
     /// ONNX Runtime's shared library.
     #[arg(long, value_name = "FILE", env = "BAKEHOUSE_ORT_LIB")]
     pub(crate) ort_lib: Option<PathBuf>,
@@ -267,12 +285,15 @@ pub(crate) struct ProbeArgs {
     pub(crate) model: PathBuf,
     /// Data in one of the accepted formats; its first samples are run.
     #[arg(long)]
-    pub(crate) data: PathBuf,
+    pub(crate) data: Option<PathBuf>,
+    /// A file that should hold the model's weights. Compares them, and runs nothing.
+    #[arg(long, conflicts_with = "data")]
+    pub(crate) weights: Option<PathBuf>,
     /// How many samples.
     #[arg(long, default_value_t = 4)]
     pub(crate) samples: usize,
     /// Engine: onnxruntime or bakehouse.
-    #[arg(long)]
+    #[arg(long, default_value = "bakehouse")]
     pub(crate) runtime: String,
     /// ONNX Runtime's shared library.
     #[arg(long)]

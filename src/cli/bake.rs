@@ -9,10 +9,12 @@ use super::args::BakeArgs;
 use super::jobs::{Planned, planned};
 use super::watch::Terminal;
 use super::{Failure, batch, json, print, promote, text};
+use crate::api::bakejob::Export;
 use crate::api::{Reason, ResolvedJob};
 use crate::bake::summary::Interval;
 use crate::bake::{self, Options, Summary};
 use crate::engine::Engines;
+use crate::package::phase7;
 use crate::worker;
 
 pub(super) fn run(args: &BakeArgs) -> Result<u8, Failure> {
@@ -188,8 +190,13 @@ fn result(summary: &Summary, job: &ResolvedJob) -> String {
     for gate in &figures.gates {
         gates.add_row([&gate.metric, &gate.threshold, &gate.observed, &gate.verdict]);
     }
+    let package = if job.exports.contains(&Export::Phase7) {
+        format!("\npackage   {}", figures.folder.join(phase7::FOLDER).display())
+    } else {
+        String::new()
+    };
     format!(
-        "{}: {} ({}, {}, {:.1} s)\n{}\n{table}\n{gates}\nartifact  {}\nreport    {}",
+        "{}: {} ({}, {}, {:.1} s)\n{}\n{table}\n{gates}\nartifact  {}\nreport    {}{package}",
         job.name,
         summary.reason,
         figures.plan,

@@ -19,7 +19,8 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use crate::api::Reason;
-use args::{Cli, Command};
+use crate::package::phase7;
+use args::{Cli, Command, PackageFile};
 
 /// An error for a person: what happened, what to do, and the exit code.
 #[derive(Debug)]
@@ -83,7 +84,11 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Worker(_) => Ok(0),
         Command::Crd => print(&crate::api::crd_yaml()),
         Command::ReportSchema => schema(&crate::bake::report::report_schema()),
-        Command::PackageSchema => schema(&crate::package::manifest_schema()),
+        Command::PackageSchema { file } => schema(&match file {
+            PackageFile::Phase5 => crate::package::manifest_schema(),
+            PackageFile::Manifest => phase7::manifest_schema(),
+            PackageFile::Deployment => phase7::deployment_schema(),
+        }),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "bakehouse", &mut std::io::stdout());
             Ok(0)

@@ -3,9 +3,14 @@
 use super::args::ProbeArgs;
 use super::{Failure, json, print};
 use crate::api::bakejob::Runtime;
-use crate::bake::probe::{self, Request};
+use crate::bake::probe::{self, Request, WeightsRequest};
 
 pub(super) fn run(args: &ProbeArgs) -> Result<u8, Failure> {
+    if let Some(weights) = &args.weights {
+        let seen = probe::run_weights(&WeightsRequest { model: args.model.clone(), weights: weights.clone() })?;
+        return print(&json(&seen)?);
+    }
+    let Some(data) = &args.data else { return Err(Failure::usage("probe needs --data or --weights")) };
     let runtime = match args.runtime.as_str() {
         "onnxruntime" => Runtime::OnnxRuntime,
         "bakehouse" => Runtime::Bakehouse,
@@ -13,7 +18,7 @@ pub(super) fn run(args: &ProbeArgs) -> Result<u8, Failure> {
     };
     let seen = probe::run(&Request {
         model: args.model.clone(),
-        data: args.data.clone(),
+        data: data.clone(),
         samples: args.samples,
         runtime,
         ort_lib: args.ort_lib.clone(),

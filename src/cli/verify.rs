@@ -1,4 +1,4 @@
-//! `bakehouse verify`: a finished bake, checked again.
+//! `bakehouse verify`: a finished bake or a package, checked again.
 
 use std::fmt::Write as _;
 
@@ -8,8 +8,9 @@ use super::args::VerifyArgs;
 use super::{Failure, json, print};
 use crate::api::Reason;
 use crate::bake::Options;
-use crate::bake::verify::{Holds, Verification, verify};
+use crate::bake::verify::{Holds, Verification};
 use crate::engine::Engines;
+use crate::worker;
 
 pub(super) fn run(args: &VerifyArgs) -> Result<u8, Failure> {
     let options = Options {
@@ -20,7 +21,7 @@ pub(super) fn run(args: &VerifyArgs) -> Result<u8, Failure> {
         low_memory: false,
         checkpoints: None,
     };
-    let found = verify(&args.folder, &options)?;
+    let found = worker::verify(&args.target, args.data.as_deref(), &options)?;
     print(&if args.json { json(&found)? } else { text(&found) })?;
     Ok(found.reason().exit_code())
 }

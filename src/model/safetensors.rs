@@ -1,12 +1,50 @@
-//! Reading `.safetensors` files: named tensors, nothing that could run.
+//! Named tensors in a `.safetensors` file: read from one, and written to one byte for byte the same way each time. Nothing in it could run.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
+use ::safetensors::tensor::TensorView;
 use ::safetensors::{Dtype, SafeTensors};
 use bytes::Bytes;
 
 use super::{DType, Tensor, mapped};
+
+fn from_file(dtype: Dtype) -> Option<DType> {
+    Some(match dtype {
+        Dtype::F32 => DType::F32,
+        Dtype::F64 => DType::F64,
+        Dtype::F16 => DType::F16,
+        Dtype::BF16 => DType::BF16,
+        Dtype::I8 => DType::I8,
+        Dtype::I16 => DType::I16,
+        Dtype::I32 => DType::I32,
+        Dtype::I64 => DType::I64,
+        Dtype::U8 => DType::U8,
+        Dtype::U16 => DType::U16,
+        Dtype::U32 => DType::U32,
+        Dtype::U64 => DType::U64,
+        Dtype::BOOL => DType::Bool,
+        _ => return None,
+    })
+}
+
+fn to_file(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F32 => Dtype::F32,
+        DType::F64 => Dtype::F64,
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
+        DType::I8 => Dtype::I8,
+        DType::I16 => Dtype::I16,
+        DType::I32 => Dtype::I32,
+        DType::I64 => Dtype::I64,
+        DType::U8 => Dtype::U8,
+        DType::U16 => Dtype::U16,
+        DType::U32 => Dtype::U32,
+        DType::U64 => Dtype::U64,
+        DType::Bool => Dtype::BOOL,
+    }
+}
 
 /// Every tensor of a file. The file is mapped, so the tensors take no memory of their own.
 ///
@@ -27,31 +65,30 @@ pub fn read(bytes: &Bytes) -> Result<BTreeMap<String, Tensor>, String> {
         .map_err(|e| format!("is not a readable .safetensors file ({e}). Save it again."))?;
     let mut tensors = BTreeMap::new();
     for (name, view) in file.iter() {
-        let dtype = match view.dtype() {
-            Dtype::F32 => DType::F32,
-            Dtype::F64 => DType::F64,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            Dtype::I8 => DType::I8,
-            Dtype::I16 => DType::I16,
-            Dtype::I32 => DType::I32,
-            Dtype::I64 => DType::I64,
-            Dtype::U8 => DType::U8,
-            Dtype::U16 => DType::U16,
-            Dtype::U32 => DType::U32,
-            Dtype::U64 => DType::U64,
-            Dtype::BOOL => DType::Bool,
-            other => {
-                return Err(format!(
-                    "tensor '{name}' has the type {other:?}, which is no input of a model. Save it as float32 or int64."
-                ));
-            }
-        };
+        let dtype = from_file(view.dtype()).ok_or_else(|| {
+            format!(
+                "tensor '{name}' has the type {:?}, which is no input of a model. Save it as float32 or int64.",
+                view.dtype()
+            )
+        })?;
         let tensor = Tensor::from_bytes(dtype, view.shape().to_vec(), bytes.slice_ref(view.data()))
             .map_err(|e| format!("tensor '{name}': {e}"))?;
         tensors.insert(name.to_owned(), tensor);
     }
     Ok(tensors)
+}
+
+/// A file of these tensors, with one remark in its metadata: a second one would make the order of its bytes a matter of chance.
+pub fn write(tensors: &BTreeMap<String, Tensor>, remark: Option<(&str, &str)>) -> Result<Vec<u8>, String> {
+    let views = tensors
+        .iter()
+        .map(|(name, tensor)| {
+            let view = TensorView::new(to_file(tensor.dtype()), tensor.shape().to_vec(), tensor.bytes());
+            view.map(|view| (name.as_str(), view)).map_err(|e| format!("tensor '{name}': {e}"))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let metadata = remark.map(|(key, value)| HashMap::from([(key.to_owned(), value.to_owned())]));
+    ::safetensors::serialize(views, metadata).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
@@ -67,5 +104,21 @@ mod tests {
         assert_eq!(read(&Bytes::from(bytes.clone())).unwrap()["x"], Tensor::new(&[1, 2], &[3_i64, -4]));
         bytes.pop();
         assert!(read(&Bytes::from(bytes)).unwrap_err().contains("not a readable"));
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_and_is_the_same_bytes_each_time() {
+        let tensors: BTreeMap<String, Tensor> = [
+            ("w/1", Tensor::new(&[2, 2], &[1.0_f32, -0.0, f32::NAN, 4.0])),
+            ("b", Tensor::new(&[3], &[1_i64, 2, 3])),
+            ("none", Tensor::new::<f32>(&[0, 4], &[])),
+            ("flag", Tensor::from_bools(&[2], &[true, false])),
+            ("one", Tensor::scalar(7_u8)),
+        ]
+        .map(|(name, tensor)| (name.to_owned(), tensor))
+        .into();
+        let file = write(&tensors, Some(("model_sha256", "00"))).unwrap();
+        assert_eq!(read(&Bytes::from(file.clone())).unwrap(), tensors);
+        assert_eq!(write(&tensors, Some(("model_sha256", "00"))).unwrap(), file);
     }
 }

@@ -319,7 +319,7 @@ impl Manifest {
         };
         let manifest: Self = serde_json::from_value(written.clone()).map_err(|e| {
             no_manifest(format!(
-                "does not keep the schema of {PHASE5_VERSION} ({e}). `bakehouse package-schema` prints it."
+                "does not keep the schema of {PHASE5_VERSION} ({e}). `bakehouse package-schema phase5` prints it."
             ))
         })?;
         let known = serde_json::to_value(&manifest).map_err(|e| no_manifest(e.to_string()))?;

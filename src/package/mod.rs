@@ -1,4 +1,4 @@
-//! Phase 5 packages: what a trainer hands over. A folder with a manifest that names model, data splits and their digests, and carries how the model was
+//! Packages: what is handed over between the phases, as files that say what they are; that of phase 7 in [`phase7`]. The rest is of phase 5: what a trainer hands over. A folder with a manifest that names model, data splits and their digests, and carries how the model was
 //! trained and how good it was; or the trainer's own layout, a PyTorch checkpoint beside an ONNX graph.
 //!
 //! ```text
@@ -16,6 +16,7 @@ mod error;
 mod files;
 mod manifest;
 mod open;
+pub mod phase7;
 mod pickle;
 mod settle;
 mod torch;

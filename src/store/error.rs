@@ -124,7 +124,7 @@ impl StoreError {
     }
 
     /// Whether it is just not there.
-    pub(super) fn is_missing(&self) -> bool {
+    pub fn is_missing(&self) -> bool {
         matches!(self.0.fault, Fault::NoObject | Fault::NoBucket)
     }
 

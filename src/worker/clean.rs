@@ -2,12 +2,15 @@
 //! objects of those names.
 
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::api::wire::Outcome;
 use crate::api::{Reason, ResolvedJob};
 use crate::bake::Report;
 use crate::bake::report::Artifact;
+
+/// The file that names all others.
+const REPORT: &str = "report.json";
 
 pub(super) fn clean(job: &ResolvedJob) -> Outcome {
     #[cfg(feature = "store")]
@@ -47,8 +50,7 @@ pub(super) fn reason(error: &std::io::Error) -> Reason {
 }
 
 fn delete(output: &Path) -> std::io::Result<usize> {
-    let report = output.join("report.json");
-    let text = match std::fs::read(&report) {
+    let text = match std::fs::read(output.join(REPORT)) {
         Ok(text) => text,
         // Nothing was published, or it is deleted already.
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
@@ -56,16 +58,27 @@ fn delete(output: &Path) -> std::io::Result<usize> {
     };
     let files = named_by(&text)
         .map_err(|error| std::io::Error::new(ErrorKind::InvalidData, format!("report.json: {error}")))?;
+    delete_files(output, &files)
+}
+
+/// Deletes files by name, then the report, then the folders that they leave empty.
+fn delete_files(output: &Path, files: &[String]) -> std::io::Result<usize> {
     let mut count = 0;
     // The report last: without it a second try would not know the files.
-    for path in files.iter().map(|file| output.join(file)).chain([report]) {
+    for path in files.iter().map(|file| output.join(file)).chain([output.join(REPORT)]) {
         match std::fs::remove_file(&path) {
             Ok(()) => count += 1,
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
     }
-    // Somebody else's files may lie beside.
+    // Folders of a result, the deepest first. Somebody else's files may lie beside: what is not empty stays.
+    let mut folders: Vec<PathBuf> =
+        files.iter().flat_map(|file| Path::new(file).ancestors().skip(1)).map(|folder| output.join(folder)).collect();
+    folders.sort_by_key(|folder| std::cmp::Reverse(folder.components().count()));
+    for folder in folders {
+        let _ = std::fs::remove_dir(folder);
+    }
     let _ = std::fs::remove_dir(output);
     Ok(count)
 }
@@ -78,6 +91,20 @@ mod tests {
     fn an_output_that_was_never_written_is_clean() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(super::folder(&folder.path().join("none")).reason, Reason::Baked);
+    }
+
+    #[test]
+    fn folders_of_a_result_go_with_their_files_and_others_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("out");
+        let path = |name: &str| output.join(name);
+        for name in ["phase7/manifest.json", "phase7/data/weights.bin", "mine/notes.txt"] {
+            std::fs::create_dir_all(path(name).parent().unwrap()).unwrap();
+            std::fs::write(path(name), b"x").unwrap();
+        }
+        let named = ["phase7/manifest.json", "phase7/data/weights.bin", "gone"].map(str::to_owned);
+        assert_eq!(delete_files(&output, &named).unwrap(), 2);
+        assert!(!path("phase7").exists() && path("mine/notes.txt").exists());
     }
 
     #[test]

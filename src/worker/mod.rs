@@ -11,6 +11,7 @@ pub(crate) mod promote;
 mod stages;
 #[cfg(feature = "store")]
 mod stored;
+mod verify;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use crate::bake::{BakeError, Options, Progress, Summary};
 use crate::engine::Engines;
 use crate::signals::HeldFolder;
 use progress::Lines;
+pub(crate) use verify::verify;
 
 /// A finished bake.
 pub(crate) struct Baked {

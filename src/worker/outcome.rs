@@ -107,9 +107,10 @@ pub(super) fn marked(mut outcome: Outcome, raised: &[Metric]) -> Outcome {
     outcome
 }
 
-/// The files that are the model in one format or another; the one that was measured comes first.
+/// The files that are the model in one format or another; the one that was measured comes first. A package is one of them: its manifest names the
+/// other files with their digests.
 pub(super) fn models(report: &Report) -> impl Iterator<Item = &crate::bake::report::Artifact> {
-    report.artifacts.iter().filter(|a| a.format != "Recipe" && a.format != "HTML")
+    report.artifacts.iter().filter(|a| !matches!(a.format.as_str(), "Recipe" | "HTML" | "Phase7File"))
 }
 
 pub(super) fn gate(gate: &crate::quality::GateResult) -> GateStatus {

@@ -121,6 +121,17 @@ impl Pod {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|e| panic!("{e}: {said} ({})", output.status))
     }
 
+    /// `bakehouse verify` of a folder of a bucket: its exit code and what was found.
+    pub(crate) fn verify(server: &Server, uri: &str, arguments: &[&str]) -> (Option<i32>, Value) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = program(folder.path());
+        command.env("AWS_ENDPOINT_URL", server.endpoint()).env("AWS_REGION", "us-east-1");
+        let output = command.args(["verify", "--json", uri]).args(arguments).output().unwrap();
+        assert_clean(folder.path());
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or(Value::String(said)))
+    }
+
     pub(crate) fn outcome(&self) -> Outcome {
         let message = fs::read_to_string(self.folder.path().join("termination")).unwrap();
         assert!(message.len() <= TERMINATION_BYTES);

@@ -30,7 +30,7 @@ use crate::quality::{self, Evaluation, Figure, QualityReport};
 const SPEEDUP_TRIES: usize = 3;
 
 /// A fresh process may need so much more than it did, as a share of the claim: allocators and page caches differ from run to run.
-const MEMORY_ROOM: f64 = 0.15;
+pub(super) const MEMORY_ROOM: f64 = 0.15;
 
 /// Whatever can be measured again with the files and engines at hand.
 pub(super) fn measure(

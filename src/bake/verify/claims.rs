@@ -132,7 +132,8 @@ fn gates(report: &Report, found: &mut Verification) {
 fn digests(report: &Report, found: &mut Verification) {
     let listed = report.artifacts.iter().find(|a| a.file == crate::bake::MODEL_FILE);
     // External data is part of the model.
-    let stored: u64 = report.artifacts.iter().filter(|a| a.format.starts_with("ONNX")).map(|a| a.bytes).sum();
+    let parts = report.artifacts.iter().filter(|a| matches!(a.format.as_str(), "ONNX" | "ONNXData"));
+    let stored: u64 = parts.map(|a| a.bytes).sum();
     let figures = baked(report);
     let same = listed.is_some_and(|a| a.sha256.eq_ignore_ascii_case(&figures.sha256) && stored == figures.bytes);
     let holds = if same { Holds::Yes } else { Holds::No("the measured model is not the listed file".to_owned()) };

@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::storage;
 use crate::api::bakejob::Worker;
-use crate::api::wire::{ASSIGNMENT_VARIABLE, Assignment, TERMINATION_PATH, TERMINATION_VARIABLE, Task};
+use crate::api::wire::{ASSIGNMENT_VARIABLE, Assignment, IMAGE_VARIABLE, TERMINATION_PATH, TERMINATION_VARIABLE, Task};
 use crate::hardware::place::{Placement, Term, and};
 use crate::operator::names;
 use crate::operator::validate::Validated;
@@ -81,8 +81,10 @@ fn container(
     let mut all_env =
         vec![variable("HOME", "/tmp".to_owned()), variable(TERMINATION_VARIABLE, TERMINATION_PATH.to_owned())];
     all_env.extend(env);
-    // The job's own come behind ours, so a proxy or a credential may be set; the assignment comes last, so it may not.
+    // The job's own come behind ours, so a proxy or a credential may be set; image and assignment come last, so they may not.
     all_env.extend(worker.env.clone());
+    let image = worker.image.clone().unwrap_or_else(|| job.defaults.image.clone());
+    all_env.push(variable(IMAGE_VARIABLE, escaped(&image)));
     all_env.push(variable(ASSIGNMENT_VARIABLE, escaped(&assigned)));
     let mut all_mounts = vec![mount("scratch", "/tmp", false)];
     all_mounts.extend(mounts);
@@ -90,7 +92,7 @@ fn container(
     let bakes = assignment.task == Task::Bake;
     Container {
         name: names::CONTAINER.to_owned(),
-        image: Some(worker.image.clone().unwrap_or_else(|| job.defaults.image.clone())),
+        image: Some(image),
         args: Some(vec!["worker".to_owned()]),
         env: Some(all_env),
         env_from: some(storage::env_from(&job.spec).into_iter().chain(worker.env_from.clone()).collect()),

@@ -1,0 +1,102 @@
+//! ONNX of ONNX's own operators, and the weights alone.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::{Artifact, Handoff, artifact, write};
+use crate::api::digest::sha256_hex;
+use crate::bake::measure::PROBE_SAMPLES;
+use crate::bake::probe::{self, WeightsRequest};
+use crate::bake::publish::Staging;
+use crate::bake::{BakeError, MODEL_FILE};
+use crate::model::{IntakeOptions, Model, Tensor, safetensors};
+use crate::package::phase7::ModelFacts;
+
+/// Name of the model of plain operators.
+const STANDARD_FILE: &str = "model.standard.onnx";
+
+/// Name of the weights' file.
+const WEIGHTS_FILE: &str = "weights.safetensors";
+
+/// Every weight of the main graph by name; an error is a sentence on the one that the format cannot hold.
+pub(super) fn weights_of(model: &Model) -> Result<BTreeMap<String, Tensor>, String> {
+    let graph = model.graph();
+    if !graph.sparse_initializer.is_empty() {
+        return Err("the model has sparse weights, which the format does not know".to_owned());
+    }
+    let read = |t: &crate::model::onnx::TensorProto| {
+        Tensor::from_proto(t).map(|tensor| (t.name().to_owned(), tensor)).map_err(|e| e.to_string())
+    };
+    graph.initializer.iter().map(read).collect()
+}
+
+impl Handoff<'_> {
+    /// The artifact where it lies while its formats are made: not where it was measured, for its bytes are mapped from there.
+    fn staged(&self, staging: &Staging) -> Result<PathBuf, BakeError> {
+        let folder = staging.path("formats");
+        let path = folder.join(MODEL_FILE);
+        if path.exists() {
+            return Ok(path);
+        }
+        write(&path, &self.chosen.files.file)?;
+        for (name, bytes) in &self.chosen.files.beside {
+            write(&folder.join(name), bytes)?;
+        }
+        Ok(path)
+    }
+
+    /// The artifact in ONNX's own operators. A fresh process must give the same outputs with it.
+    pub(super) fn standard(&self, staging: &mut Staging) -> Result<Vec<Artifact>, BakeError> {
+        let mut model = Model::load(&self.staged(staging)?)?;
+        if !ModelFacts::of(&model).other_operators.is_empty() {
+            // Functions of the file's own stand for standard operators.
+            model = model.prepare(&IntakeOptions::default())?.0;
+        }
+        let others = ModelFacts::of(&model).other_operators;
+        if !others.is_empty() {
+            return Err(BakeError::Internal(format!(
+                "a pass brought in operators of other domains: {}",
+                others.join(", ")
+            )));
+        }
+        let path = staging.path(STANDARD_FILE);
+        model.save(&path)?;
+        let request = probe::Request {
+            model: path.clone(),
+            data: self.job.validation.path.clone(),
+            samples: PROBE_SAMPLES,
+            runtime: self.loaded.engine.runtime,
+            ort_lib: self.options.ort_lib.clone(),
+            threads: 1,
+        };
+        let seen = probe::spawn(&self.options.program, &request)?;
+        if seen.outputs_sha256 != self.chosen.figures.fresh_process.outputs_sha256 {
+            return Err(BakeError::Reload(format!("{STANDARD_FILE} gives other outputs than {MODEL_FILE}")));
+        }
+        let mut written = vec![artifact("ONNXStandard", STANDARD_FILE, &path)?];
+        staging.adopt(STANDARD_FILE);
+        let data = format!("{STANDARD_FILE}.data");
+        let beside = staging.path(&data);
+        if beside.exists() {
+            written.push(artifact("ONNXStandardData", &data, &beside)?);
+            staging.adopt(&data);
+        }
+        Ok(written)
+    }
+
+    /// The artifact's weights. A fresh process must find in them what the model holds.
+    pub(super) fn weights(&self, staging: &mut Staging) -> Result<Artifact, BakeError> {
+        let model = self.staged(staging)?;
+        let weights = weights_of(&Model::load(&model)?).map_err(BakeError::Internal)?;
+        let digest = sha256_hex(&self.chosen.files.file);
+        let bytes = safetensors::write(&weights, Some(("model_sha256", &digest))).map_err(BakeError::Internal)?;
+        staging.write(WEIGHTS_FILE, &bytes)?;
+        let path = staging.path(WEIGHTS_FILE);
+        let seen = probe::spawn_weights(&self.options.program, &WeightsRequest { model, weights: path.clone() })?;
+        if seen.tensors != weights.len() || !seen.different.is_empty() {
+            let detail = format!("{WEIGHTS_FILE} differs from {MODEL_FILE} in {}", seen.different.join(", "));
+            return Err(BakeError::Reload(detail));
+        }
+        artifact("SafeTensors", WEIGHTS_FILE, &path)
+    }
+}
