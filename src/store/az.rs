@@ -16,7 +16,8 @@ pub(super) async fn open(reach: &Reach<'_>, at: &At, container: &str) -> Result<
     }
     let chain = chain(&configured);
     // The client's own words would repeat parts of the key.
-    let unread = |_| at.fault(Fault::NoCredentials, "the key or the signature that AZURE_STORAGE_… gives cannot be read");
+    let unread =
+        |_| at.fault(Fault::NoCredentials, "the key or the signature that AZURE_STORAGE_… gives cannot be read");
     let open = configured.build().map_err(unread)?;
     chain.check(at, open.credentials().get_credential()).await?;
     Ok(Arc::new(open))

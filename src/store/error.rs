@@ -188,7 +188,9 @@ impl std::fmt::Display for StoreError {
                 f,
                 "object storage does not answer for {uri}. Check spec.storage.endpoint and the network; it may be worth another try"
             ),
-            Fault::Broken => write!(f, "what went to or came from {uri} did not arrive whole; it may be worth another try"),
+            Fault::Broken => {
+                write!(f, "what went to or came from {uri} did not arrive whole; it may be worth another try")
+            }
             Fault::Replaced => write!(f, "{uri} was replaced while it was read; it may be worth another try"),
             Fault::Taken => write!(
                 f,
@@ -240,7 +242,9 @@ fn classify(error: &object_store::Error) -> Fault {
     match (code, error) {
         ("NoSuchBucket" | "ContainerNotFound" | "ContainerBeingDeleted", _) => Fault::NoBucket,
         // An upload in parts that is gone was ended by somebody else, or by the answer that never came.
-        ("NoSuchUpload" | "BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch" | "Md5Mismatch", _) => Fault::Broken,
+        ("NoSuchUpload" | "BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch" | "Md5Mismatch", _) => {
+            Fault::Broken
+        }
         (_, object_store::Error::Precondition { .. }) => Fault::Replaced,
         // The last is what versitygw answers, with 404, to keys that it does not know.
         ("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "XAdminUserNotFound", _)
@@ -251,9 +255,10 @@ fn classify(error: &object_store::Error) -> Fault {
         ("AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException", _) => {
             Fault::Region
         }
-        ("SlowDown" | "RequestTimeout" | "ServiceUnavailable" | "InternalError" | "ServerBusy" | "OperationTimedOut", _) => {
-            Fault::Unreachable
-        }
+        (
+            "SlowDown" | "RequestTimeout" | "ServiceUnavailable" | "InternalError" | "ServerBusy" | "OperationTimedOut",
+            _,
+        ) => Fault::Unreachable,
         _ if text.contains("redirect without LOCATION") || matches!(status, Some(301 | 307 | 308)) => Fault::Region,
         _ if text.contains("invalid peer certificate")
             || causes(error).any(|c| c.to_string().contains("invalid peer certificate")) =>

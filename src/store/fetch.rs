@@ -54,6 +54,7 @@ impl Fetch {
 }
 
 /// What a store says of an object before it gives it out.
+#[derive(Debug, Clone)]
 struct Head {
     size: u64,
     /// The tag of this very content, where the store has one that can be asked for.
@@ -62,8 +63,9 @@ struct Head {
 
 impl Head {
     fn of(meta: object_store::ObjectMeta) -> Self {
-        // A weak tag is never the same as another one.
-        Self { size: meta.size, tag: meta.e_tag.filter(|tag| !tag.starts_with("W/")) }
+        // A weak tag is never the same as another one, and an empty one is none.
+        let strong = |tag: &String| !tag.starts_with("W/") && !tag.trim_matches('"').is_empty();
+        Self { size: meta.size, tag: meta.e_tag.filter(strong) }
     }
 }
 
@@ -108,23 +110,23 @@ impl Store {
         let at = wanted.at();
         let (bucket, path) = (self.bucket(&at, &wanted.from).await?, wanted.from.path(&at)?);
         let mut file = Arriving::at(wanted, head.size, meter)?;
-        let (begun, mut pause, mut ranges) = (Instant::now(), PAUSE, head.size > RANGE);
+        let (begun, mut pause, mut head, mut ranged) = (Instant::now(), PAUSE, head.clone(), true);
         let found = loop {
-            let came = if ranges {
-                in_ranges(&bucket, &path, head, lanes, &mut file).await
+            let came = if ranged && head.size > RANGE {
+                in_ranges(&bucket, &path, &head, lanes, &mut file).await
             } else {
-                whole(&bucket, &path, head, &mut file).await
+                whole(&bucket, &path, &head, &mut file).await
             };
             let error = match came {
                 Ok(()) => break hex(&std::mem::take(&mut file.hash).finalize()),
-                Err(Failed::Client(error)) if ranges && has_no_ranges(&error) => {
-                    ranges = false;
+                Err(Failed::Client(error)) if ranged && has_no_ranges(&error) => {
+                    ranged = false;
                     file.again()?;
                     continue;
                 }
                 Err(error) => at.failed(error),
             };
-            // The client itself has tried again whatever it could go on with; here it is begun anew.
+            // The client itself has tried again whatever it could go on with; here it is begun anew, with what lies there now.
             if !error.passes() || begun.elapsed() + pause > self.patience.budget() {
                 return Err(error);
             }
@@ -132,6 +134,7 @@ impl Store {
             tokio::time::sleep(pause).await;
             pause *= 2;
             file.again()?;
+            head = self.head(wanted).await?;
         };
         match &wanted.digest {
             Some((field, pinned)) if pinned.trim_start_matches("sha256:") != found => {

@@ -28,7 +28,10 @@ pub(super) struct Patience(Duration);
 impl Patience {
     /// As the environment says.
     pub(super) fn of_environment() -> Result<Self, StoreError> {
-        std::env::var(VARIABLE).ok().filter(|value| !value.is_empty()).map_or(Ok(Self(USUAL)), |value| Self::parse(&value))
+        std::env::var(VARIABLE)
+            .ok()
+            .filter(|value| !value.is_empty())
+            .map_or(Ok(Self(USUAL)), |value| Self::parse(&value))
     }
 
     fn parse(value: &str) -> Result<Self, StoreError> {

@@ -141,7 +141,8 @@ impl Store {
             meter.add(bytes.len() as u64);
             return Ok(sent(&file, Parts::One(bytes.into())));
         }
-        let options = PutMultipartOptions { attributes: attributes(&file.expected.name), ..PutMultipartOptions::default() };
+        let options =
+            PutMultipartOptions { attributes: attributes(&file.expected.name), ..PutMultipartOptions::default() };
         let mut upload = bucket.put_multipart_opts(&key, options).await.map_err(|error| file.at.failed(error))?;
         match send_parts(&mut file, &mut *upload, meter).await {
             Ok(()) => Ok(sent(&file, Parts::Many(upload))),
@@ -166,7 +167,9 @@ impl Store {
             Ok(()) => Ok(PutMode::Create),
             Err(error) if error.is_missing() => Ok(PutMode::Create),
             Err(error) if error.is_denied() => {
-                tracing::warn!("the report of an earlier run may not be deleted, so it stays until the new one takes its place: {error}");
+                tracing::warn!(
+                    "the report of an earlier run may not be deleted, so it stays until the new one takes its place: {error}"
+                );
                 Ok(PutMode::Overwrite)
             }
             Err(error) => Err(error),

@@ -10,8 +10,9 @@ use super::error::{At, Fault, StoreError};
 
 pub(super) async fn open(reach: &Reach<'_>, at: &At, bucket: &str) -> Result<Arc<dyn ObjectStore>, StoreError> {
     let variables = AmazonS3Builder::from_env();
-    let chain = chain(&variables)
-        .ok_or_else(|| at.fault(Fault::NoCredentials, "only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set"))?;
+    let chain = chain(&variables).ok_or_else(|| {
+        at.fault(Fault::NoCredentials, "only one of AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY is set")
+    })?;
     let open = configured(variables, reach, bucket).build().map_err(|error| at.failed(error))?;
     chain.check(at, open.credentials().get_credential()).await?;
     Ok(Arc::new(open))
@@ -108,7 +109,8 @@ mod tests {
     fn an_endpoint_of_the_job_goes_before_that_of_the_environment() {
         let variables = AmazonS3Builder::new().with_config(AmazonS3ConfigKey::S3Endpoint, "https://other");
         let endpoint = |storage: Option<&Storage>| {
-            configured(variables.clone(), &Reach::plain(storage), "data").get_config_value(&AmazonS3ConfigKey::S3Endpoint)
+            configured(variables.clone(), &Reach::plain(storage), "data")
+                .get_config_value(&AmazonS3ConfigKey::S3Endpoint)
         };
         assert_eq!(endpoint(Some(&storage(Some("https://s3"), None))).as_deref(), Some("https://s3"));
         assert_eq!(endpoint(None).as_deref(), Some("https://other"));
