@@ -87,6 +87,11 @@ impl At {
         }
     }
 
+    /// The name was to be new, and is not.
+    pub(super) fn taken(&self, error: &object_store::Error) -> StoreError {
+        self.fault(Fault::Taken, said(error))
+    }
+
     /// An error on the way to credentials: whoever gives them out refuses, or does not answer.
     pub(super) fn unidentified(&self, error: object_store::Error) -> StoreError {
         match classify(&error) {

@@ -236,9 +236,9 @@ fn ranges(size: u64) -> impl Iterator<Item = Range<u64>> {
     (0..size.div_ceil(RANGE)).map(move |i| i * RANGE..((i + 1) * RANGE).min(size))
 }
 
-/// A web server need not know ranges: it answers with the whole. The client keeps that in its text only.
+/// A web server need not know ranges: it answers with the whole.
 fn has_no_ranges(error: &object_store::Error) -> bool {
-    error.to_string().contains("non-partial response")
+    matches!(error, object_store::Error::NotSupported { .. })
 }
 
 /// Refuses what the disk cannot hold before anything is on it.

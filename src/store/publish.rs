@@ -48,14 +48,18 @@ impl Store {
         let (object, at) = entry(field, folder, name);
         self.runtime.block_on(async {
             let (bucket, key) = (self.bucket(&at, &object).await?, object.path(&at)?);
-            let mut upload = bucket.put_multipart(&key).await.map_err(|error| at.failed(error))?;
-            // Azure does not hear of an upload before its first part, and forgets a part that is never used.
-            let begun = match object.scheme() {
-                Scheme::Az => upload.put_part(PutPayload::from_static(&[0])).await,
-                _ => Ok(()),
+            let begun = if object.scheme() == Scheme::Az {
+                // Azure does not hear of an upload before its first part, and forgets a part that is never used. Until it has, the name counts as taken.
+                let (beside, _) = entry(field, folder, &format!("{name}.check"));
+                match bucket.put_multipart(&beside.path(&at)?).await {
+                    Ok(mut upload) => upload.put_part(PutPayload::from_static(&[0])).await.map(|()| upload),
+                    Err(error) => Err(error),
+                }
+            } else {
+                bucket.put_multipart(&key).await
             };
-            give_up(upload, &at).await;
-            begun.map_err(|error| at.failed(error))
+            give_up(begun.map_err(|error| at.failed(error))?, &at).await;
+            Ok(())
         })
     }
 
@@ -86,9 +90,7 @@ impl Store {
             let mut sent = Vec::new();
             let ended = self.send_and_name(field, to, from, files, tell, &mut sent).await;
             for file in sent {
-                if let Sent { at, parts: Parts::Many(upload), .. } = file {
-                    give_up(upload, &at).await;
-                }
+                file.give_up().await;
             }
             ended
         })
@@ -183,7 +185,7 @@ impl Store {
             let Err(error) = file.done(&mode).await else { return Ok(()) };
             let taken = matches!(error, object_store::Error::AlreadyExists { .. });
             let unknown = mode == PutMode::Create && !taken && knows_no_condition(&error);
-            let error = if taken { file.at.fault(Fault::Taken, "") } else { file.at.failed(error) };
+            let error = if taken { file.at.taken(&error) } else { file.at.failed(error) };
             if unknown {
                 mode = PutMode::Overwrite;
                 continue;
@@ -193,6 +195,7 @@ impl Store {
             }
             if file.is_there().await {
                 tracing::info!(%error, "it is there all the same");
+                file.give_up().await;
                 return Ok(());
             }
             // An upload in parts can be completed once; the client itself has tried that again.
@@ -203,9 +206,7 @@ impl Store {
             tokio::time::sleep(pause).await;
             pause *= 2;
         };
-        if let Parts::Many(upload) = file.parts {
-            give_up(upload, &file.at).await;
-        }
+        file.give_up().await;
         Err(ended)
     }
 }
@@ -270,6 +271,12 @@ impl Sent {
         }
     }
 
+    async fn give_up(self) {
+        if let Parts::Many(upload) = self.parts {
+            give_up(upload, &self.at).await;
+        }
+    }
+
     /// Reads back what lies under the name. An answer that was lost says nothing of what was done.
     async fn is_there(&self) -> bool {
         let read = async {
@@ -317,9 +324,13 @@ async fn send_parts(
 
 /// Parts of an upload that is never completed cost money until somebody removes them.
 async fn give_up(mut upload: Box<dyn MultipartUpload>, at: &At) {
-    if let Err(error) = upload.abort().await {
-        let error = at.failed(error);
-        tracing::warn!("an unfinished upload may be left; a lifecycle rule of the bucket removes such: {error}");
+    match upload.abort().await {
+        // It was completed, or somebody else was quicker.
+        Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+        Err(error) => {
+            let error = at.failed(error);
+            tracing::warn!("an unfinished upload may be left; a lifecycle rule of the bucket removes such: {error}");
+        }
     }
 }
 

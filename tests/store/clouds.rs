@@ -2,7 +2,7 @@
 //! need them (`e2e/cluster/components.sh`), and skipped with a word where Go or npm is missing.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use bakehouse::api::Reason;
@@ -106,7 +106,7 @@ struct Azurite {
 }
 
 impl Azurite {
-    fn start(program: &PathBuf, container: &str) -> Self {
+    fn start(program: &Path, container: &str) -> Self {
         let (root, port) = (tempfile::tempdir().unwrap(), free_port());
         let log = fs::File::create(root.path().join("log")).unwrap();
         let mut child = Command::new("node")

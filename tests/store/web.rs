@@ -2,21 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::PathBuf;
+use std::io::Write;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bakehouse::api::Reason;
 use bakehouse::api::digest::sha256_hex;
-use rustls::pki_types::PrivateKeyDer;
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
-use crate::s3::http::{end_of_head, serve};
 use crate::s3::pod::Pod;
-use crate::s3::tls::issued;
+use crate::s3::tls::{Stream, issued, serve_tls};
 use crate::s3::wide;
 use crate::with;
 
@@ -43,25 +39,15 @@ impl Web {
         let folder = tempfile::tempdir().unwrap();
         let issued = issued();
         fs::write(folder.path().join("ca.crt"), &issued.ca).unwrap();
-        let key = PrivateKeyDer::Pkcs8(issued.key.serialize_der().into());
-        let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(vec![issued.certificate.der().clone()], key)
-            .unwrap();
         let (model, weights) = wide::model();
         let files = BTreeMap::from([
-            ("/wide/model.onnx", model.to_bytes().to_vec()),
+            ("/wide/model.onnx", model.to_bytes()),
             ("/wide/weights.bin", weights),
             ("/wide/validation.safetensors", wide::samples(60)),
         ]);
-        let (config, seen) = (Arc::new(config), Arc::new(Mutex::new(Vec::new())));
+        let seen = Arc::new(Mutex::new(Vec::new()));
         let (told, cut) = (Arc::clone(&seen), AtomicBool::new(manner == Manner::Plain));
-        let port = serve(move |client| {
-            let Ok(connection) = ServerConnection::new(Arc::clone(&config)) else { return };
-            answer(StreamOwned::new(connection, client), &files, manner, &told, &cut);
-        });
+        let port = serve_tls(&issued, move |head, stream| answer(head, stream, &files, manner, &told, &cut));
         Self { port, folder, seen }
     }
 
@@ -69,7 +55,7 @@ impl Web {
         format!("https://127.0.0.1:{}/wide/{name}?{SIGNATURE}", self.port)
     }
 
-    fn spec(&self, output: &PathBuf) -> Value {
+    fn spec(&self, output: &Path) -> Value {
         let spec = with(wide::spec("unused"), "source", json!({"uri": self.uri("model.onnx")}));
         let spec = with(spec, "data", json!({"validation": {"uri": self.uri("validation.safetensors")}}));
         with(with(spec, "output", json!({"uri": output})), "storage", json!({}))
@@ -81,23 +67,15 @@ impl Web {
     }
 }
 
-/// One request, and the end of the connection. What breaks off is the worker's affair.
+/// What breaks off is the worker's affair.
 fn answer(
-    mut stream: StreamOwned<ServerConnection, TcpStream>,
+    head: &str,
+    stream: &mut Stream,
     files: &BTreeMap<&str, Vec<u8>>,
     manner: Manner,
     seen: &Mutex<Vec<String>>,
     cut: &AtomicBool,
 ) {
-    let mut head = Vec::new();
-    while end_of_head(&head).is_none() {
-        let mut bytes = [0; 4096];
-        match stream.read(&mut bytes) {
-            Ok(read @ 1..) => head.extend_from_slice(&bytes[..read]),
-            _ => return,
-        }
-    }
-    let head = String::from_utf8(head).unwrap();
     let mut words = head.split(' ');
     let (method, target) = (words.next().unwrap(), words.next().unwrap());
     let range = head.lines().find_map(|line| line.to_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
@@ -131,8 +109,6 @@ fn answer(
     }
     let head = format!("HTTP/1.1 {status}\r\n{headers}Content-Length: {length}\r\nConnection: close\r\n\r\n");
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
-    stream.conn.send_close_notify();
-    let _ = stream.flush();
 }
 
 #[test]
