@@ -18,7 +18,7 @@ test: tools ort servers  ## Everything that needs no cluster
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --test e2e --bench scale -- -D warnings
 	BAKEHOUSE_REQUIRE_ORT=1 $(REQUIRE_S3) cargo test --locked
-	cargo check --locked --no-default-features
+	cargo check --locked --no-default-features --features operator
 	scripts/deny.sh
 
 build: tools
@@ -55,11 +55,8 @@ packaging:       ## Check charts, manifests, alerts, dashboard and Argo CD's hea
 fuzz:            ## Fuzz the model loader for a minute
 	scripts/fuzz.sh
 
-# One target folder for both builds: what they share is compiled once. The operator's binary is set aside before the whole one takes its name.
 cluster: tools ort  ## A real Kubernetes cluster on this machine, with Bakehouse in it (root; e2e/README.md)
-	cargo build --locked --no-default-features --features operator
-	install -D $(BIN) $(dir $(BIN))../e2e/bakehouse-operator
-	cargo build --locked
+	e2e/cluster/binaries.sh
 	e2e/cluster/components.sh
 	e2e/cluster/up.sh >/dev/null
 	e2e/cluster/images.sh

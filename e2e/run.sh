@@ -9,18 +9,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source e2e/cluster/lib.sh
 trap_errors
 
-TARGET="${CARGO_TARGET_DIR:-target}"
-
-# Both images come from the build that the tests use: nothing is compiled twice.
-step "building"
-cargo test --locked --no-run --test worker
-mkdir -p "$TARGET/e2e"
-cp --remove-destination "$TARGET/debug/bakehouse" "$TARGET/e2e/bakehouse"
-cargo test --locked --no-run --no-default-features --features operator --test e2e
-cp --remove-destination "$TARGET/debug/bakehouse" "$TARGET/e2e/bakehouse-operator"
-# Whoever looks for the binary next finds the whole one.
-cp --remove-destination "$TARGET/e2e/bakehouse" "$TARGET/debug/bakehouse"
-export BAKEHOUSE_BIN="$TARGET/e2e/bakehouse" BAKEHOUSE_OPERATOR_BIN="$TARGET/e2e/bakehouse-operator"
+e2e/cluster/binaries.sh
 
 down() { :; }
 if [ -z "${KUBECONFIG:-}" ]; then
@@ -44,4 +33,4 @@ BAKEHOUSE_KUBECONFIG="$KUBECONFIG" scripts/packaging.sh
 e2e/cluster/operator.sh -f e2e/values.yaml
 
 step "running the cases"
-cargo test --locked --no-default-features --features operator --test e2e -- --test-threads "${CASES_SIDE_BY_SIDE:-4}" --show-output "$@"
+cargo test --locked --test e2e -- --test-threads "${CASES_SIDE_BY_SIDE:-4}" --show-output "$@"

@@ -7,7 +7,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source e2e/cluster/lib.sh
 trap_errors
 
-TARGET="${CARGO_TARGET_DIR:-target}"
 export BAKEHOUSE_APISERVER_ARGS="${BAKEHOUSE_APISERVER_ARGS:---max-requests-inflight 2000 --max-mutating-requests-inflight 1000}"
 export BAKEHOUSE_KCM_ARGS="${BAKEHOUSE_KCM_ARGS:---kube-api-qps 1000 --kube-api-burst 2000 --concurrent-job-syncs 50}"
 export BAKEHOUSE_SCHEDULER_ARGS="${BAKEHOUSE_SCHEDULER_ARGS:---kube-api-qps 1000 --kube-api-burst 2000}"
@@ -19,8 +18,4 @@ KUBECONFIG="$(e2e/cluster/up.sh 1)"
 export KUBECONFIG
 export PATH="$CACHE/kwok-$KWOK_VERSION:$PATH"
 kubectl apply --server-side -f crds/ >/dev/null
-if [ -x "$TARGET/e2e/bakehouse-operator" ]; then
-  BAKEHOUSE_OPERATOR_BIN="$(realpath "$TARGET/e2e/bakehouse-operator")"
-  export BAKEHOUSE_OPERATOR_BIN
-fi
 cargo bench --locked --no-default-features --features operator --bench scale -- "$@"

@@ -62,12 +62,8 @@ pub(crate) async fn create(client: &Client, jobs: u32, namespaces: u32, clients:
         .await;
 }
 
-pub(crate) struct Count {
-    /// `BakeJob`s with more than one Job.
-    pub(crate) doubled: usize,
-}
-
-pub(crate) async fn count(client: &Client) -> Count {
+/// How many `BakeJob`s have more than one Job.
+pub(crate) async fn doubled(client: &Client) -> usize {
     let jobs: Api<Job> = Api::all(client.clone());
     let mut of: HashMap<(String, String), u32> = HashMap::new();
     let mut page = ListParams::default().labels("bakehouse.dev/bakejob").limit(1000);
@@ -82,5 +78,5 @@ pub(crate) async fn count(client: &Client) -> Count {
             None => break,
         }
     }
-    Count { doubled: of.values().filter(|count| **count > 1).count() }
+    of.values().filter(|count| **count > 1).count()
 }

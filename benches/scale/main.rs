@@ -8,6 +8,7 @@
 //! - lost: not terminal at the end; doubled: more than one Job
 //! - controller's own rate: lifecycles by the CPU seconds that the controller used for them, the share of time it was not waiting for others
 //! - at rest: what the controller writes and burns when nothing changes
+//! - hostile tenant: the operator's memory before and after a namespace fills with what is not its business
 //! - resync: a new process takes up all finished objects
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark fails by panicking")]
 
@@ -15,6 +16,7 @@ mod load;
 mod operator;
 mod pods;
 mod process;
+mod tenant;
 mod times;
 
 use std::time::{Duration, Instant};
@@ -52,6 +54,9 @@ struct Options {
     /// Seconds of rest that are watched at the end; 3600 is the row of an hour.
     #[arg(long, default_value_t = 60)]
     rest: u64,
+    /// A tenant fills a namespace with large ConfigMaps and foreign pods.
+    #[arg(long)]
+    tenant: bool,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -89,11 +94,11 @@ async fn measure(options: &Options) {
     let used = components.since(&before);
 
     let jobs = f64::from(options.jobs);
-    let count = load::count(&client).await;
+    let doubled = load::doubled(&client).await;
     row("created in", &format!("{created:.1} s"));
     row("all terminal after", &format!("{took:.1} s: {:.1} lifecycles a second, end to end", jobs / took));
     row("lost", &format!("{}", u64::from(options.jobs) - terminal.min(u64::from(options.jobs))));
-    row("doubled", &format!("{}", count.doubled));
+    row("doubled", &format!("{doubled}"));
     row(
         "controller's own",
         &format!(
@@ -118,6 +123,9 @@ async fn measure(options: &Options) {
     drop(ends);
 
     rest(options, &operator);
+    if options.tenant {
+        hostile(options, &client, &operator).await;
+    }
     operator.stop();
     resync(options, &mut operator);
     operator.stop();
@@ -142,6 +150,17 @@ fn rest(options: &Options, operator: &Operator) {
             operator.rss_mib(),
         ),
     );
+}
+
+/// What a tenant's other objects cost.
+async fn hostile(options: &Options, client: &Client, operator: &Operator) {
+    let before = operator.rss_mib();
+    let filled = tenant::fill(client, options.clients).await;
+    std::thread::sleep(Duration::from_secs(10));
+    let after = operator.rss_mib();
+    let change = 100.0 * (after - before) / before;
+    row("hostile tenant", &format!("{filled}: {before:.1} -> {after:.1} MiB ({change:+.1} %)"));
+    tenant::leave(client).await;
 }
 
 /// A new process takes up what is finished.

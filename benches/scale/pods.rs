@@ -2,7 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
-use bakehouse::api::Reason;
+use bakehouse::api::{BakeJob, Reason};
 use bakehouse::api::wire::Outcome;
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod};
@@ -22,9 +22,22 @@ pub(crate) enum Ends {
 /// Pods that are ended side by side.
 const SIDE_BY_SIDE: usize = 16;
 
-/// What every pod says at its end. No model was baked: the figures of a real result would be invented.
+/// What every pod says at its end: what the worker of a real bake once said, so that statuses are as large as they are in life.
 fn message() -> String {
-    Outcome::bare(Reason::Baked, "Ended by the benchmark; nothing was baked").to_message()
+    let dump = include_str!("../../deploy/argocd/testdata/cluster/Baked.yaml");
+    let status = serde_saphyr::from_str::<BakeJob>(dump).unwrap().status.unwrap();
+    let outcome = Outcome {
+        baseline: status.baseline,
+        baked: status.baked,
+        gates: status.gates,
+        artifacts: status.artifacts,
+        report: status.report,
+        recipe: status.recipe,
+        stages: status.stages,
+        passes: status.passes,
+        ..Outcome::bare(Reason::Baked, "Ended by the benchmark; nothing was baked")
+    };
+    outcome.to_message()
 }
 
 impl Ends {

@@ -3,11 +3,9 @@
 use bakehouse::api::bakejob::Verdict;
 use bakehouse::api::metric::Metric;
 use bakehouse::api::state::State;
-use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt;
 use serde_json::json;
 
-use crate::support::{BAKE, Case, condition, message};
+use crate::support::{BAKE, Case, condition, message, phase};
 
 #[tokio::test]
 async fn a_bake_ends_with_measured_results_and_passed_gates() {
@@ -70,8 +68,4 @@ async fn too_few_samples_leave_a_gate_open_and_say_how_many_would_do() {
     assert_eq!(condition(&job, "Stalled").unwrap().0, "True");
     assert!(message(&job).contains("samples"), "{}", message(&job));
     case.done().await;
-}
-
-fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_else(|| panic!("{}", pod.name_any()))
 }

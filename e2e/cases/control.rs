@@ -9,7 +9,7 @@ use kube::ResourceExt;
 use kube::api::DeleteParams;
 use serde_json::json;
 
-use crate::support::{BAKE, Case, SOON, condition, eventually, message, slow};
+use crate::support::{BAKE, Case, SOON, condition, eventually, message, phase, slow};
 
 #[tokio::test]
 async fn a_suspended_bake_has_no_pod_and_goes_on_when_it_is_resumed() {
@@ -42,10 +42,7 @@ async fn a_run_ends_at_its_deadline() {
     let job = case.ends("mlp", State::DeadlineExceeded, BAKE).await;
     assert!(message(&job).contains("activeDeadlineSeconds"), "{}", message(&job));
     eventually("its pod is gone", Duration::from_mins(1), async || {
-        let running = |pod: &k8s_openapi::api::core::v1::Pod| {
-            pod.status.as_ref().and_then(|s| s.phase.as_deref()).is_some_and(|phase| phase == "Running")
-        };
-        (!case.pods("mlp").await.iter().any(running)).then_some(())
+        (!case.pods("mlp").await.iter().any(|pod| phase(pod) == "Running")).then_some(())
     })
     .await;
     case.done().await;

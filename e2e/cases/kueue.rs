@@ -5,14 +5,14 @@ use std::time::Duration;
 use bakehouse::api::BakeJob;
 use bakehouse::api::state::State;
 use k8s_openapi::api::batch::v1::Job;
-use k8s_openapi::api::core::v1::{Namespace, Pod};
+use k8s_openapi::api::core::v1::Namespace;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
 use kube::{Api, ResourceExt};
 use serde_json::json;
 
 use crate::support::others::{Kind, bring};
-use crate::support::{BAKE, Case, SOON, condition, eventually, message, slow, state};
+use crate::support::{BAKE, Case, SOON, condition, eventually, message, phase, slow, state};
 
 /// How long Kueue's word may take into the status: the controller asks for it every fifteen seconds.
 const TOLD: Duration = Duration::from_secs(45);
@@ -141,19 +141,17 @@ async fn kueue_says_who_bakes_and_why_the_others_wait() {
     assert_eq!((status.runs, attempt.number, attempt.failures), (Some(1), 1, 0), "an eviction is no failure");
     assert_eq!((status.start_time, status.completion_time), (None, None));
     eventually("the pod of the one that was evicted is gone", SOON, async || {
-        let ended =
-            |pod: &Pod| pod.status.as_ref().and_then(|s| s.phase.as_deref()).is_some_and(|phase| phase == "Failed");
-        case.pods("first").await.iter().all(ended).then_some(())
+        case.pods("first").await.iter().all(|pod| phase(pod) == "Failed").then_some(())
     })
     .await;
-    case.ends("high", State::Baked, BAKE).await;
+    case.bakes("high", BAKE).await;
 
     // The same Job goes on: no attempt and no run was used up.
-    let first = case.ends("first", State::Baked, BAKE).await.status.unwrap();
+    let first = case.bakes("first", BAKE).await.status.unwrap();
     let attempt = first.attempt.unwrap();
     assert_eq!((first.runs, attempt.number, attempt.failures), (Some(1), 1, 0));
     assert_eq!(kueue.job_of("first").await.uid(), job.uid());
-    let second = case.ends("second", State::Baked, BAKE).await.status.unwrap();
+    let second = case.bakes("second", BAKE).await.status.unwrap();
     assert_eq!(second.runs, Some(1));
     kueue.done().await;
 }
@@ -169,11 +167,11 @@ async fn a_suspended_bake_gives_its_place_in_kueue_to_the_next() {
 
     case.change("first", &json!({"suspend": true})).await;
     case.reaches("first", State::Suspended, SOON).await;
-    case.ends("second", State::Baked, BAKE).await;
+    case.bakes("second", BAKE).await;
     case.reaches("first", State::Suspended, SOON).await;
 
     case.change("first", &json!({"suspend": false})).await;
-    let first = case.ends("first", State::Baked, BAKE).await.status.unwrap();
+    let first = case.bakes("first", BAKE).await.status.unwrap();
     assert_eq!((first.runs, first.attempt.unwrap().failures), (Some(1), 0));
     kueue.done().await;
 }
@@ -190,6 +188,6 @@ async fn a_queue_that_does_not_exist_is_named() {
 
     // Beside it, who names no queue is no business of Kueue's.
     case.apply(&case.mlp("free", &json!({}))).await.unwrap();
-    case.ends("free", State::Baked, BAKE).await;
+    case.bakes("free", BAKE).await;
     kueue.done().await;
 }

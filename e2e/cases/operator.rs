@@ -12,7 +12,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
 use crate::support::operator::{self, Blow, NAMESPACE, Settings};
-use crate::support::{BAKE, Case, SOON, eventually, shell, slow};
+use crate::support::{BAKE, Case, SOON, eventually, phase, shell, slow};
 
 #[tokio::test]
 async fn two_replicas_fail_over_within_the_lease() {
@@ -89,6 +89,30 @@ async fn first_look(case: &Case, before: &(String, i32)) -> f64 {
         operator::first_look(&operator::log_since_start(&case.client, &leader).await?)
     })
     .await
+}
+
+#[tokio::test]
+async fn the_charts_own_test_passes_and_an_uninstall_keeps_what_bakes() {
+    let case = Case::alone("uninstall").await;
+    let _settings = Settings::with(&["test.image=bakehouse.dev/busybox:e2e"]);
+    let helm = |arguments: &[&str]| shell::run("helm", &[arguments, &["bakehouse", "-n", NAMESPACE]].concat());
+    let said = helm(&["test"]);
+    assert!(said.contains("Phase:          Succeeded"), "{said}");
+
+    case.apply(&case.mlp("mlp", &slow(15))).await.unwrap();
+    case.reaches("mlp", State::Running, BAKE).await;
+    helm(&["uninstall", "--wait"]);
+    assert!(operator::replicas(&case.client).await.is_empty());
+    // Without a controller the bake goes on; its result waits to be seen.
+    eventually("the pod has ended by itself", BAKE, async || {
+        case.pods("mlp").await.iter().all(|pod| phase(pod) == "Succeeded").then_some(())
+    })
+    .await;
+    assert!(case.api::<BakeJob>().get_opt("mlp").await.unwrap().is_some(), "the CRD went, and every BakeJob with it");
+    let _again = Settings::with(&[]);
+    case.bakes("mlp", BAKE).await;
+    assert_eq!((case.jobs("mlp").await.len(), case.pods("mlp").await.len()), (1, 1));
+    case.done().await;
 }
 
 #[tokio::test]

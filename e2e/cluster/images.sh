@@ -5,10 +5,10 @@
 #   kueue                                              (on request)
 #
 # What has not changed is neither built nor loaded again: each image is known by the digest of the files that go into it.
-# Binaries are not compiled here:
+# Binaries are not compiled here, but by binaries.sh:
 #
-#   BAKEHOUSE_OPERATOR_BIN   built with the feature `operator` alone (default target/e2e/bakehouse-operator, else BAKEHOUSE_BIN)
-#   BAKEHOUSE_BIN            built whole (default target/debug/bakehouse)
+#   BAKEHOUSE_BIN            the whole binary (default target/e2e/bakehouse)
+#   BAKEHOUSE_OPERATOR_BIN   that of the operator's image (default: the same)
 #   BAKEHOUSE_ORT_LIB        ONNX Runtime (default ~/.cache/bakehouse/ort/1.32.0/libonnxruntime.so, which scripts/ort.sh fetches)
 set -euo pipefail
 # shellcheck source=lib.sh
@@ -17,9 +17,8 @@ trap_errors
 
 IMAGES="$CACHE/images"
 TARGET="${CARGO_TARGET_DIR:-$PROJECT/target}"
-BIN="${BAKEHOUSE_BIN:-$TARGET/debug/bakehouse}"
-OPERATOR_BIN="${BAKEHOUSE_OPERATOR_BIN:-$TARGET/e2e/bakehouse-operator}"
-[ -n "${BAKEHOUSE_OPERATOR_BIN:-}" ] || [ -e "$OPERATOR_BIN" ] || OPERATOR_BIN="$BIN"
+BIN="${BAKEHOUSE_BIN:-$TARGET/e2e/bakehouse}"
+OPERATOR_BIN="${BAKEHOUSE_OPERATOR_BIN:-$BIN}"
 ORT_LIB="${BAKEHOUSE_ORT_LIB:-$CACHE/ort/1.32.0/libonnxruntime.so}"
 AUTHORITIES=/etc/ssl/certs/ca-certificates.crt
 VERSITYGW="$CACHE/versitygw-$VERSITYGW_VERSION/versitygw"
@@ -98,8 +97,8 @@ users() {
 stripped() { strip --strip-debug -o "$2" "$1"; }
 
 binaries_are_there() {
-  need_file "$OPERATOR_BIN" "make build, or set BAKEHOUSE_OPERATOR_BIN"
-  need_file "$BIN" "make build, or set BAKEHOUSE_BIN"
+  need_file "$OPERATOR_BIN" "run e2e/cluster/binaries.sh, or set BAKEHOUSE_OPERATOR_BIN"
+  need_file "$BIN" "run e2e/cluster/binaries.sh, or set BAKEHOUSE_BIN"
   need_file "$ORT_LIB" "make ort, or set BAKEHOUSE_ORT_LIB"
 }
 

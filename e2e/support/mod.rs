@@ -240,6 +240,11 @@ pub(crate) fn message(job: &BakeJob) -> String {
     conditions.filter(|c| c.type_ == "Succeeded").map(|c| c.message.clone()).collect()
 }
 
+/// The phase of a pod; empty before it has one.
+pub(crate) fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default()
+}
+
 /// Waits for a value.
 pub(crate) async fn eventually<T>(what: &str, within: Duration, mut test: impl AsyncFnMut() -> Option<T>) -> T {
     let started = Instant::now();

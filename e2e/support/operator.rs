@@ -30,10 +30,8 @@ impl Drop for Settings {
 }
 
 fn upgrade(values: &[&str]) {
-    let mut arguments = vec!["upgrade", "--install", "bakehouse", "charts/bakehouse", "-n", NAMESPACE];
-    arguments.extend(["-f", "e2e/values.yaml", "--wait", "--timeout", "120s"]);
-    arguments.extend(values.iter().flat_map(|value| ["--set", *value]));
-    shell::run("helm", &arguments);
+    let arguments: Vec<&str> = ["-f", "e2e/values.yaml"].into_iter().chain(values.iter().flat_map(|value| ["--set", *value])).collect();
+    shell::run(&shell::script("operator.sh").display().to_string(), &arguments);
 }
 
 fn pods(client: &Client) -> Api<Pod> {

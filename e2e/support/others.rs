@@ -1,7 +1,5 @@
 //! Other projects in the cluster, Kueue and Argo CD: their scripts, and their objects, whose types nobody here needs.
 
-use std::process::Command;
-
 use kube::api::{ApiResource, DynamicObject, GroupVersionKind, Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::Value;
@@ -13,7 +11,7 @@ const UNAVAILABLE: i32 = 75;
 
 /// Runs the script that brings a project, and returns what it printed; `None`, with a word about it, where it cannot be had.
 pub(crate) fn bring(script: &str, arguments: &[&str]) -> Option<String> {
-    let output = Command::new(shell::script(script)).args(arguments).output().unwrap();
+    let output = shell::output(&shell::script(script).display().to_string(), arguments);
     if output.status.code() == Some(UNAVAILABLE) {
         println!("skipped: its source cannot be had here ({script} ended with code {UNAVAILABLE})");
         return None;

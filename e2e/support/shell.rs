@@ -1,16 +1,21 @@
 //! Commands of the machine: Helm, and the scripts that do things to nodes. Both come with `make e2e`.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+/// Runs a command to its end, however that is.
+pub(crate) fn output(program: &str, arguments: &[&str]) -> Output {
+    let output = Command::new(program).args(arguments).current_dir(project()).output();
+    output.unwrap_or_else(|error| panic!("{program}: {error}; `make e2e` brings it"))
+}
+
 /// Runs a command and returns what it printed; its end with another code than 0 fails the case with all it said.
 pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
-    let output = Command::new(program).args(arguments).current_dir(project()).output();
-    let output = output.unwrap_or_else(|error| panic!("{program}: {error}; `make e2e` brings it"));
+    let output = output(program, arguments);
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{program} {}: {}\n{said}{error}", arguments.join(" "), output.status);

@@ -12,7 +12,7 @@ use super::bakejob::BakeJobSpec;
 /// `sha256:` and the digest of the canonical JSON (keys sorted, no spaces, defaults written out) of what decides the artifact and its
 /// verdict: source, data, optimization, hardware, runtime, profile, gates, exports, the output's URI and the worker's image.
 ///
-/// Outside are the control fields: `suspend`, `promotion`, deadlines, retries, TTL, cache, storage access, retention of the output and the
+/// Outside are the control fields: `suspend`, `managedBy`, `promotion`, deadlines, retries, TTL, cache, storage access, retention of the output and the
 /// rest of the worker. Changing those never bakes again. Gates, exports and CPU features are sets: their order does not count.
 ///
 /// # Panics
@@ -112,7 +112,8 @@ mod tests {
 
     #[test]
     fn control_fields_do_not_change_the_digest() {
-        let control: [fn(&mut BakeJobSpec); 11] = [
+        let control: [fn(&mut BakeJobSpec); 12] = [
+            |s| s.managed_by = "kueue.x-k8s.io/multikueue".into(),
             |s| s.suspend = true,
             |s| s.promotion.policy = PromotionPolicy::Manual,
             |s| s.promotion.approved_digest = Some("sha256:0".into()),

@@ -112,7 +112,7 @@ mod tests {
         let shown: Vec<String> = gates.iter().map(ToString::to_string).collect();
         assert_eq!(
             shown,
-            ["AccuracyRetention >= 0.97", "OutputConsistency >= 0.99", "LatencyP99 <= 0.05", "Speedup >= 1.2"]
+            ["AccuracyRetention >= 0.97", "OutputConsistency >= 0.99", "LatencyP99 <= 50ms", "Speedup >= 1.2"]
         );
     }
 

@@ -33,10 +33,16 @@ pub struct Gate {
 
 impl std::fmt::Display for Gate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.bound {
-            Bound::Min(v) => write!(f, "{} >= {v}", self.metric),
-            Bound::Max(v) => write!(f, "{} <= {v}", self.metric),
-        }
+        let (sign, v) = match self.bound {
+            Bound::Min(v) => (">=", v),
+            Bound::Max(v) => ("<=", v),
+        };
+        let (v, unit) = match self.metric.unit() {
+            Unit::Seconds if v < 1.0 => (v * 1e3, "ms"),
+            Unit::Seconds => (v, "s"),
+            Unit::Share | Unit::Ratio | Unit::Bytes | Unit::PerSecond => (v, ""),
+        };
+        write!(f, "{} {sign} {v}{unit}", self.metric)
     }
 }
 
@@ -341,7 +347,7 @@ mod tests {
                 "OutputConsistency >= 0.99",
                 "FeaturePreservation >= 0.85",
                 "DistributionSimilarity >= 0.9",
-                "LatencyP99 <= 0.05",
+                "LatencyP99 <= 50ms",
                 "PeakMemory <= 104857600"
             ]
         );

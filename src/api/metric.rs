@@ -62,6 +62,19 @@ pub enum Unit {
     PerSecond,
 }
 
+impl Unit {
+    /// A value as gates are written: a decimal, a duration or a number of bytes.
+    pub fn written(self, value: f64) -> String {
+        match self {
+            Self::Seconds if value < 1.0 => format!("{:.4}ms", value * 1e3),
+            Self::Seconds => format!("{value:.4}s"),
+            Self::Bytes => format!("{value:.0}"),
+            Self::PerSecond => format!("{value:.1}"),
+            Self::Ratio | Self::Share => format!("{value:.4}"),
+        }
+    }
+}
+
 impl Metric {
     /// Every metric, in the order of the schema.
     pub const ALL: [Self; 15] = [

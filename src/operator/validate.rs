@@ -104,16 +104,7 @@ fn refusal(spec: &BakeJobSpec) -> Option<String> {
     if spec.promotion.policy != PromotionPolicy::Never {
         lines.push("spec.promotion.policy: promotion is not built yet; use Never.".to_owned());
     }
-    let data = &spec.data;
-    let uris = [
-        ("spec.source.uri", Some(&spec.source.uri)),
-        ("spec.data.calibration.uri", data.calibration.as_ref().map(|split| &split.uri)),
-        ("spec.data.training.uri", data.training.as_ref().map(|split| &split.uri)),
-        ("spec.data.validation.uri", data.validation.as_ref().map(|split| &split.uri)),
-        ("spec.optimization.recipe.uri", spec.optimization.recipe.as_ref().map(|recipe| &recipe.uri)),
-        ("spec.output.uri", Some(&spec.output.uri)),
-    ];
-    for (field, uri) in uris.into_iter().filter_map(|(field, uri)| Some((field, uri?))) {
+    for (field, uri) in spec.inputs().chain([("spec.output.uri", &spec.output.uri)]) {
         if !uri.contains("://") && !uri.starts_with('/') {
             lines.push(format!(
                 "{field}: {uri} is relative to a job file, which a cluster does not have; write an absolute path on a mounted volume, or a URI."

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::figure::{Concern, Figure};
 use super::stats::Interval;
 use crate::api::bakejob::Verdict;
+use crate::api::metric::Unit;
 use crate::api::{Bound, Gate, Metric};
 
 /// Fewer samples than this decide no quality gate.
@@ -171,10 +172,14 @@ fn judge(gate: Gate, figure: Option<&Figure>) -> (Verdict, GateReason, String) {
         Bound::Min(bound) => (interval.lower >= bound, interval.upper < bound),
         Bound::Max(bound) => (interval.upper <= bound, interval.lower > bound),
     };
+    let show = |value: f64| match gate.metric.unit() {
+        Unit::Share | Unit::Ratio => format!("{value:.6}"),
+        unit => unit.written(value),
+    };
     let shown = if interval.is_zero_width() {
-        format!("{estimate:.6}")
+        show(estimate)
     } else {
-        format!("{estimate:.6} [{:.6}, {:.6}]", interval.lower, interval.upper)
+        format!("{} [{}, {}]", show(estimate), show(interval.lower), show(interval.upper))
     };
     if kept {
         (Pass, GateReason::BoundKept, shown)

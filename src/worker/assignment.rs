@@ -23,16 +23,7 @@ pub(super) fn resolve(assignment: &Assignment) -> Result<ResolvedJob, JobError> 
 
 fn on_this_machine(assignment: &Assignment) -> BakeJobSpec {
     let mut spec = assignment.spec.clone();
-    let data = &mut spec.data;
-    let uris = [
-        Some(&mut spec.source.uri),
-        data.calibration.as_mut().map(|split| &mut split.uri),
-        data.training.as_mut().map(|split| &mut split.uri),
-        data.validation.as_mut().map(|split| &mut split.uri),
-        spec.optimization.recipe.as_mut().map(|recipe| &mut recipe.uri),
-        Some(&mut spec.output.uri),
-    ];
-    for uri in uris.into_iter().flatten() {
+    for uri in spec.uris_mut() {
         if let Some(rest) = uri.strip_prefix("pvc://") {
             *uri = format!("{PVC_ROOT}/{rest}");
         }

@@ -28,12 +28,16 @@ fn folder(output: &Path) -> Outcome {
     match delete(output) {
         Ok(count) => Outcome::bare(Reason::Baked, format!("Deleted {count} files of {}", output.display())),
         Err(error) => {
-            let reason = match error.kind() {
-                ErrorKind::PermissionDenied => Reason::AccessDenied,
-                _ => Reason::OutputUnwritable,
-            };
-            Outcome::bare(reason, format!("cannot delete the files of {}: {error}", output.display()))
+            Outcome::bare(reason(&error), format!("cannot delete the files of {}: {error}", output.display()))
         }
+    }
+}
+
+/// What a failure to delete in a folder is called.
+pub(super) fn reason(error: &std::io::Error) -> Reason {
+    match error.kind() {
+        ErrorKind::PermissionDenied => Reason::AccessDenied,
+        _ => Reason::OutputUnwritable,
     }
 }
 

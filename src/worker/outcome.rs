@@ -87,12 +87,12 @@ fn baked(report: &Report, summary: &Summary) -> Figures {
 
 fn model(figures: &ModelFigures) -> Figures {
     let first = figures.latency.first();
-    let seconds = |value: f64| text(Unit::Seconds, value);
+    let seconds = |value: f64| Unit::Seconds.written(value);
     Figures {
         latency_p50: first.map(|l| seconds(l.summary.p50)),
         latency_p95: first.and_then(|l| l.summary.p95).map(seconds),
         latency_p99: first.and_then(|l| l.summary.p99).map(seconds),
-        throughput: first.map(|l| text(Unit::PerSecond, l.throughput)),
+        throughput: first.map(|l| Unit::PerSecond.written(l.throughput)),
         peak_memory: figures.fresh_process.peak_rss_bytes.map(|bytes| bytes.to_string()),
         file_size: Some(figures.bytes.to_string()),
         parameters: i64::try_from(figures.stats.parameters.all).ok(),
@@ -110,7 +110,7 @@ pub(super) fn marked(mut outcome: Outcome, raised: &[Metric]) -> Outcome {
 }
 
 fn gate(gate: &crate::quality::GateResult) -> GateStatus {
-    let show = |value: f64| text(gate.metric.unit(), value);
+    let show = |value: f64| gate.metric.unit().written(value);
     GateStatus {
         metric: gate.metric,
         threshold: match (gate.min, gate.max) {
@@ -140,17 +140,6 @@ fn pass(record: &crate::optimizer::PassRecord) -> PassStatus {
             let [nodes, bytes] = [record.nodes, record.bytes].map(|[before, after]| format!("{before} -> {after}"));
             format!("nodes {nodes}, bytes {bytes}")
         }),
-    }
-}
-
-/// A figure with the units that gates are written in.
-fn text(unit: Unit, value: f64) -> String {
-    match unit {
-        Unit::Seconds if value < 1.0 => format!("{:.4}ms", value * 1e3),
-        Unit::Seconds => format!("{value:.4}s"),
-        Unit::Bytes => format!("{value:.0}"),
-        Unit::PerSecond => format!("{value:.1}"),
-        Unit::Ratio | Unit::Share => format!("{value:.4}"),
     }
 }
 

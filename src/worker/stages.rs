@@ -4,8 +4,9 @@
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use super::clean::reason;
+use crate::api::ResolvedJob;
 use crate::api::wire::{Assignment, Outcome};
-use crate::api::{Reason, ResolvedJob};
 use crate::bake::{Checkpoints, run_of_hidden};
 
 /// Name of the folder in the output.
@@ -44,11 +45,7 @@ fn clean_folder(output: &Path, uid: &str) -> Option<Outcome> {
         let _ = std::fs::remove_dir(output);
         return None;
     };
-    let reason = match error.kind() {
-        ErrorKind::PermissionDenied => Reason::AccessDenied,
-        _ => Reason::OutputUnwritable,
-    };
-    Some(Outcome::bare(reason, format!("cannot delete the finished stages in {}: {error}", output.display())))
+    Some(Outcome::bare(reason(&error), format!("cannot delete the finished stages in {}: {error}", output.display())))
 }
 
 /// Deletes kept stages and hidden folders of those runs of a job that `which` picks by their number.
@@ -136,8 +133,7 @@ mod bucket {
     use crate::api::wire::{Assignment, Outcome};
     use crate::bake::{CHECKPOINT_NAMES, Checkpoints};
     use crate::store::{Location, Store, StoreError, named};
-
-    const OUTPUT: &str = "spec.output.uri";
+    use crate::worker::stored::OUTPUT;
 
     struct Bucket {
         /// It works with one thread, and checkpoints may be told of by any.

@@ -14,7 +14,7 @@ use crate::signals::HeldFolder;
 use crate::store::{Fetch, Location, Store, StoreError, Upload, named};
 
 const SOURCE: &str = "spec.source.uri";
-const OUTPUT: &str = "spec.output.uri";
+pub(super) const OUTPUT: &str = "spec.output.uri";
 
 /// The file that names all others: published last, deleted last.
 const MANIFEST: &str = "report.json";

@@ -97,6 +97,10 @@ pub struct BakeJobSpec {
     /// The pod that bakes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worker: Option<Worker>,
+    /// Who bakes it; other controllers leave it alone.
+    #[serde(default = "default_manager")]
+    #[schemars(length(min = 1, max = 63), extend("x-kubernetes-validations" = [rules::rule("self == oldSelf", "is fixed at creation")]))]
+    pub managed_by: String,
     /// Do not start, or stop what runs; a finished stage is not repeated on resume.
     #[serde(default)]
     pub suspend: bool,
@@ -117,11 +121,45 @@ pub struct BakeJobSpec {
     pub cache: Option<Cache>,
 }
 
+/// The value of `managedBy` that means the operator of this project.
+pub const MANAGER: &str = "bakehouse.dev/operator";
+
+fn default_manager() -> String {
+    MANAGER.to_owned()
+}
+
 fn default_backoff_limit() -> u32 {
     3
 }
 
 impl BakeJobSpec {
+    /// The URIs of what a bake reads, each with its field.
+    pub fn inputs(&self) -> impl Iterator<Item = (&'static str, &String)> {
+        let data = &self.data;
+        let uris = [
+            ("spec.source.uri", Some(&self.source.uri)),
+            ("spec.data.calibration.uri", data.calibration.as_ref().map(|split| &split.uri)),
+            ("spec.data.training.uri", data.training.as_ref().map(|split| &split.uri)),
+            ("spec.data.validation.uri", data.validation.as_ref().map(|split| &split.uri)),
+            ("spec.optimization.recipe.uri", self.optimization.recipe.as_ref().map(|recipe| &recipe.uri)),
+        ];
+        uris.into_iter().filter_map(|(field, uri)| Some((field, uri?)))
+    }
+
+    /// The URIs of all that a bake reads or writes, to be changed.
+    pub fn uris_mut(&mut self) -> impl Iterator<Item = &mut String> {
+        let data = &mut self.data;
+        let uris = [
+            Some(&mut self.source.uri),
+            data.calibration.as_mut().map(|split| &mut split.uri),
+            data.training.as_mut().map(|split| &mut split.uri),
+            data.validation.as_mut().map(|split| &mut split.uri),
+            self.optimization.recipe.as_mut().map(|recipe| &mut recipe.uri),
+            Some(&mut self.output.uri),
+        ];
+        uris.into_iter().flatten()
+    }
+
     /// The spec of a bare model: `source`, `validation` and `output` are URIs or paths, everything else has its default.
     #[must_use]
     pub fn new(source: impl Into<String>, validation: impl Into<String>, output: impl Into<String>) -> Self {
@@ -141,6 +179,7 @@ impl BakeJobSpec {
             output: Output::new(output),
             promotion: Promotion::default(),
             worker: None,
+            managed_by: default_manager(),
             suspend: false,
             active_deadline_seconds: None,
             backoff_limit: default_backoff_limit(),

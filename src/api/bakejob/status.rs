@@ -39,11 +39,11 @@ pub struct BakeJobStatus {
     pub stages: Vec<Stage>,
     /// How many BakeJobs are ahead.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 2_147_483_647))]
+    #[schemars(range(min = 0))]
     pub queue_position: Option<u32>,
     /// Runs started so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(range(min = 0, max = 2_147_483_647))]
+    #[schemars(range(min = 0))]
     pub runs: Option<u32>,
     /// The attempt of the run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -111,11 +111,11 @@ pub struct Stage {
 #[serde(rename_all = "camelCase")]
 pub struct AttemptStatus {
     /// Its number, from 1.
-    #[schemars(range(min = 1, max = 2_147_483_647))]
+    #[schemars(range(min = 1))]
     pub number: u32,
     /// Failures before it that count against backoffLimit.
     #[serde(default)]
-    #[schemars(range(min = 0, max = 2_147_483_647))]
+    #[schemars(range(min = 0))]
     pub failures: u32,
     /// Takes the low-memory plan.
     #[serde(default)]
@@ -306,7 +306,7 @@ pub struct PromotionStatus {
 #[serde(rename_all = "camelCase")]
 pub struct RunRecord {
     /// Its number, from 1.
-    #[schemars(range(min = 1, max = 2_147_483_647))]
+    #[schemars(range(min = 1))]
     pub run: u32,
     /// What it baked.
     pub spec_digest: String,

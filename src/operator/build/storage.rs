@@ -65,16 +65,8 @@ pub(super) fn env_from(spec: &BakeJobSpec) -> Option<EnvFromSource> {
 
 /// The claims that URIs name, and whether each is written to.
 fn claims(spec: &BakeJobSpec) -> BTreeMap<String, bool> {
-    let data = &spec.data;
-    let read = [
-        Some(&spec.source.uri),
-        data.calibration.as_ref().map(|split| &split.uri),
-        data.training.as_ref().map(|split| &split.uri),
-        data.validation.as_ref().map(|split| &split.uri),
-        spec.optimization.recipe.as_ref().map(|recipe| &recipe.uri),
-    ];
-    let mut claims: BTreeMap<String, bool> =
-        read.into_iter().flatten().filter_map(|uri| claim(uri)).map(|name| (name.to_owned(), false)).collect();
+    let read = spec.inputs().filter_map(|(_, uri)| claim(uri));
+    let mut claims: BTreeMap<String, bool> = read.map(|name| (name.to_owned(), false)).collect();
     if let Some(name) = claim(&spec.output.uri) {
         claims.insert(name.to_owned(), true);
     }

@@ -35,11 +35,6 @@ impl<'j> Draft<'j> {
         self.actions.push(action);
     }
 
-    /// For a plan that is published only.
-    pub(super) fn forget_actions(&mut self) {
-        self.actions.clear();
-    }
-
     pub(super) fn event(&mut self, warning: bool, reason: EventReason, note: impl Into<String>) {
         self.events.push(EventSpec { warning, reason, note: note.into() });
     }

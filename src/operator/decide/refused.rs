@@ -19,7 +19,8 @@ pub enum Refusal {
     Object(String),
 }
 
-/// The plan when the API server does not take the status itself, as a worker's result may bring one about: the run ends with what it said.
+/// What to publish when the API server does not take the status itself, as a worker's result may bring one about: the run ends with what it
+/// said. The actions were carried out before.
 pub fn unwritable(job: &Validated, plan: &Plan, why: &str, now: Timestamp) -> Plan {
     let now = Timestamp::from_second(now.as_second()).unwrap_or(now);
     let status = BakeJobStatus {
@@ -27,9 +28,7 @@ pub fn unwritable(job: &Validated, plan: &Plan, why: &str, now: Timestamp) -> Pl
         start_time: plan.status.start_time.clone(),
         ..BakeJobStatus::default()
     };
-    let mut draft = Draft::new(job, status, now);
-    draft.forget_actions();
-    draft.finish(State::Internal, &format!("The API server did not take the status: {why}"), now)
+    Draft::new(job, status, now).finish(State::Internal, &format!("The API server did not take the status: {why}"), now)
 }
 
 /// The plan after a refusal: nothing but a status. It is tried again after a while, since quotas and policies change without a word.

@@ -89,7 +89,8 @@ impl JobFacts {
         let controller = job.metadata.owner_references.iter().flatten().find(|o| o.controller == Some(true));
         match controller {
             Some(controller) => (controller.kind == BakeJob::kind(&())).then_some(&controller.uid),
-            None => job.metadata.annotations.as_ref()?.get(names::NOTE_OWNER),
+            None if task(job) == Task::Clean => job.metadata.annotations.as_ref()?.get(names::NOTE_OWNER),
+            None => None,
         }
         .map(String::as_str)
     }
@@ -106,7 +107,7 @@ impl JobFacts {
             name: meta.name.clone()?,
             uid: meta.uid.clone()?,
             owner: Self::owner(job)?.to_owned(),
-            task: if label(names::LABEL_TASK) == Some("clean") { Task::Clean } else { Task::Bake },
+            task: task(job),
             run: number(label(names::LABEL_RUN)),
             attempt: number(label(names::LABEL_ATTEMPT)),
             failures: number(note(names::NOTE_FAILURES)),
@@ -125,6 +126,12 @@ impl JobFacts {
             end: status.and_then(|s| s.conditions.iter().flatten().find_map(end)),
         })
     }
+}
+
+/// What a Job does, by its label.
+fn task(job: &Job) -> Task {
+    let label = job.metadata.labels.as_ref().and_then(|labels| labels.get(names::LABEL_TASK));
+    if label.is_some_and(|label| label == "clean") { Task::Clean } else { Task::Bake }
 }
 
 /// The end that a condition tells of. `FailureTarget` and `SuccessCriteriaMet` come earlier, while pods still run, and are no end.
@@ -185,5 +192,11 @@ mod tests {
     #[test]
     fn a_job_of_nobody_is_not_ours() {
         assert_eq!(JobFacts::read(&Job::default()), None);
+        let nobodys = |task: &str| -> Job {
+            let meta = json!({"name": "cnn-1-1", "uid": "j", "labels": {"bakehouse.dev/task": task}, "annotations": {"bakehouse.dev/owner-uid": "b"}});
+            serde_json::from_value(json!({"metadata": meta})).unwrap()
+        };
+        assert_eq!(JobFacts::read(&nobodys("bake")), None, "a bake belongs to its controller, whatever it says of itself");
+        assert_eq!(JobFacts::read(&nobodys("clean")).unwrap().owner, "b");
     }
 }

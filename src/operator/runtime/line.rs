@@ -9,6 +9,7 @@ use tokio::sync::Notify;
 
 use super::context::Context;
 use crate::api::BakeJob;
+use crate::api::bakejob::MANAGER;
 use crate::api::digest::spec_digest;
 use crate::operator::facts::Turn;
 use crate::operator::names;
@@ -51,8 +52,11 @@ pub(super) fn refresh(context: &Context, caps: Caps) -> Vec<(String, String)> {
     fresh.iter().filter(called).filter_map(|(uid, _)| keys.get(uid).cloned()).collect()
 }
 
-/// A job as the queue sees it; `None` when it neither runs nor waits, or when Kueue decides about it.
+/// A job as the queue sees it; `None` when it neither runs nor waits, or when Kueue or another controller decides about it.
 fn entry(job: &BakeJob, priorities: &HashMap<String, i32>) -> Option<Entry> {
+    if job.spec.managed_by != MANAGER {
+        return None;
+    }
     if job.labels().contains_key(names::KUEUE_QUEUE) || job.metadata.deletion_timestamp.is_some() {
         return None;
     }

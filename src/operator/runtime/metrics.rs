@@ -135,13 +135,6 @@ impl Metrics {
         self
     }
 
-    /// A reconcile begins; the guard counts it until it is dropped.
-    pub(super) fn working(&self) -> Working {
-        let gauge = self.workers.get_or_create(&OURS).clone();
-        gauge.inc();
-        Working(gauge)
-    }
-
     /// A reconcile ended.
     pub(super) fn reconciled(&self, result: &'static str, took: Duration) {
         self.reconciles.get_or_create(&ResultLabel { controller: CONTROLLER, result }).inc();
@@ -208,6 +201,7 @@ impl Metrics {
             self.jobs.get_or_create(&StateLabel { state: state.as_str() }).inc();
         }
         self.queue.measure();
+        self.workers.get_or_create(&OURS).set(self.queue.in_progress());
         let mut text = String::new();
         // Writing to a string does not fail.
         let _ = encode(&mut text, &self.registry);
@@ -217,15 +211,6 @@ impl Metrics {
 
 /// Buckets from a second to six hours.
 const LONG: [f64; 12] = [1.0, 5.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 7200.0, 21600.0];
-
-/// A reconcile in progress.
-pub(super) struct Working(Gauge);
-
-impl Drop for Working {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
-}
 
 #[cfg(test)]
 mod tests {
@@ -239,12 +224,13 @@ mod tests {
         metrics.failed("Api");
         metrics.timed_out();
         metrics.leads(true);
-        drop(metrics.working());
+        let looking = metrics.queue.begins(("ml".into(), "cnn".into()));
         let text = metrics.text([State::Running, State::Running, State::Baked].into_iter());
+        drop(looking);
         for line in [
             "controller_runtime_reconcile_total{controller=\"bakehouse-operator\",result=\"success\"} 1",
             "controller_runtime_max_concurrent_reconciles{controller=\"bakehouse-operator\"} 16",
-            "controller_runtime_active_workers{controller=\"bakehouse-operator\"} 0",
+            "controller_runtime_active_workers{controller=\"bakehouse-operator\"} 1",
             "controller_runtime_reconcile_errors_total{controller=\"bakehouse-operator\",error=\"Api\"} 1",
             "leader_election_master_status{name=\"bakehouse-operator\"} 1",
             "bakejob_jobs{state=\"Running\"} 2",

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::children::Children;
 use super::context::{Context, Guarded, Triggers};
+use super::kept::trim;
 use super::metrics::Metrics;
 use crate::operator::validate::Defaults;
 
@@ -49,7 +50,9 @@ impl Mock {
         tokio::spawn(serve(handle, asked.clone(), object.clone(), Box::new(answers)));
         let client = Client::new(service, "ml");
         let (reader, mut writer) = store::<Guarded>();
-        writer.apply_watcher_event(&Event::Apply(serde_json::from_value(object.clone()).unwrap()));
+        let mut kept: Guarded = serde_json::from_value(object.clone()).unwrap();
+        trim(&mut kept);
+        writer.apply_watcher_event(&Event::Apply(kept));
         let context = Arc::new(Context {
             client: client.clone(),
             store: reader,

@@ -3,6 +3,7 @@
 mod apply;
 mod children;
 mod context;
+mod kept;
 mod lease;
 mod line;
 mod metrics;

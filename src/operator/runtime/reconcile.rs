@@ -9,15 +9,16 @@ use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::Action;
 use kube::runtime::events::{Event, EventType};
 use kube::runtime::reflector::ObjectRef;
-use kube::{Resource, ResourceExt};
+use kube::{Api, Resource, ResourceExt};
 use tracing::Instrument;
 
 use super::apply::{ApplyError, apply};
 use super::context::{Context, Guarded};
+use super::kept;
 use super::observe::observe;
 use super::publish::{Target, publish};
 use crate::api::BakeJob;
-use crate::api::bakejob::BakeJobStatus;
+use crate::api::bakejob::{BakeJobStatus, MANAGER};
 use crate::operator::decide::{self, EventSpec, Plan, refused, unwritable};
 use crate::operator::validate::{ValidateError, Validated, validate};
 
@@ -68,7 +69,6 @@ pub(super) async fn guarded(object: Arc<Guarded>, context: Arc<Context>) -> Resu
 /// Looks at an object, within the time that a look may take.
 pub(super) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let started = Instant::now();
-    let _working = context.metrics.working();
     let _looking = context.metrics.queue.begins((object.namespace().unwrap_or_default(), object.name_any()));
     let span = tracing::info_span!(
         "reconcile",
@@ -119,33 +119,63 @@ async fn look(object: &Guarded, context: &Context) -> Result<Action, ReconcileEr
         Ok(job) => job,
         Err(invalid) => return unreadable(invalid, context).await,
     };
-    let job = validate(object, &context.defaults)?;
-    let seen = observe(context, &job).await.map_err(ReconcileError::Observe)?;
-    let now = Timestamp::now();
-    let plan = decide::decide(&job, &seen, now);
-    if decide::has_ended(&job) {
-        context.pods.forget_messages(&(job.namespace.clone(), job.name.clone()));
+    if object.spec.managed_by != MANAGER {
+        return Ok(Action::await_change());
     }
-    let (plan, version) = match apply(&context.client, &job, object, &plan.actions).await {
-        Ok(applied) if applied.deleted => {
-            tell(context, &object.metadata, &plan.events).await;
-            return Ok(Action::await_change());
-        }
-        Ok(applied) => (plan, applied.version),
-        Err(ApplyError::Refused(refusal)) => (refused(&job, &refusal, &plan, now), object.resource_version()),
-        Err(error) => return Err(ReconcileError::Apply(error)),
+    let looked = Box::pin(Looked::at(object, context)).await?;
+    if !kept::in_part(object) || looked.plan.status == looked.job.status {
+        return Box::pin(looked.carry_out(object, context)).await;
+    }
+    let api = Api::<BakeJob>::namespaced(context.client.clone(), &looked.job.namespace);
+    let Some(whole) = api.get_opt(&looked.job.name).await.map_err(ReconcileError::Observe)?.map(Box::new) else {
+        return Ok(Action::await_change());
     };
-    let plan = match write(context, &job, &plan, version.as_deref(), object).await {
-        Err(ReconcileError::Publish(ApplyError::Unfit(why))) => {
-            let plan = unwritable(&job, &plan, &why, now);
-            write(context, &job, &plan, version.as_deref(), object).await?;
-            plan
+    let looked = Box::pin(Looked::at(&whole, context)).await?;
+    Box::pin(looked.carry_out(&whole, context)).await
+}
+
+/// A job, and what is to be done about it.
+struct Looked {
+    job: Validated,
+    plan: Plan,
+    now: Timestamp,
+}
+
+impl Looked {
+    async fn at(object: &BakeJob, context: &Context) -> Result<Self, ReconcileError> {
+        let job = validate(object, &context.defaults)?;
+        let seen = observe(context, &job).await.map_err(ReconcileError::Observe)?;
+        let now = Timestamp::now();
+        let plan = decide::decide(&job, &seen, now);
+        Ok(Self { job, plan, now })
+    }
+
+    async fn carry_out(self, object: &BakeJob, context: &Context) -> Result<Action, ReconcileError> {
+        let Self { job, plan, now } = self;
+        if decide::has_ended(&job) {
+            context.pods.forget_messages(&(job.namespace.clone(), job.name.clone()));
         }
-        Err(error) => return Err(error),
-        Ok(()) => plan,
-    };
-    tell(context, &object.metadata, &plan.events).await;
-    Ok(plan.requeue.map_or_else(Action::await_change, Action::requeue))
+        let (plan, version) = match apply(&context.client, &job, object, &plan.actions).await {
+            Ok(applied) if applied.deleted => {
+                tell(context, &object.metadata, &plan.events).await;
+                return Ok(Action::await_change());
+            }
+            Ok(applied) => (plan, applied.version),
+            Err(ApplyError::Refused(refusal)) => (refused(&job, &refusal, &plan, now), object.resource_version()),
+            Err(error) => return Err(ReconcileError::Apply(error)),
+        };
+        let plan = match write(context, &job, &plan, version.as_deref(), object).await {
+            Err(ReconcileError::Publish(ApplyError::Unfit(why))) => {
+                let plan = unwritable(&job, &plan, &why, now);
+                write(context, &job, &plan, version.as_deref(), object).await?;
+                plan
+            }
+            Err(error) => return Err(error),
+            Ok(()) => plan,
+        };
+        tell(context, &object.metadata, &plan.events).await;
+        Ok(plan.requeue.map_or_else(Action::await_change, Action::requeue))
+    }
 }
 
 async fn write(

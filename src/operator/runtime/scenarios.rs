@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::mock::{Asked, Mock, bakejob, status};
 use super::reconcile::{ReconcileError, reconcile};
 
+/// One look at the object, as the cache keeps it.
 async fn look(mock: &Mock) -> Result<Action, ReconcileError> {
     let object = mock.context.store.state().into_iter().next().unwrap();
     reconcile(object, mock.context.clone()).await
@@ -145,6 +146,15 @@ async fn a_job_that_no_watch_shows_is_asked_for_before_it_counts_as_gone() {
 }
 
 #[tokio::test]
+async fn a_bakejob_that_another_controller_manages_is_left_alone() {
+    let mut theirs = bakejob();
+    theirs["spec"]["managedBy"] = json!("kueue.x-k8s.io/multikueue");
+    let mock = Mock::new(&theirs, |_| None);
+    assert_eq!(look(&mock).await.unwrap(), Action::await_change());
+    assert_eq!(mock.short(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn an_unreadable_bakejob_gets_a_status_once_and_stops_no_other() {
     let mut broken = bakejob();
     broken["spec"]["worker"] = json!({"affinity": "not an object"});
@@ -153,6 +163,50 @@ async fn an_unreadable_bakejob_gets_a_status_once_and_stops_no_other() {
     look(&mock).await.unwrap();
     assert_eq!(mock.reason(), "InvalidJob");
     assert_eq!(mock.short().iter().filter(|s| s.ends_with("/status")).count(), 1);
+}
+
+/// A `BakeJob` whose run has ended, with an artifact that only the API server remembers.
+fn baked(spec_digest: &str) -> Value {
+    let mut object = bakejob();
+    let condition = |kind: &str, reason: &str| json!({"type": kind, "status": "True", "reason": reason, "message": "", "lastTransitionTime": "2026-01-01T00:01:00Z", "observedGeneration": 1});
+    object["metadata"]["managedFields"] = json!([{"manager": "kubectl"}]);
+    object["status"] = json!({
+        "observedGeneration": 1, "runs": 1, "specDigest": spec_digest,
+        "startTime": "2026-01-01T00:00:00Z", "completionTime": "2026-01-01T00:01:00Z",
+        "conditions": [condition("Succeeded", "Baked"), condition("GatePassed", "GatesPassed")],
+        "stages": [{"name": "Load"}],
+        "gates": [{"metric": "FileSize", "threshold": "<= 1", "verdict": "Pass"}],
+        "artifacts": [{"format": "ONNX", "uri": "/out/model.onnx", "sha256": "abc", "bytes": 5}],
+    });
+    object
+}
+
+#[tokio::test]
+async fn of_a_finished_run_only_what_decides_is_kept_and_a_new_one_remembers_the_rest() {
+    let mock = Mock::new(&baked("sha256:of-another-spec"), |_| None);
+    let kept = mock.context.store.state().into_iter().next().unwrap();
+    let status = kept.0.as_ref().unwrap().status.clone().unwrap();
+    assert!(status.stages.is_empty() && status.gates.is_empty() && status.artifacts.is_empty(), "{status:?}");
+    look(&mock).await.unwrap();
+    assert_eq!(mock.short()[0], "GET bakejobs/cnn", "nothing is written on what is not whole");
+    assert_eq!(mock.reason(), "Starting");
+    let published = mock.asked().into_iter().find(|a| a.path.ends_with("/status")).unwrap().body;
+    assert_eq!(published["status"]["history"][0]["sha256"], "abc");
+}
+
+#[tokio::test]
+async fn a_finished_run_of_this_spec_asks_for_nothing() {
+    let first = Mock::new(&bakejob(), |_| None);
+    look(&first).await.unwrap();
+    let digest = after(&first, &bakejob())["status"]["specDigest"].as_str().unwrap().to_owned();
+    // The first look brings every condition up to date; the second finds nothing to do.
+    let old = Mock::new(&baked(&digest), |_| None);
+    look(&old).await.unwrap();
+    let published = after(&old, &baked(&digest));
+    assert_eq!(published["status"]["artifacts"][0]["sha256"], "abc", "nothing of the status is lost");
+    let mock = Mock::new(&published, |_| None);
+    look(&mock).await.unwrap();
+    assert_eq!(mock.short(), Vec::<String>::new());
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The watches: `BakeJob`s whole, Jobs and pods by our label and as facts only, nodes and priority classes where they may be seen. Secrets
+//! The watches: `BakeJob`s as `kept` says, Jobs and pods by our label and as facts only, nodes and priority classes where they may be seen. Secrets
 //! and ConfigMaps are never watched or read.
 
 use std::collections::HashMap;
@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use super::children::{Child, Children};
 use super::context::{Context, Guarded};
+use super::kept;
 use super::namespaces::merged;
 use super::readiness::Readiness;
 use crate::hardware::place::NodeFacts;
@@ -64,7 +65,7 @@ impl Watches {
         // No debounce and no predicate: a look that finds nothing to do costs microseconds.
         let events = self
             .events::<Guarded>(Config::default())
-            .modify(|object| object.managed_fields_mut().clear())
+            .modify(kept::trim)
             .reflect(writer);
         let mut events = std::pin::pin!(events);
         while let Some(event) = events.next().await {

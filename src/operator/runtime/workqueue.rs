@@ -96,6 +96,11 @@ impl Workqueue {
         Working { queue: self, key }
     }
 
+    /// How many looks are in progress.
+    pub(super) fn in_progress(&self) -> i64 {
+        i64::try_from(locked(&self.working).len()).unwrap_or(i64::MAX)
+    }
+
     /// It is looked at again because of a failure.
     pub(super) fn retried(&self) {
         self.retries.get_or_create(&OURS).inc();

@@ -1,0 +1,51 @@
+//! What the cache keeps of a `BakeJob`. Thousands of finished ones lie in a namespace for months; of those, only what a decision reads is
+//! kept, and what the figures of a bake say stays with the API server.
+
+use std::mem::take;
+
+use kube::{Resource, ResourceExt};
+
+use super::context::Guarded;
+use crate::api::BakeJob;
+use crate::api::bakejob::BakeJobStatus;
+
+/// Where `kubectl apply` keeps a second copy of the object.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
+/// Drops what no decision reads.
+pub(super) fn trim(object: &mut Guarded) {
+    object.meta_mut().managed_fields = None;
+    object.annotations_mut().remove(LAST_APPLIED);
+    let Ok(job) = &mut object.0 else { return };
+    if in_part(job)
+        && let Some(status) = &mut job.status
+    {
+        *status = essential(take(status));
+    }
+}
+
+/// Whether the cache has only a part of the status: of an object whose run has ended and whose spec has been seen. A status must not be
+/// written from it.
+pub(super) fn in_part(job: &BakeJob) -> bool {
+    let Some(status) = &job.status else { return false };
+    status.completion_time.is_some()
+        && status.observed_generation == job.metadata.generation
+        && job.metadata.deletion_timestamp.is_none()
+}
+
+/// Without the figures and lists of the run.
+fn essential(status: BakeJobStatus) -> BakeJobStatus {
+    BakeJobStatus {
+        stages: Vec::new(),
+        passes: Vec::new(),
+        gates: Vec::new(),
+        artifacts: Vec::new(),
+        history: Vec::new(),
+        hardware: None,
+        baseline: None,
+        baked: None,
+        report: None,
+        recipe: None,
+        ..status
+    }
+}
