@@ -13,11 +13,11 @@ help:            ## Show the targets
 demo: build ort  ## Build, bake an example, print the result and where the report lies
 	$(BIN) bake -f examples/cnn/bakejob.yaml
 
-test: tools ort  ## Everything that needs no cluster
+test: tools ort servers  ## Everything that needs no cluster
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --test e2e --bench scale -- -D warnings
-	BAKEHOUSE_REQUIRE_ORT=1 cargo test --locked
+	BAKEHOUSE_REQUIRE_ORT=1 $(REQUIRE_S3) cargo test --locked
 	cargo check --locked --no-default-features --features operator
 	scripts/deny.sh
 
@@ -27,6 +27,12 @@ build: tools
 .PHONY: tools
 tools:
 	@scripts/tools.sh
+
+# The S3 server of the storage tests, made once (a minute or two of Go). Where it cannot be made, this says why, and those tests are skipped.
+REQUIRE_S3 = $(shell ls $(CACHE)/versitygw-*/versitygw >/dev/null 2>&1 && echo BAKEHOUSE_REQUIRE_S3=1)
+.PHONY: servers
+servers:
+	@e2e/cluster/components.sh versitygw || echo "the tests of object storage are skipped" >&2
 
 ort:             ## Fetch ONNX Runtime's library (without it, the embedded engine serves)
 	@scripts/ort.sh >/dev/null

@@ -285,9 +285,9 @@ fn jobs() -> Vec<Case> {
         spec(
             "a store that is not built",
             "/source/uri",
-            json!("gs://models/m.onnx"),
+            json!("oci://models/m.onnx"),
             2,
-            &["gs://", "use a path, file:// or s3://"],
+            &["oci://", "use a path, file://, s3://, gs:// or az://"],
         ),
         spec(
             "a folder of a bucket as data",

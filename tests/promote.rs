@@ -256,7 +256,10 @@ fn a_rollback_promotes_the_version_before_if_it_is_still_whole() {
         let history = ground.assert_whole();
         assert_eq!(history, ground.history(&second));
         let told: Vec<_> = history.iter().map(|entry| (&entry["act"], &entry["sha256"])).collect();
-        assert_eq!(told, [(&json!("Promote"), &json!(a)), (&json!("Promote"), &json!(b)), (&json!("Rollback"), &json!(a))]);
+        assert_eq!(
+            told,
+            [(&json!("Promote"), &json!(a)), (&json!("Promote"), &json!(b)), (&json!("Rollback"), &json!(a))]
+        );
 
         let model = format!("digits/{}/model.onnx", history[1]["version"].as_str().unwrap());
         ground.put("promoted", &model, b"another model");
@@ -284,7 +287,10 @@ fn of_promotions_at_the_same_time_one_is_the_newest_and_all_are_whole() {
         assert!((2..=8).contains(&history.len()), "{history:?}");
         let told = |digest: &str| history.iter().any(|entry| entry["sha256"] == json!(digest));
         assert!(told(&a) && told(&b));
-        assert!(history.windows(2).all(|pair| pair[0]["sha256"] != pair[1]["sha256"]), "none is promoted on top of itself");
+        assert!(
+            history.windows(2).all(|pair| pair[0]["sha256"] != pair[1]["sha256"]),
+            "none is promoted on top of itself"
+        );
     });
 }
 
@@ -301,10 +307,13 @@ fn killed_at_twenty_moments_it_leaves_nothing_half_and_ends_well() {
             let _ = child.wait();
             // `current.json` may lag behind the history until the next promotion; nothing may be named that is not there whole.
             let files = ground.files("promoted");
-            for (name, bytes) in files.iter().filter(|(name, _)| name.ends_with(".json") && !name.contains("/versions/")) {
+            for (name, bytes) in
+                files.iter().filter(|(name, _)| name.ends_with(".json") && !name.contains("/versions/"))
+            {
                 let entry: Value = serde_json::from_slice(bytes).unwrap_or_else(|error| panic!("{name}: {error}"));
                 for file in entry["files"].as_array().unwrap() {
-                    let path = format!("digits/{}/{}", entry["version"].as_str().unwrap(), file["file"].as_str().unwrap());
+                    let path =
+                        format!("digits/{}/{}", entry["version"].as_str().unwrap(), file["file"].as_str().unwrap());
                     assert_eq!(file["sha256"], json!(sha256_hex(&files[&path])), "{path}");
                 }
             }
@@ -329,7 +338,10 @@ fn a_pod_promotes_what_the_status_names_and_says_where_it_lies() {
                 "candidate": {"artifact": digest, "report": report}, "spec": spec,
             });
             let mut command = ground.command();
-            command.arg("worker").env("BAKEHOUSE_ASSIGNMENT", assignment.to_string()).env("TERMINATION_LOG", &termination);
+            command
+                .arg("worker")
+                .env("BAKEHOUSE_ASSIGNMENT", assignment.to_string())
+                .env("TERMINATION_LOG", &termination);
             let output = command.output().unwrap();
             (output.status.code(), Outcome::parse(&fs::read_to_string(&termination).unwrap()).unwrap())
         };

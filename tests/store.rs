@@ -1,26 +1,31 @@
 //! Bakes from and to a real S3 server: versitygw, whose buckets are folders, so that each test looks at what really lies in them.
 //!
-//! Skipped when the server is not found by `BAKEHOUSE_VERSITYGW` or in the cache; with `BAKEHOUSE_REQUIRE_S3=1` that is a failure.
+//! Skipped when the server is not found by `BAKEHOUSE_VERSITYGW` or in the cache, where `make test` puts it; with `BAKEHOUSE_REQUIRE_S3=1` that is a
+//! failure. `store/` has the faults, web servers and the other clouds.
 #![cfg(all(feature = "tract", feature = "store"))]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "phase5/checkpoint.rs"]
 mod checkpoint;
+#[path = "store/clouds.rs"]
+mod clouds;
+#[path = "store/faults.rs"]
+mod faults;
 mod s3;
+#[path = "store/web.rs"]
+mod web;
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
 
 use bakehouse::api::Reason;
 use bakehouse::api::digest::sha256_hex;
-use bakehouse::model::build::Builder;
-use bakehouse::model::onnx::{StringStringEntryProto, TensorProto, tensor_proto::DataLocation};
-use bakehouse::model::{DType, Model, Tensor};
+use bakehouse::model::{Model, Tensor};
 use s3::pod::{Pod, example};
 use s3::server::{Server, gateway};
 use s3::stall::Stall;
+use s3::wide;
 use serde_json::{Value, json};
 
 /// A bake of the perceptron, all of it in buckets.
@@ -433,62 +438,12 @@ fn a_package_is_fetched_by_its_manifest_and_the_trainers_folder_by_its_names() {
     }
 }
 
-/// `y = Relu(x a) b` with 13 MB of weights beside the model: more than one part of an upload.
-fn wide() -> (Model, Vec<u8>) {
-    const INNER: usize = 25_600;
-    let shape = ["N", "64"];
-    let mut model = Builder::new(17)
-        .input("x", DType::F32, &shape)
-        .node("MatMul", &["x", "a"], "h", vec![])
-        .node("Relu", &["h"], "r", vec![])
-        .node("MatMul", &["r", "b"], "y", vec![])
-        .output("y", DType::F32, &shape)
-        .build();
-    let weights = |seed: u32| {
-        (0..64 * INNER as u32)
-            .map(move |i| ((i.wrapping_add(seed).wrapping_mul(2_654_435_761) >> 8) as f32 / 16_777_216.0 - 0.5) * 0.05)
-    };
-    let bytes: Vec<u8> = weights(1).chain(weights(7)).flat_map(f32::to_le_bytes).collect();
-    for (i, (name, dims)) in [("a", [64, INNER]), ("b", [INNER, 64])].into_iter().enumerate() {
-        let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.to_owned()), value: Some(value) };
-        let size = bytes.len() / 2;
-        model.graph_mut().initializer.push(TensorProto {
-            name: Some(name.to_owned()),
-            data_type: Some(DType::F32.to_onnx()),
-            dims: dims.map(|d| d as i64).to_vec(),
-            data_location: Some(DataLocation::External as i32),
-            external_data: vec![
-                entry("location", "weights.bin".to_owned()),
-                entry("offset", (i * size).to_string()),
-                entry("length", size.to_string()),
-            ],
-            ..TensorProto::default()
-        });
-    }
-    (model, bytes)
-}
-
-fn samples(count: usize) -> Vec<u8> {
-    let values: Vec<u8> = (0..count * 64).flat_map(|i| (i as f32 * 0.37).sin().to_le_bytes()).collect();
-    let view = safetensors::tensor::TensorView::new(safetensors::Dtype::F32, vec![count, 1, 64], &values).unwrap();
-    safetensors::serialize(BTreeMap::from([("x", view)]), None).unwrap()
-}
-
 #[test]
 fn a_worker_that_is_killed_in_the_middle_of_an_upload_leaves_no_result_and_its_successor_finishes_it() {
     let Some(server) = stocked() else { return };
-    let (model, weights) = wide();
-    server.put("models", "wide/model.onnx", &model.to_bytes());
-    server.put("models", "wide/weights.bin", &weights);
-    server.put("data", "wide/validation.safetensors", &samples(60));
-    let spec = json!({
-        "source": {"uri": "s3://models/wide/model.onnx"},
-        "data": {"validation": {"uri": "s3://data/wide/validation.safetensors"}},
-        "optimization": {"level": "Conservative"},
-        "profile": {"warmup": 1, "iterations": 10},
-        "output": {"uri": "s3://baked/wide"},
-        "runtime": "Bakehouse",
-    });
+    wide::stock(&server);
+    let (_, weights) = wide::model();
+    let spec = wide::spec("s3://baked/wide");
     let stall = Stall::before(&server, "partNumber=2");
     let through = with(spec.clone(), "storage", json!({"endpoint": stall.endpoint()}));
     let worker = Pod::start(&server, &through);

@@ -128,7 +128,7 @@ fn each_permanent_error_has_its_code_and_says_what_is_wrong() {
     let table = [
         (json!({"source": {"uri": broken}}), 10, Reason::InvalidModel, "broken.onnx"),
         (json!({"data": {"validation": {"uri": broken}}}), 12, Reason::InvalidData, "broken.onnx"),
-        (json!({"source": {"uri": "gs://models/a.onnx"}}), 2, Reason::InvalidJob, "spec.source.uri"),
+        (json!({"source": {"uri": "oci://models/a.onnx"}}), 2, Reason::InvalidJob, "spec.source.uri"),
         (json!({"output": {"uri": "/proc/out"}}), 14, Reason::OutputUnwritable, "/proc/out"),
     ];
     for (spec, code, reason, said) in table {

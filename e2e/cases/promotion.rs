@@ -65,7 +65,10 @@ async fn what_passed_its_gates_is_promoted_and_what_a_person_approves_without_a_
     let elsewhere = json!({"policy": "Automatic", "uri": "s3://none/phase7/"});
     case.apply(&case.bakejob("elsewhere", &promoting(&server, &elsewhere))).await.unwrap();
     let job = case.until("elsewhere", "not promoted", BAKE, says("PromotionFailed")).await;
-    assert_eq!((condition(&job, "Succeeded").unwrap().0.as_str(), condition(&job, "Stalled").unwrap().0.as_str()), ("True", "True"));
+    assert_eq!(
+        (condition(&job, "Succeeded").unwrap().0.as_str(), condition(&job, "Stalled").unwrap().0.as_str()),
+        ("True", "True")
+    );
     case.change("elsewhere", &json!({"promotion": {"uri": "s3://models/phase7/"}})).await;
     case.until("elsewhere", "promoted", SOON * 3, says("Promoted")).await;
     case.done().await;

@@ -4,12 +4,13 @@
 #   packages   Debian packages of the cluster: containerd, runc, CNI plugins, iptables, buildah, ...
 #   kube       etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kube-proxy, kubelet, kubectl: links to one binary
 #   coredns versitygw helm kwok
+#   fake-gcs-server, azurite   other clouds' stores, for tests/store.rs; azurite is an npm package
 #   kueue      the binary, with its chart in charts/kueue
 #   argocd     the binary, under the names of its parts too, with its manifests in manifests/; Debian's redis-server
 #   promtool   Debian's
 #
 # Without a name: packages, kube, coredns, versitygw and helm: what `make cluster` needs.
-# Everything is compiled from its Go module: this works wherever a Go module proxy can be reached, and needs no other download.
+# Everything but azurite is compiled from its Go module: this works wherever a Go module proxy can be reached, and needs no other download.
 # Exit codes: 75 when the source of kueue or argocd cannot be had here (their tests are skipped by name), 1 for everything else.
 set -euo pipefail
 # shellcheck source=lib.sh
@@ -46,7 +47,7 @@ install() {
 make() {
   local name="$1" version="$2" function="$3" folder="$CACHE/$1-$2" begun=$SECONDS
   [ ! -d "$folder" ] || return 0
-  command -v go >/dev/null || die "Go is missing: install Go 1.25 or later (https://go.dev/doc/install)"
+  need_tool "$name"
   step "building $name $version"
   mkdir -p "$CACHE/log"
   # Two callers at a time: the second waits, and finds it done.
@@ -60,6 +61,14 @@ make() {
   mv -T "$WORK/out" "$folder" || die "cannot write $folder"
   clear_work; exec 7>&-
   say "   $name $version: $((SECONDS - begun)) s"
+}
+
+need_tool() { # NAME: what it is made with
+  if [ "$1" = azurite ]; then
+    command -v npm >/dev/null && command -v node >/dev/null || die "npm is missing: install Node.js 18 or later (https://nodejs.org)"
+  else
+    command -v go >/dev/null || die "Go is missing: install Go 1.25 or later (https://go.dev/doc/install)"
+  fi
 }
 
 # Sources come from the module cache, which is read-only.
@@ -100,8 +109,16 @@ build_kube() {
 
 build_coredns() { go_install "$1" "github.com/coredns/coredns@v$COREDNS_VERSION"; }
 build_versitygw() { go_install "$1" "github.com/versity/versitygw/cmd/versitygw@v$VERSITYGW_VERSION"; }
+build_fake_gcs_server() { go_install "$1" "github.com/fsouza/fake-gcs-server@v$FAKE_GCS_SERVER_VERSION"; }
 build_helm() { go_install "$1" "helm.sh/helm/v3/cmd/helm@v$HELM_VERSION"; }
 build_kwok() { go_install "$1" "sigs.k8s.io/kwok/cmd/kwok@v$KWOK_VERSION"; }
+
+# No script of a package runs: it needs none.
+build_azurite() {
+  cd "$1" || return
+  nice -n 5 npm install --prefix "$1" --no-audit --no-fund --omit=dev --ignore-scripts "azurite@$AZURITE_VERSION" || return
+  node "$1/node_modules/azurite/dist/src/blob/main.js" --version
+}
 
 build_kueue() {
   local source
@@ -126,12 +143,14 @@ component() {
     kube)      make kube "$KUBE_VERSION" build_kube ;;
     coredns)   make coredns "$COREDNS_VERSION" build_coredns ;;
     versitygw) make versitygw "$VERSITYGW_VERSION" build_versitygw ;;
+    fake-gcs-server) make fake-gcs-server "$FAKE_GCS_SERVER_VERSION" build_fake_gcs_server ;;
+    azurite)   make azurite "$AZURITE_VERSION" build_azurite ;;
     helm)      make helm "$HELM_VERSION" build_helm ;;
     kwok)      make kwok "$KWOK_VERSION" build_kwok ;;
     kueue)     make kueue "$KUEUE_VERSION" build_kueue ;;
     argocd)    install redis-server git; make argocd "$ARGOCD_VERSION" build_argocd ;;
     promtool)  install prometheus ;;
-    *) say "components.sh: no component is called $1: packages, kube, coredns, versitygw, helm, kwok, kueue, argocd, promtool"; exit 2 ;;
+    *) say "components.sh: no component is called $1: packages, kube, coredns, versitygw, fake-gcs-server, azurite, helm, kwok, kueue, argocd, promtool"; exit 2 ;;
   esac
 }
 

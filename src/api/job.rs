@@ -116,8 +116,8 @@ pub struct Promotion {
 
 /// Everything a bake needs to know. What this holds needs no further check.
 ///
-/// A path may be an `s3://` URI as it was written, until the room `store` has put a local file or folder in its place. The source may be the folder of a
-/// package, until the room `package` has put the files in its place.
+/// A path may be a URI of object storage as it was written, until the room `store` has put a local file or folder in its place. The source may be the
+/// folder of a package, until the room `package` has put the files in its place.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResolvedJob {
     /// `metadata.name`.
@@ -311,13 +311,16 @@ pub fn gate(spec: &GateSpec) -> Result<Gate, String> {
     Ok(Gate { metric, bound })
 }
 
-/// The path that a URI names on this machine; a relative one starts from `base`. An `s3://` URI stays as it is, for the store to fetch.
+/// What the room `store` fetches from; the last is only read.
+const STORED: [&str; 4] = ["s3", "gs", "az", "https"];
+
+/// The path that a URI names on this machine; a relative one starts from `base`. A URI of object storage stays as it is, for the store to fetch.
 ///
 /// # Errors
-/// A sentence, when the URI is not a path, not `file://` on this machine and not `s3://`.
+/// A sentence, when the URI is not a path, not `file://` on this machine and not of object storage.
 pub fn local_path(uri: &str, base: &Path) -> Result<PathBuf, String> {
     let Some((scheme, rest)) = uri.split_once("://") else { return Ok(base.join(uri)) };
-    if scheme == "s3" && cfg!(feature = "store") {
+    if STORED.contains(&scheme) && cfg!(feature = "store") {
         return Ok(PathBuf::from(uri));
     }
     if scheme != "file" {
@@ -403,7 +406,7 @@ mod tests {
         ] {
             assert_eq!(local_path(uri, Path::new("jobs")).unwrap(), Path::new(path), "{uri}");
         }
-        for uri in ["gs://b/m.onnx", "file://relative.onnx", "file:///a%zz", "file:///a%2"] {
+        for uri in ["oci://b/m.onnx", "file://relative.onnx", "file:///a%zz", "file:///a%2"] {
             assert!(local_path(uri, Path::new("jobs")).is_err(), "{uri}");
         }
     }

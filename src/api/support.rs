@@ -42,11 +42,8 @@ const NOT_BUILT: &[(&str, What, &str)] = &[
     ("spec.hardware.gpu", Set, "leave it out"),
     ("spec.cache", Is("Use"), "use Off, or leave it out"),
     ("spec.cache", Is("Refresh"), "use Off, or leave it out"),
-    ("*", Scheme("gs://"), "use a path, file:// or s3://"),
-    ("*", Scheme("az://"), "use a path, file:// or s3://"),
-    ("*", Scheme("oci://"), "use a path, file:// or s3://"),
-    ("*", Scheme("pvc://"), "use a path, file:// or s3://; claims are mounted in a cluster only"),
-    ("*", Scheme("https://"), "use a path, file:// or s3://"),
+    ("*", Scheme("oci://"), "use a path, file://, s3://, gs:// or az://"),
+    ("*", Scheme("pvc://"), "use a path, file://, s3://, gs:// or az://; claims are mounted in a cluster only"),
 ];
 
 /// Every field that holds a URI.
@@ -156,10 +153,13 @@ mod tests {
         );
         assert_eq!(said(|s| s.cache = Some(Cache::Off)), Vec::<String>::new());
         assert_eq!(
-            said(|s| s.output.uri = "gs://bucket/baked".into()),
-            ["spec.output.uri: gs:// is not built yet; use a path, file:// or s3://."]
+            said(|s| s.output.uri = "oci://registry/baked".into()),
+            ["spec.output.uri: oci:// is not built yet; use a path, file://, s3://, gs:// or az://."]
         );
-        assert_eq!(said(|s| s.output.uri = "s3://bucket/baked".into()), Vec::<String>::new());
+        for built in ["s3://bucket/baked", "gs://bucket/baked", "az://container/baked"] {
+            assert_eq!(said(|s| s.output.uri = built.into()), Vec::<String>::new());
+        }
+        assert_eq!(said(|s| s.source.uri = "https://host/m.onnx".into()), Vec::<String>::new());
         let gpu =
             Gpu { count: 1, min_memory: None, min_compute_capability: None, resource_name: "nvidia.com/gpu".into() };
         assert_eq!(

@@ -4,6 +4,7 @@ use std::error::Error;
 
 use object_store::client::HttpError;
 
+use super::uri::Scheme;
 use crate::api::Reason;
 use crate::api::wire::cut;
 
@@ -41,6 +42,12 @@ pub(super) enum Fault {
     NoBucket,
     /// Nothing answers, or only to say that it cannot now.
     Unreachable,
+    /// What went over the wire did not arrive whole.
+    Broken,
+    /// The object became another one while it was read.
+    Replaced,
+    /// Another run published to the same place at the same time.
+    Taken,
     /// The server's certificate is not signed by anybody who is trusted.
     Untrusted,
     /// The bucket is in another region.
@@ -51,6 +58,8 @@ pub(super) enum Fault {
     Malformed,
     /// The certificates to trust cannot be read.
     Certificates,
+    /// A variable of the environment has no such value.
+    Setting,
     /// The disk is too small for what is to be fetched: bytes needed, bytes free.
     Room(u64, u64),
     /// This machine's own files.
@@ -77,6 +86,19 @@ impl At {
         match error.into() {
             Failed::Known(error) => error,
             Failed::Client(error) => self.fault(classify(&error), said(&error)),
+        }
+    }
+
+    /// The name was to be new, and is not.
+    pub(super) fn taken(&self, error: &object_store::Error) -> StoreError {
+        self.fault(Fault::Taken, said(error))
+    }
+
+    /// An error on the way to credentials: whoever gives them out refuses, or does not answer.
+    pub(super) fn unidentified(&self, error: object_store::Error) -> StoreError {
+        match classify(&error) {
+            Fault::Unreachable | Fault::Untrusted => self.failed(error),
+            _ => self.fault(Fault::NoCredentials, said(&error)),
         }
     }
 }
@@ -111,16 +133,27 @@ impl StoreError {
                 field if field.starts_with("spec.data.") => Reason::InvalidData,
                 _ => Reason::InvalidJob,
             },
-            Fault::Unreachable => Reason::StorageUnreachable,
-            Fault::Room(..) | Fault::Here => Reason::OutputUnwritable,
+            Fault::Unreachable | Fault::Broken | Fault::Replaced => Reason::StorageUnreachable,
+            Fault::Room(..) | Fault::Here | Fault::Taken => Reason::OutputUnwritable,
             Fault::Changed(..) => Reason::Internal,
             Fault::Untrusted
             | Fault::Region
             | Fault::Refused
             | Fault::Malformed
             | Fault::Certificates
+            | Fault::Setting
             | Fault::Digest(..) => Reason::InvalidJob,
         }
+    }
+
+    /// Whether doing the same again may do better.
+    pub(super) fn passes(&self) -> bool {
+        self.reason().worth_a_retry()
+    }
+
+    /// Whether these credentials may not do it.
+    pub(super) fn is_denied(&self) -> bool {
+        self.0.fault == Fault::Denied
     }
 
     /// Whether it is just not there.
@@ -128,9 +161,9 @@ impl StoreError {
         matches!(self.0.fault, Fault::NoObject | Fault::NoBucket)
     }
 
-    /// Whether asking again with GET would tell more: an answer to HEAD has no text.
+    /// Whether asking again with GET would tell more: an answer to HEAD has no text, and some web servers and signed links know no HEAD.
     pub(super) fn is_mute(&self) -> bool {
-        matches!(self.0.fault, Fault::NoObject | Fault::Denied)
+        matches!(self.0.fault, Fault::NoObject | Fault::Denied | Fault::Refused | Fault::Region)
     }
 }
 
@@ -141,14 +174,18 @@ impl std::fmt::Display for StoreError {
         let Told { at: At { field, uri }, fault, said } = &*self.0;
         write!(f, "{field}: ")?;
         match fault {
+            Fault::Denied if uri.starts_with("https://") => {
+                write!(f, "access to {uri} is denied. A signed link may have expired; make a new one")
+            }
             Fault::Denied => write!(
                 f,
                 "access to {uri} is denied, or it is not there and may not be listed. Check the keys in the Secret of spec.storage.credentials, or what the worker's identity may do"
             ),
             Fault::NoCredentials => write!(
                 f,
-                "there are no credentials for {uri}. Name a Secret with AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in spec.storage.credentials, give \
-                 the worker's service account an identity, or set these variables in a shell"
+                "there are no credentials for {uri}. Name a Secret with {} in spec.storage.credentials, give the worker's service account an identity, \
+                 or set these variables in a shell",
+                variables(uri)
             ),
             Fault::NoObject => write!(f, "{uri} is not there. Upload it, or correct the URI"),
             Fault::NoBucket => {
@@ -157,6 +194,14 @@ impl std::fmt::Display for StoreError {
             Fault::Unreachable => write!(
                 f,
                 "object storage does not answer for {uri}. Check spec.storage.endpoint and the network; it may be worth another try"
+            ),
+            Fault::Broken => {
+                write!(f, "what went to or came from {uri} did not arrive whole; it may be worth another try")
+            }
+            Fault::Replaced => write!(f, "{uri} was replaced while it was read; it may be worth another try"),
+            Fault::Taken => write!(
+                f,
+                "another run published to {uri} at the same time, and its report stays. Give each job a folder of its own"
             ),
             Fault::Untrusted => write!(
                 f,
@@ -168,6 +213,7 @@ impl std::fmt::Display for StoreError {
             Fault::Certificates => {
                 write!(f, "{uri} gives no certificates to trust. Put PEM text there, or leave it out")
             }
+            Fault::Setting => write!(f, "{uri} cannot be used"),
             Fault::Room(needed, free) => write!(
                 f,
                 "{needed} bytes are to be fetched, but {uri} has {free} free. Give the worker more ephemeral storage"
@@ -192,13 +238,27 @@ impl std::fmt::Display for StoreError {
     }
 }
 
+/// The variables that hold keys for a store.
+fn variables(uri: &str) -> &'static str {
+    match Scheme::split(uri) {
+        Some((Scheme::Gs, _)) => "GOOGLE_SERVICE_ACCOUNT_KEY",
+        Some((Scheme::Az, _)) => "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+        _ => "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    }
+}
+
 /// What the client's error comes down to.
 fn classify(error: &object_store::Error) -> Fault {
     let text = error.to_string();
     let code = element(&text, "Code").unwrap_or_default();
     let status = status(&text);
     match (code, error) {
-        ("NoSuchBucket", _) => Fault::NoBucket,
+        ("NoSuchBucket" | "ContainerNotFound" | "ContainerBeingDeleted", _) => Fault::NoBucket,
+        // An upload in parts that is gone was ended by somebody else, or by the answer that never came.
+        ("NoSuchUpload" | "BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch" | "Md5Mismatch", _) => {
+            Fault::Broken
+        }
+        (_, object_store::Error::Precondition { .. }) => Fault::Replaced,
         // The last is what versitygw answers, with 404, to keys that it does not know.
         ("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "XAdminUserNotFound", _)
         | (_, object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }) => {
@@ -208,7 +268,10 @@ fn classify(error: &object_store::Error) -> Fault {
         ("AuthorizationHeaderMalformed" | "PermanentRedirect" | "IllegalLocationConstraintException", _) => {
             Fault::Region
         }
-        ("SlowDown" | "RequestTimeout" | "ServiceUnavailable" | "InternalError", _) => Fault::Unreachable,
+        (
+            "SlowDown" | "RequestTimeout" | "ServiceUnavailable" | "InternalError" | "ServerBusy" | "OperationTimedOut",
+            _,
+        ) => Fault::Unreachable,
         _ if text.contains("redirect without LOCATION") || matches!(status, Some(301 | 307 | 308)) => Fault::Region,
         _ if text.contains("invalid peer certificate")
             || causes(error).any(|c| c.to_string().contains("invalid peer certificate")) =>
@@ -294,6 +357,9 @@ mod tests {
             (answer("400 Bad Request", &xml("ExpiredToken", "Old.")), Reason::AccessDenied, "ExpiredToken: Old."),
             (answer("400 Bad Request", &xml("AuthorizationHeaderMalformed", "Region.")), Reason::InvalidJob, "Region."),
             (answer("400 Bad Request", &xml("InvalidArgument", "What?")), Reason::InvalidJob, "InvalidArgument: What?"),
+            (answer("400 Bad Request", &xml("XAmzContentSHA256Mismatch", "Bad.")), Reason::StorageUnreachable, "Bad."),
+            (answer("404 Not Found", &xml("NoSuchUpload", "Gone.")), Reason::StorageUnreachable, "NoSuchUpload: Gone."),
+            (answer("404 Not Found", &xml("ContainerNotFound", "None.")), Reason::InvalidModel, "ContainerNotFound"),
         ] {
             let error = At::new("spec.source.uri", "s3://b/k").failed(error);
             let text = error.to_string();
@@ -301,6 +367,18 @@ mod tests {
             assert!(text.starts_with("spec.source.uri: ") && text.contains("s3://b/k"), "{text}");
             assert!(text.split_once(": ").unwrap().1.contains(said), "{text}");
             assert!(!text.contains("SECRET"), "{text}");
+        }
+    }
+
+    #[test]
+    fn credentials_that_are_missing_are_named_as_their_store_knows_them() {
+        for (uri, variable) in [
+            ("s3://b/k", "AWS_SECRET_ACCESS_KEY"),
+            ("gs://b/k", "GOOGLE_SERVICE_ACCOUNT_KEY"),
+            ("az://b/k", "AZURE_STORAGE_ACCOUNT_KEY"),
+        ] {
+            let text = At::new("spec.source.uri", uri).fault(Fault::NoCredentials, "").to_string();
+            assert!(text.contains(variable), "{text}");
         }
     }
 

@@ -1,19 +1,28 @@
 //! Object storage behind URIs: files of a bake are fetched to this machine before it and published after it. Knows buckets, keys and digests, and
-//! nothing of models.
+//! nothing of models. `docs/storage.md` is its manual, with the outcome of every fault.
 //!
-//! - **Reached** as `spec.storage` says (endpoint, region, path style, certificates); what it leaves open, the `AWS_…` variables say. Credentials are
-//!   those of the cloud's chain: keys in the environment (in a pod: from the Secret), web identity, the pod's or the instance's own. TLS is rustls on ring.
-//! - **Fetched** in a stream, several objects at once, hashed as they come, once it is known that the disk holds them all.
-//! - **Published** one file after the other in the order that is given, so the manifest goes last. A single PUT, and the completion of a multipart
-//!   upload, are atomic: under a name lies a whole object or none. Each file is hashed as it is sent, and an upload whose digest is not the one that the
-//!   manifest will claim is never completed. Publishing again replaces objects by their like; so a run that was cut off is simply run again.
-//! - **Waits** are bounded: ten seconds to connect, a minute for an answer, a minute of retries for each request.
+//! - **Reached** as `spec.storage` says (endpoint, region, path style, certificates); what it leaves open, the variables of the cloud say. Credentials are
+//!   those of its chain: keys in the environment (in a pod: from the Secret), web identity, the pod's or the instance's own. TLS is rustls on ring.
+//! - **Fetched** several objects at once and a large one in ranges, hashed as they come, once it is known that the disk holds them all. No more than
+//!   the ranges under way is in memory. An object that is replaced meanwhile is noticed by its tag.
+//! - **Published** in two steps. All files are sent before anything is seen of them: an upload in parts has no name until it is completed, so there
+//!   is no temporary prefix, no copy, and nothing to clean up but what a lifecycle rule removes. Then the manifest of an earlier run goes, each file takes
+//!   its name, and the new manifest is put last, on the condition that none is there. A single PUT, and the completion of an upload in parts, are
+//!   atomic: under a name lies a whole file or none. Each file is hashed as it is sent, and what does not hash to what the manifest will claim
+//!   never takes a name. Publishing again replaces objects by their like; so a run that was cut off is simply run again.
+//! - **Waits** are bounded (`patience.rs`): each request is tried again within its budget, with random pauses; a dead connection is given up well
+//!   before that.
 
+mod az;
 mod client;
 mod error;
 mod fetch;
+mod gs;
+mod meter;
 mod once;
+mod patience;
 mod publish;
+mod s3;
 mod uri;
 
 use std::cell::RefCell;
@@ -21,14 +30,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use object_store::ObjectStoreExt;
-use object_store::aws::AmazonS3;
+use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::runtime::{Builder, Runtime};
 
 use crate::api::bakejob::Storage;
 pub use error::StoreError;
 use error::{At, Failed, Fault};
 pub use fetch::Fetch;
+use patience::Patience;
 pub use publish::Upload;
 pub use uri::{Location, named};
 
@@ -38,18 +47,21 @@ pub struct Store {
     /// One thread: the work is waiting, and hashing what came.
     runtime: Runtime,
     storage: Option<Storage>,
-    buckets: RefCell<BTreeMap<String, Arc<AmazonS3>>>,
+    patience: Patience,
+    /// By what a client is made for.
+    buckets: RefCell<BTreeMap<String, Arc<dyn ObjectStore>>>,
 }
 
 impl Store {
     /// A store that nothing was asked of yet.
     pub fn new(storage: Option<&Storage>) -> Result<Self, StoreError> {
         client::choose_tls();
+        let patience = Patience::of_environment()?;
         let runtime = Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| At::new("spec.storage", "s3://").fault(Fault::Here, error))?;
-        Ok(Self { runtime, storage: storage.cloned(), buckets: RefCell::default() })
+        Ok(Self { runtime, storage: storage.cloned(), patience, buckets: RefCell::default() })
     }
 
     /// The bytes of a file in a folder; `None` when there is none.

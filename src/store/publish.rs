@@ -3,13 +3,21 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use futures::stream::FuturesUnordered;
+use futures::{StreamExt, TryStreamExt};
 use object_store::{
-    Attribute, Attributes, ObjectStore, ObjectStoreExt, PutMultipartOptions, PutOptions, PutPayload, WriteMultipart,
+    Attribute, Attributes, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions,
+    PutPayload,
 };
 use sha2::{Digest, Sha256};
 
 use super::error::{At, Fault, StoreError};
+use super::meter::Meter;
+use super::uri::Scheme;
 use super::{Location, Store, entry};
 use crate::api::digest::{hex, sha256_hex};
 
@@ -21,6 +29,9 @@ const MOST_PARTS: u64 = 9_000;
 
 /// Parts that are under way at once. So many are in memory.
 const AT_ONCE: usize = 4;
+
+/// Before the last step of an upload is tried again. Each further pause is twice as long.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// A file of a folder and what it hashes to.
 #[derive(Debug, Clone)]
@@ -37,8 +48,17 @@ impl Store {
         let (object, at) = entry(field, folder, name);
         self.runtime.block_on(async {
             let (bucket, key) = (self.bucket(&at, &object).await?, object.path(&at)?);
-            let upload = bucket.put_multipart(&key).await.map_err(|error| at.failed(error))?;
-            give_up(WriteMultipart::new(upload), &at).await;
+            let begun = if object.scheme() == Scheme::Az {
+                // Azure does not hear of an upload before its first part, and forgets a part that is never used. Until it has, the name counts as taken.
+                let (beside, _) = entry(field, folder, &format!("{name}.check"));
+                match bucket.put_multipart(&beside.path(&at)?).await {
+                    Ok(mut upload) => upload.put_part(PutPayload::from_static(&[0])).await.map(|()| upload),
+                    Err(error) => Err(error),
+                }
+            } else {
+                bucket.put_multipart(&key).await
+            };
+            give_up(begun.map_err(|error| at.failed(error))?, &at).await;
             Ok(())
         })
     }
@@ -53,7 +73,11 @@ impl Store {
         })
     }
 
-    /// Uploads files of a folder under the same names, one after the other: put the one that names the others last. `tell` hears each name.
+    /// Uploads files of a folder under the same names. The last one names the others. `tell` hears what is done.
+    ///
+    /// All of them are sent before anything is seen of them: an upload in parts has no name until it is completed. Only then goes what an earlier run
+    /// left under the last name, and one file after the other takes its name. Whatever fails, and whenever: under a name lies a whole file or
+    /// none, and a manifest names only files that lie there.
     pub fn publish(
         &self,
         field: &str,
@@ -63,82 +87,256 @@ impl Store {
         tell: &mut dyn FnMut(&str),
     ) -> Result<(), StoreError> {
         self.runtime.block_on(async {
-            for file in files {
-                tell(&format!("uploading {}", file.name));
-                let (object, at) = entry(field, to, &file.name);
-                self.upload(&at, &object, &from.join(&file.name), file).await?;
+            let mut sent = Vec::new();
+            let ended = self.send_and_name(field, to, from, files, tell, &mut sent).await;
+            for file in sent {
+                file.give_up().await;
             }
-            Ok(())
+            ended
         })
     }
 
-    async fn upload(&self, at: &At, object: &Location, path: &Path, expected: &Upload) -> Result<(), StoreError> {
-        let here = |error: std::io::Error| at.fault(Fault::Here, format!("{}: {error}", path.display()));
-        let changed = |found: String| at.fault(Fault::Changed(expected.sha256.clone(), found), "");
-        let (bucket, key) = (self.bucket(at, object).await?, object.path(at)?);
-        let mut file = File::open(path).map_err(here)?;
-        let size = file.metadata().map_err(here)?.len();
-        let attributes = attributes(&expected.name);
-        if size <= PART as u64 {
-            let mut bytes = Vec::with_capacity(size as usize);
-            file.read_to_end(&mut bytes).map_err(here)?;
-            let found = sha256_hex(&bytes);
-            if found != expected.sha256 {
-                return Err(changed(found));
-            }
-            let options = PutOptions { attributes, ..PutOptions::default() };
-            return bucket.put_opts(&key, PutPayload::from(bytes), options).await.map(|_| ()).map_err(|e| at.failed(e));
+    /// What is left in `sent` took no name.
+    async fn send_and_name(
+        &self,
+        field: &str,
+        to: &Location,
+        from: &Path,
+        files: &[Upload],
+        tell: &mut dyn FnMut(&str),
+        sent: &mut Vec<Sent>,
+    ) -> Result<(), StoreError> {
+        let mut waiting = Vec::new();
+        for file in files {
+            let (object, at) = entry(field, to, &file.name);
+            waiting.push(Waiting::open(at, object, &from.join(&file.name), file)?);
         }
-        let part = PART.max(size.div_ceil(MOST_PARTS) as usize);
-        let options = PutMultipartOptions { attributes, ..PutMultipartOptions::default() };
-        let upload = bucket.put_multipart_opts(&key, options).await.map_err(|error| at.failed(error))?;
-        let mut upload = WriteMultipart::new_with_chunk_size(upload, part);
-        let sent = send(&mut file, &mut upload, part, at, here).await;
-        match sent {
-            Ok(found) if found == expected.sha256 => {
-                upload.finish().await.map(|_| ()).map_err(|error| at.failed(error))
-            }
-            Ok(found) => {
-                give_up(upload, at).await;
-                Err(changed(found))
-            }
+        let mut meter = Meter::new("uploaded", waiting.iter().map(|file| file.size).sum(), tell);
+        for file in waiting {
+            meter.say(&format!("uploading {}", file.expected.name));
+            sent.push(self.send(file, &mut meter).await?);
+        }
+        let Some(manifest) = sent.last() else { return Ok(()) };
+        let mode = self.withdraw(manifest).await?;
+        while !sent.is_empty() {
+            let mode = if sent.len() == 1 { &mode } else { &PutMode::Overwrite };
+            self.name(sent.remove(0), mode).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends a file: a large one in parts that nobody sees yet. A small one goes with its name, in one request, so it only waits.
+    async fn send(&self, mut file: Waiting<'_>, meter: &mut Meter<'_>) -> Result<Sent, StoreError> {
+        let (bucket, key) = (self.bucket(&file.at, &file.object).await?, file.object.path(&file.at)?);
+        let sent = |file: &Waiting<'_>, parts| Sent {
+            bucket: Arc::clone(&bucket),
+            key: key.clone(),
+            at: file.at.clone(),
+            sha256: file.expected.sha256.clone(),
+            attributes: attributes(&file.expected.name),
+            parts,
+        };
+        if file.size <= PART as u64 {
+            let mut bytes = Vec::with_capacity(file.size as usize);
+            file.file.read_to_end(&mut bytes).map_err(|error| file.here(&error))?;
+            file.check(sha256_hex(&bytes))?;
+            meter.add(bytes.len() as u64);
+            return Ok(sent(&file, Parts::One(bytes.into())));
+        }
+        let options =
+            PutMultipartOptions { attributes: attributes(&file.expected.name), ..PutMultipartOptions::default() };
+        let mut upload = bucket.put_multipart_opts(&key, options).await.map_err(|error| file.at.failed(error))?;
+        match send_parts(&mut file, &mut *upload, meter).await {
+            Ok(()) => Ok(sent(&file, Parts::Many(upload))),
             Err(error) => {
-                give_up(upload, at).await;
+                give_up(upload, &file.at).await;
                 Err(error)
             }
         }
     }
+
+    /// Takes away the manifest of an earlier run: until the new one is there, nothing says that this is a result. Returns how the new one is put.
+    async fn withdraw(&self, manifest: &Sent) -> Result<PutMode, StoreError> {
+        let Sent { bucket, key, at, .. } = manifest;
+        match bucket.head(key).await.map_err(|error| at.failed(error)) {
+            Ok(_) => {}
+            Err(error) if error.is_missing() => return Ok(PutMode::Create),
+            // Who may write need not be allowed to read; then nobody can tell.
+            Err(error) if error.is_denied() => return Ok(PutMode::Overwrite),
+            Err(error) => return Err(error),
+        }
+        match bucket.delete(key).await.map_err(|error| at.failed(error)) {
+            Ok(()) => Ok(PutMode::Create),
+            Err(error) if error.is_missing() => Ok(PutMode::Create),
+            Err(error) if error.is_denied() => {
+                tracing::warn!(
+                    "the report of an earlier run may not be deleted, so it stays until the new one takes its place: {error}"
+                );
+                Ok(PutMode::Overwrite)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives a file its name. What was done though nobody said so counts as done.
+    async fn name(&self, mut file: Sent, mode: &PutMode) -> Result<(), StoreError> {
+        let (begun, mut pause, mut mode) = (Instant::now(), PAUSE, mode.clone());
+        let ended = loop {
+            let Err(error) = file.done(&mode).await else { return Ok(()) };
+            let taken = matches!(error, object_store::Error::AlreadyExists { .. });
+            let unknown = mode == PutMode::Create && !taken && knows_no_condition(&error);
+            let error = if taken { file.at.taken(&error) } else { file.at.failed(error) };
+            if unknown {
+                mode = PutMode::Overwrite;
+                continue;
+            }
+            if !taken && !error.passes() {
+                break error;
+            }
+            if file.is_there().await {
+                tracing::info!(%error, "it is there all the same");
+                file.give_up().await;
+                return Ok(());
+            }
+            // An upload in parts can be completed once; the client itself has tried that again.
+            let once = matches!(file.parts, Parts::Many(_));
+            if taken || once || begun.elapsed() + pause > self.patience.budget() {
+                break error;
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        };
+        file.give_up().await;
+        Err(ended)
+    }
 }
 
-/// Sends all of a file but the last part, and returns what all of it hashes to.
-async fn send(
-    file: &mut File,
-    upload: &mut WriteMultipart,
-    part: usize,
-    at: &At,
-    here: impl Fn(std::io::Error) -> StoreError,
-) -> Result<String, StoreError> {
-    let mut hash = Sha256::new();
-    let mut bytes = vec![0; part.min(PART)];
-    loop {
-        let read = match file.read(&mut bytes) {
-            Ok(0) => return Ok(hex(&hash.finalize())),
-            Ok(read) => read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(here(error)),
-        };
-        hash.update(&bytes[..read]);
-        upload.wait_for_capacity(AT_ONCE).await.map_err(|error| at.failed(error))?;
-        upload.write(&bytes[..read]);
+/// A file before it is sent.
+struct Waiting<'f> {
+    at: At,
+    object: Location,
+    file: File,
+    path: String,
+    size: u64,
+    expected: &'f Upload,
+}
+
+impl<'f> Waiting<'f> {
+    fn open(at: At, object: Location, path: &Path, expected: &'f Upload) -> Result<Self, StoreError> {
+        let shown = path.display().to_string();
+        let opened = File::open(path).and_then(|file| Ok((file.metadata()?.len(), file)));
+        let (size, file) = opened.map_err(|error| at.fault(Fault::Here, format!("{shown}: {error}")))?;
+        Ok(Self { at, object, file, path: shown, size, expected })
     }
+
+    fn here(&self, error: &std::io::Error) -> StoreError {
+        self.at.fault(Fault::Here, format!("{}: {error}", self.path))
+    }
+
+    /// What is sent is what the manifest will claim.
+    fn check(&self, found: String) -> Result<(), StoreError> {
+        if found == self.expected.sha256 {
+            return Ok(());
+        }
+        Err(self.at.fault(Fault::Changed(self.expected.sha256.clone(), found), ""))
+    }
+}
+
+/// A file that was sent and has no name yet.
+struct Sent {
+    bucket: Arc<dyn ObjectStore>,
+    key: object_store::path::Path,
+    at: At,
+    sha256: String,
+    attributes: Attributes,
+    parts: Parts,
+}
+
+enum Parts {
+    /// It goes with its name.
+    One(Bytes),
+    /// All of them lie in the store.
+    Many(Box<dyn MultipartUpload>),
+}
+
+impl Sent {
+    async fn done(&mut self, mode: &PutMode) -> object_store::Result<()> {
+        match &mut self.parts {
+            Parts::One(bytes) => {
+                let options =
+                    PutOptions { mode: mode.clone(), attributes: self.attributes.clone(), ..PutOptions::default() };
+                self.bucket.put_opts(&self.key, PutPayload::from(bytes.clone()), options).await.map(|_| ())
+            }
+            Parts::Many(upload) => upload.complete().await.map(|_| ()),
+        }
+    }
+
+    async fn give_up(self) {
+        if let Parts::Many(upload) = self.parts {
+            give_up(upload, &self.at).await;
+        }
+    }
+
+    /// Reads back what lies under the name. An answer that was lost says nothing of what was done.
+    async fn is_there(&self) -> bool {
+        let read = async {
+            let mut stream = self.bucket.get(&self.key).await?.into_stream();
+            let mut hash = Sha256::new();
+            while let Some(chunk) = stream.try_next().await? {
+                hash.update(&chunk);
+            }
+            Ok::<_, object_store::Error>(hex(&hash.finalize()))
+        };
+        read.await.is_ok_and(|found| found == self.sha256)
+    }
+}
+
+/// Sends all parts of a file, several at once.
+async fn send_parts(
+    file: &mut Waiting<'_>,
+    upload: &mut dyn MultipartUpload,
+    meter: &mut Meter<'_>,
+) -> Result<(), StoreError> {
+    let part = PART.max(file.size.div_ceil(MOST_PARTS) as usize);
+    let mut hash = Sha256::new();
+    let mut under_way = FuturesUnordered::new();
+    loop {
+        let mut bytes = Vec::with_capacity(part);
+        let read = (&mut file.file).take(part as u64).read_to_end(&mut bytes);
+        let read = read.map_err(|error| file.here(&error))?;
+        if read == 0 {
+            break;
+        }
+        hash.update(&bytes);
+        let sending = upload.put_part(PutPayload::from(bytes));
+        under_way.push(async move { sending.await.map(|()| read as u64) });
+        if under_way.len() == AT_ONCE
+            && let Some(done) = under_way.next().await
+        {
+            meter.add(done.map_err(|error| file.at.failed(error))?);
+        }
+    }
+    while let Some(done) = under_way.next().await {
+        meter.add(done.map_err(|error| file.at.failed(error))?);
+    }
+    file.check(hex(&hash.finalize()))
 }
 
 /// Parts of an upload that is never completed cost money until somebody removes them.
-async fn give_up(upload: WriteMultipart, at: &At) {
-    if let Err(error) = upload.abort().await {
-        let error = at.failed(error);
-        tracing::warn!("an unfinished upload is left; a lifecycle rule of the bucket may remove it: {error}");
+async fn give_up(mut upload: Box<dyn MultipartUpload>, at: &At) {
+    match upload.abort().await {
+        // It was completed, or somebody else was quicker.
+        Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
+        Err(error) => {
+            let error = at.failed(error);
+            tracing::warn!("an unfinished upload may be left; a lifecycle rule of the bucket removes such: {error}");
+        }
     }
+}
+
+/// Some stores that speak S3 do not know `If-None-Match` and say so.
+fn knows_no_condition(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::NotImplemented { .. }) || error.to_string().contains("NotImplemented")
 }
 
 /// What browsers and tools take the file for.

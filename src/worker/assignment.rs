@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn what_is_not_built_is_refused_by_name() {
-        let message = resolve(&assignment("gs://models/a.onnx", GivenDevice::Cuda)).unwrap_err().to_string();
+        let message = resolve(&assignment("oci://models/a.onnx", GivenDevice::Cuda)).unwrap_err().to_string();
         assert!(message.contains("spec.source.uri") && message.contains("spec.hardware.device"), "{message}");
     }
 }

@@ -63,7 +63,7 @@ impl Place {
             let Some(uri) = named(path) else { return Ok(()) };
             let from = Location::object(field, uri)?;
             let to = folder.path().join(field).join(from.file_name());
-            job.origins.insert(to.clone(), uri.to_owned());
+            job.origins.insert(to.clone(), from.to_string());
             let digest = digest.map(|(field, digest)| (field.to_owned(), digest.to_owned()));
             inputs.push(Fetch { field: field.to_owned(), from, to: to.clone(), digest });
             *path = to;

@@ -42,10 +42,18 @@ fn spec_at(server: &Server, spec: &Value) -> Value {
 }
 
 fn program(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bakehouse"));
+    surround(&mut command, folder);
+    command
+}
+
+/// The environment of a pod: of this one's, nothing that has to do with stores.
+fn surround(command: &mut Command, folder: &Path) {
     let scratch = folder.join("tmp");
     fs::create_dir_all(&scratch).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_bakehouse"));
-    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AWS_")) {
+    let stores = ["AWS_", "AZURE_", "GOOGLE_", "GCE_", "SERVICE_ACCOUNT", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"];
+    let of_a_store = |name: &str| stores.iter().any(|store| name.to_uppercase().starts_with(store));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| of_a_store(&name.to_string_lossy())) {
         command.env_remove(name);
     }
     command
@@ -55,20 +63,21 @@ fn program(folder: &Path) -> Command {
         .env("TMPDIR", scratch)
         .env("BAKEHOUSE_ORT_LIB", "none")
         .env_remove("BAKEHOUSE_MEMORY_LIMIT");
+}
+
+fn worker(task: &str, spec: &Value, folder: &Path) -> Command {
+    let mut command = program(folder);
+    command.arg("worker");
+    assign(&mut command, task, spec, folder);
     command
 }
 
-fn worker(server: &Server, task: &str, spec: &Value, folder: &Path) -> Command {
+fn assign(command: &mut Command, task: &str, spec: &Value, folder: &Path) {
     let assignment = json!({
         "task": task, "name": "stored", "namespace": "ml", "uid": "u", "run": 1, "attempt": 1, "lowMemory": false, "device": "CPU",
-        "spec": spec_at(server, spec),
+        "spec": spec,
     });
-    let mut command = program(folder);
-    command
-        .arg("worker")
-        .env("BAKEHOUSE_ASSIGNMENT", assignment.to_string())
-        .env("TERMINATION_LOG", folder.join("termination"));
-    command
+    command.env("BAKEHOUSE_ASSIGNMENT", assignment.to_string()).env("TERMINATION_LOG", folder.join("termination"));
 }
 
 /// Nothing may be left of what was fetched. Every bake on a machine takes turns by a lock file, which stays.
@@ -81,8 +90,28 @@ fn assert_clean(folder: &Path) {
 impl Pod {
     /// Runs a worker to its end, with these variables over the usual ones; an empty one is not set.
     pub(crate) fn run(server: &Server, task: &str, spec: &Value, variables: &[(&str, &str)]) -> Self {
+        Self::alone(task, &spec_at(server, spec), variables)
+    }
+
+    /// The same without that server.
+    pub(crate) fn alone(task: &str, spec: &Value, variables: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut command = worker(server, task, spec, folder.path());
+        Self::end(worker(task, spec, folder.path()), folder, variables)
+    }
+
+    /// A bake that may write no file of more than so many blocks: to a program this is like a full disk, and needs no disk of one's own.
+    pub(crate) fn limited(server: &Server, spec: &Value, blocks: u32) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new("sh");
+        // Whoever ignores the signal is told by the write instead.
+        command.arg("-c").arg(format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" worker"));
+        command.arg(env!("CARGO_BIN_EXE_bakehouse"));
+        surround(&mut command, folder.path());
+        assign(&mut command, "Bake", &spec_at(server, spec), folder.path());
+        Self::end(command, folder, &[])
+    }
+
+    fn end(mut command: Command, folder: tempfile::TempDir, variables: &[(&str, &str)]) -> Self {
         for (name, value) in variables {
             if value.is_empty() {
                 command.env_remove(name)
@@ -102,7 +131,7 @@ impl Pod {
     /// Starts a worker and returns at once.
     pub(crate) fn start(server: &Server, spec: &Value) -> Running {
         let folder = tempfile::tempdir().unwrap();
-        let mut command = worker(server, "Bake", spec, folder.path());
+        let mut command = worker("Bake", &spec_at(server, spec), folder.path());
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         Running { child, _folder: folder }
     }

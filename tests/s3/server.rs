@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+
+use super::tls::issued;
+use super::tools::{await_port, cached, free_port};
 
 pub(crate) const KEY: &str = "bakehouse-test-key";
 pub(crate) const SECRET: &str = "bakehouse-test-secret";
@@ -13,28 +14,13 @@ pub(crate) const SECRET: &str = "bakehouse-test-secret";
 /// The program, or `None` with the reason printed.
 pub(crate) fn gateway() -> Option<PathBuf> {
     let named = std::env::var_os("BAKEHOUSE_VERSITYGW").map(PathBuf::from);
-    let found = named.or_else(cached).filter(|path| path.is_file());
+    let found = named.or_else(|| cached("versitygw", "versitygw")).filter(|path| path.is_file());
     if found.is_none() {
-        let told = "versitygw is not found: name it in BAKEHOUSE_VERSITYGW, or put it into ~/.cache/bakehouse/versitygw-VERSION/";
+        let told = "versitygw is not found: name it in BAKEHOUSE_VERSITYGW, or make it with e2e/cluster/components.sh versitygw";
         assert!(std::env::var_os("BAKEHOUSE_REQUIRE_S3").is_none(), "{told}");
         eprintln!("skipped: {told}");
     }
     found
-}
-
-fn cached() -> Option<PathBuf> {
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
-    let mut versions: Vec<PathBuf> = fs::read_dir(cache.join("bakehouse"))
-        .ok()?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("versitygw-")))
-        .map(|path| path.join("versitygw"))
-        .filter(|path| path.is_file())
-        .collect();
-    versions.sort();
-    versions.pop()
 }
 
 pub(crate) struct Server {
@@ -52,18 +38,11 @@ impl Server {
     /// One that speaks TLS, with a certificate of a CA that nobody else knows.
     pub(crate) fn start_tls(gateway: &Path) -> Self {
         let root = tempfile::tempdir().unwrap();
-        let ca_key = rcgen::KeyPair::generate().unwrap();
-        let mut ca = rcgen::CertificateParams::new(Vec::new()).unwrap();
-        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-        ca.distinguished_name.push(rcgen::DnType::CommonName, "Bakehouse test CA");
-        fs::write(root.path().join("ca.crt"), ca.self_signed(&ca_key).unwrap().pem()).unwrap();
-        let issuer = rcgen::Issuer::new(ca, ca_key);
-        let key = rcgen::KeyPair::generate().unwrap();
-        let own =
-            rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        let issued = issued();
+        fs::write(root.path().join("ca.crt"), &issued.ca).unwrap();
         let [cert_path, key_path] = ["tls.crt", "tls.key"].map(|name| root.path().join(name));
-        fs::write(&cert_path, own.pem()).unwrap();
-        fs::write(&key_path, key.serialize_pem()).unwrap();
+        fs::write(&cert_path, issued.certificate.pem()).unwrap();
+        fs::write(&key_path, issued.key.serialize_pem()).unwrap();
         Self::with(
             gateway,
             "https",
@@ -74,7 +53,7 @@ impl Server {
 
     fn with(gateway: &Path, scheme: &str, root: tempfile::TempDir, flags: &[&str]) -> Self {
         fs::create_dir(root.path().join("buckets")).unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = free_port();
         let log = fs::File::create(root.path().join("log")).unwrap();
         let child = Command::new(gateway)
             .env("ROOT_ACCESS_KEY", KEY)
@@ -89,13 +68,7 @@ impl Server {
             .spawn()
             .unwrap();
         let mut server = Self { child, root, endpoint: format!("{scheme}://127.0.0.1:{port}"), port };
-        let started = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let log = fs::read_to_string(server.root.path().join("log")).unwrap();
-            let ended = server.child.try_wait().unwrap();
-            assert!(ended.is_none() && started.elapsed() < Duration::from_secs(30), "versitygw {ended:?}: {log}");
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        await_port(&mut server.child, port, &server.root.path().join("log"));
         server
     }
 
@@ -111,7 +84,8 @@ impl Server {
         self.root.path().join("ca.crt")
     }
 
-    fn folder(&self, bucket: &str) -> PathBuf {
+    /// Where a bucket lies on the disk.
+    pub(crate) fn folder(&self, bucket: &str) -> PathBuf {
         self.root.path().join("buckets").join(bucket)
     }
 
@@ -131,10 +105,7 @@ impl Server {
 
     /// Everything that can be read from a bucket, by key.
     pub(crate) fn objects(&self, bucket: &str) -> BTreeMap<String, Vec<u8>> {
-        let root = self.folder(bucket);
-        let seen = files(&root).into_iter().filter(|path| !unfinished(&root, path));
-        seen.map(|path| (path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned(), fs::read(&path).unwrap()))
-            .collect()
+        objects(&self.folder(bucket))
     }
 
     /// Files of uploads that were neither completed nor aborted.
@@ -142,6 +113,16 @@ impl Server {
         let root = self.folder(bucket);
         files(&root).iter().filter(|path| unfinished(&root, path)).count()
     }
+}
+
+/// The same of a bucket's folder. What goes while it is looked at is not there.
+pub(crate) fn objects(root: &Path) -> BTreeMap<String, Vec<u8>> {
+    let seen = files(root).into_iter().filter(|path| !unfinished(root, path));
+    seen.filter_map(|path| {
+        let bytes = fs::read(&path).ok()?;
+        Some((path.strip_prefix(root).unwrap().to_str().unwrap().to_owned(), bytes))
+    })
+    .collect()
 }
 
 /// The gateway keeps the parts of unfinished uploads in a folder of the bucket.

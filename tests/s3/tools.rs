@@ -1,0 +1,56 @@
+//! Servers that are made from their source or package when a test first needs them.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+/// What `e2e/cluster/components.sh` makes of this name, or `None` with the reason printed. The variable makes that a failure.
+pub(crate) fn made(component: &str, file: &str, required: &str) -> Option<PathBuf> {
+    if let Some(path) = cached(component, file) {
+        return Some(path);
+    }
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("e2e/cluster/components.sh");
+    let said = match Command::new("bash").arg(script).arg(component).output() {
+        Ok(output) if output.status.success() => return cached(component, file),
+        Ok(output) => String::from_utf8_lossy(&output.stderr).into_owned(),
+        Err(error) => error.to_string(),
+    };
+    let told = format!("{component} cannot be made: {said}");
+    assert!(std::env::var_os(required).is_none(), "{told}");
+    eprintln!("skipped: {told}");
+    None
+}
+
+/// The newest version of a component that lies in the cache.
+pub(crate) fn cached(component: &str, file: &str) -> Option<PathBuf> {
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")))?;
+    let begins = format!("{component}-");
+    let mut versions: Vec<PathBuf> = fs::read_dir(cache.join("bakehouse"))
+        .ok()?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&begins)))
+        .map(|path| path.join(file))
+        .filter(|path| path.is_file())
+        .collect();
+    versions.sort();
+    versions.pop()
+}
+
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// Returns when somebody listens; panics with the log when the server ends before, or is too slow.
+pub(crate) fn await_port(child: &mut Child, port: u16, log: &Path) {
+    let started = Instant::now();
+    while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        let ended = child.try_wait().unwrap();
+        let log = fs::read_to_string(log).unwrap();
+        assert!(ended.is_none() && started.elapsed() < Duration::from_mins(1), "no server ({ended:?}): {log}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
