@@ -110,14 +110,8 @@ impl<'j> Draft<'j> {
         let job = self.job;
         self.status.observed_generation = Some(job.generation);
         self.status.spec_digest = Some(job.spec_digest.clone());
-        self.status.conditions = conditions::all(
-            &job.status.conditions,
-            state,
-            message,
-            promotion,
-            job.generation,
-            self.now,
-        );
+        self.status.conditions =
+            conditions::all(&job.status.conditions, state, message, promotion, job.generation, self.now);
     }
 
     pub(super) fn plan(self) -> Plan {

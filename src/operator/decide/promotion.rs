@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use k8s_openapi::jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 
 use super::draft::Draft;
 use super::{Action, EventReason, conditions, failure};
@@ -75,7 +75,9 @@ pub(super) fn outlook(job: &Validated, status: &BakeJobStatus, state: State) -> 
     let (Some(artifact), Some(to)) = (status.artifacts.first(), &wish.uri) else {
         return Promotion::Failed("The status names no artifact, or the spec no place to promote it to.".to_owned());
     };
-    if let Some(done) = status.promotion.as_ref().filter(|done| done.sha256 == artifact.sha256 && lies_in(&done.uri, to)) {
+    if let Some(done) =
+        status.promotion.as_ref().filter(|done| done.sha256 == artifact.sha256 && lies_in(&done.uri, to))
+    {
         return Promotion::Done(format!("{} lies at {}", done.sha256, done.uri));
     }
     if wish.policy == PromotionPolicy::Manual && wish.approved_digest.as_ref() != Some(&artifact.sha256) {
@@ -131,7 +133,9 @@ pub(super) fn advance(draft: &mut Draft<'_>, seen: &Observed, state: State) -> P
         Some(current) => match &current.end {
             None => outlook,
             Some(JobEnd::Complete { at }) => complete(draft, seen, current, *at).unwrap_or(outlook),
-            Some(JobEnd::Failed { message, .. }) => failed(draft, said(seen, current).map_or(message.clone(), |o| o.message)),
+            Some(JobEnd::Failed { message, .. }) => {
+                failed(draft, said(seen, current).map_or(message.clone(), |o| o.message))
+            }
         },
     }
 }
@@ -165,12 +169,16 @@ fn complete(draft: &mut Draft<'_>, seen: &Observed, job: &JobFacts, at: Timestam
         Some(Outcome { promoted: Some(promoted), .. }) => {
             let message = format!("{} lies at {}", promoted.sha256, promoted.uri);
             draft.event(false, EventReason::Promoted, message.clone());
-            draft.status.promotion = Some(PromotionStatus { uri: promoted.uri, sha256: promoted.sha256, time: Some(Time(at)) });
+            draft.status.promotion =
+                Some(PromotionStatus { uri: promoted.uri, sha256: promoted.sha256, time: Some(Time(at)) });
             Some(Promotion::Done(message))
         }
         Some(outcome) => Some(failed(draft, outcome.message)),
         None if failure::within_grace(draft.now, at) => None,
-        None => Some(failed(draft, format!("Job {} ended well, but its pod was deleted before its result was read", job.name))),
+        None => Some(failed(
+            draft,
+            format!("Job {} ended well, but its pod was deleted before its result was read", job.name),
+        )),
     }
 }
 

@@ -18,7 +18,11 @@ fn baked(policy: &serde_json::Value) -> World {
     world.settle();
     let artifact = Artifact { format: "ONNX".into(), uri: "/out/model.onnx".into(), sha256: ARTIFACT.into(), bytes: 5 };
     let report = FileRef { uri: "/out/report.json".into(), sha256: "sha256:bb".into() };
-    world.complete(&Outcome { artifacts: vec![artifact], report: Some(report), ..Outcome::bare(Reason::Baked, "said") });
+    world.complete(&Outcome {
+        artifacts: vec![artifact],
+        report: Some(report),
+        ..Outcome::bare(Reason::Baked, "said")
+    });
     world
 }
 
@@ -39,7 +43,11 @@ fn promotions(world: &World) -> usize {
 fn a_result_that_passed_is_promoted_at_once_and_is_ready_only_then() {
     let mut world = baked(&json!({"policy": "Automatic", "uri": "/p"}));
     world.step();
-    assert_eq!(world.condition("Promoted"), ("Unknown".into(), "Promoting".into()), "no tool that waits goes on too early");
+    assert_eq!(
+        world.condition("Promoted"),
+        ("Unknown".into(), "Promoting".into()),
+        "no tool that waits goes on too early"
+    );
     assert_eq!(world.settle(), State::Baked);
     assert_eq!((promotions(&world), ready(&world)), (1, ["False".into(), "True".into(), "False".into()]));
     assert!(world.newest().name.len() <= 63);
@@ -140,5 +148,9 @@ fn a_changed_wish_and_a_new_run_end_the_promotion_under_way() {
     world.settle();
     world.edit("optimization", json!({"level": "Light"}));
     let plan = world.plan();
-    assert!(plan.actions.iter().any(|a| matches!(a, Action::DeleteJob { job, .. } if job.contains("-p-"))), "{:?}", plan.actions);
+    assert!(
+        plan.actions.iter().any(|a| matches!(a, Action::DeleteJob { job, .. } if job.contains("-p-"))),
+        "{:?}",
+        plan.actions
+    );
 }

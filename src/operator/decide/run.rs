@@ -30,7 +30,11 @@ pub(super) fn decide(job: &Validated, seen: &Observed, now: Timestamp) -> Plan {
     let bakes = || seen.jobs.iter().filter(|j| j.task == Task::Bake);
     let current = bakes().filter(mine).max_by_key(|j| j.attempt);
     // Two workers must never write to one output, nor one promote from it: what is left of earlier runs and attempts ends first.
-    let others = seen.jobs.iter().filter(|j| j.task != Task::Clean).filter(|j| current.is_none_or(|current| current.name != j.name));
+    let others = seen
+        .jobs
+        .iter()
+        .filter(|j| j.task != Task::Clean)
+        .filter(|j| current.is_none_or(|current| current.name != j.name));
     for other in others.filter(|j| j.end.is_none() && !j.deleting) {
         draft.act(Action::DeleteJob { job: other.name.clone(), uid: other.uid.clone() });
     }

@@ -69,7 +69,11 @@ fn parse(place: &Place, name: &str, bytes: &[u8]) -> Result<Entry, Failed> {
         message: format!("{place}/{name} is no promotion record: {why}. Move it away, or promote to another place."),
     };
     let entry: Entry = serde_json::from_slice(bytes).map_err(|error| wrong(&error))?;
-    if entry.api_version == VERSION { Ok(entry) } else { Err(wrong(&format!("its apiVersion is {}", entry.api_version))) }
+    if entry.api_version == VERSION {
+        Ok(entry)
+    } else {
+        Err(wrong(&format!("its apiVersion is {}", entry.api_version)))
+    }
 }
 
 /// One entry of the history.
@@ -92,11 +96,15 @@ pub(crate) fn newest(place: &Place) -> Result<Option<Entry>, Failed> {
 }
 
 /// Adds the entry that `next` makes of the newest one, or nothing when it makes none; and returns what is newest then.
-pub(crate) fn append(place: &Place, next: impl Fn(Option<&Entry>) -> Result<Option<Entry>, Failed>) -> Result<Entry, Failed> {
+pub(crate) fn append(
+    place: &Place,
+    next: impl Fn(Option<&Entry>) -> Result<Option<Entry>, Failed>,
+) -> Result<Entry, Failed> {
     for _ in 0..ATTEMPTS {
         let newest = newest(place)?;
         let Some(mut entry) = next(newest.as_ref())? else {
-            let newest = newest.ok_or_else(|| Failed { reason: Reason::Internal, message: format!("{place} has no history") })?;
+            let newest = newest
+                .ok_or_else(|| Failed { reason: Reason::Internal, message: format!("{place} has no history") })?;
             tell(place, &newest)?;
             return Ok(newest);
         };

@@ -49,7 +49,10 @@ pub(crate) struct Order<'a> {
 pub(super) fn assigned(assignment: &Assignment, job: &ResolvedJob) -> Outcome {
     let wish = &assignment.spec.promotion;
     let (Some(uri), Some(promotion)) = (&wish.uri, &job.promotion) else {
-        return Outcome::bare(Reason::InvalidJob, "spec.promotion.uri: is not set, so there is no place to promote to.");
+        return Outcome::bare(
+            Reason::InvalidJob,
+            "spec.promotion.uri: is not set, so there is no place to promote to.",
+        );
     };
     let order = Order {
         output: &job.output,
@@ -105,7 +108,11 @@ pub(crate) fn promote(order: &Order) -> Result<Entry, Failed> {
             act: Act::Promote,
             sha256: sha256.clone(),
             version: version.clone(),
-            files: report.files.iter().map(|item| Listed { file: item.name.clone(), sha256: item.sha256.clone() }).collect(),
+            files: report
+                .files
+                .iter()
+                .map(|item| Listed { file: item.name.clone(), sha256: item.sha256.clone() })
+                .collect(),
             bakejob: order.origin.clone(),
             time: Timestamp::now().to_string(),
         }))
@@ -126,7 +133,8 @@ pub(crate) fn rollback(to: &Path, name: &str, storage: Option<&Storage>) -> Resu
     }
     let before = before.ok_or_else(|| refuse("there is no other version to go back to."))?;
     // Somebody may have tidied up: what is not there whole is not promoted.
-    let files: Vec<Item> = before.files.iter().map(|f| Item { name: f.file.clone(), sha256: f.sha256.clone() }).collect();
+    let files: Vec<Item> =
+        before.files.iter().map(|f| Item { name: f.file.clone(), sha256: f.sha256.clone() }).collect();
     let version = root.join(&before.version);
     verify(&version, &files, &version)?;
     ledger::append(&root, |newest| {
@@ -162,9 +170,9 @@ struct Passed {
 /// Reads the report of a bake again; an error unless it is the one that was asked for and all of its gates passed.
 fn passed(from: &Place, order: &Order) -> Result<Passed, Failed> {
     let invalid = |message: String| Failed { reason: Reason::InvalidData, message };
-    let bytes = from
-        .read(REPORT)?
-        .ok_or_else(|| invalid(format!("{from}/{REPORT} is not there: nothing was baked, or it was deleted. Bake again.")))?;
+    let bytes = from.read(REPORT)?.ok_or_else(|| {
+        invalid(format!("{from}/{REPORT} is not there: nothing was baked, or it was deleted. Bake again."))
+    })?;
     let found = sha256_hex(&bytes);
     if let Some(known) = order.report
         && known != format!("sha256:{found}")
@@ -173,7 +181,8 @@ fn passed(from: &Place, order: &Order) -> Result<Passed, Failed> {
             "{from}/{REPORT} has sha256 {found}, and the status says {known}. It was replaced after the bake: bake again."
         )));
     }
-    let report: Report = serde_json::from_slice(&bytes).map_err(|error| invalid(format!("{from}/{REPORT}: {error}")))?;
+    let report: Report =
+        serde_json::from_slice(&bytes).map_err(|error| invalid(format!("{from}/{REPORT}: {error}")))?;
     let gates: Vec<GateStatus> = report.gates.iter().map(outcome::gate).collect();
     let refused = |message: String| Failed { reason: Reason::GateFailed, message };
     if !matches!(report.outcome.reason, Reason::Baked | Reason::NoImprovement) || gates.is_empty() {
@@ -229,7 +238,9 @@ fn verify(place: &Place, files: &[Item], called: &Place) -> Result<(), Failed> {
         match place.sha256(&item.name)? {
             Some(found) if found == item.sha256 => {}
             Some(found) => return Err(changed(&path, item, &found)),
-            None => return Err(Failed { reason: Reason::InvalidData, message: format!("{path} is not there any more.") }),
+            None => {
+                return Err(Failed { reason: Reason::InvalidData, message: format!("{path} is not there any more.") });
+            }
         }
     }
     Ok(())
@@ -245,4 +256,3 @@ fn known(root: &Place, version: &str) -> Result<bool, Failed> {
     }
     Ok(false)
 }
-

@@ -25,7 +25,11 @@ pub(super) struct Item {
 pub(super) enum Place {
     Folder(PathBuf),
     #[cfg(feature = "store")]
-    Bucket { store: Rc<Store>, folder: Location, field: &'static str },
+    Bucket {
+        store: Rc<Store>,
+        folder: Location,
+        field: &'static str,
+    },
 }
 
 impl std::fmt::Display for Place {
@@ -148,7 +152,8 @@ impl Place {
             Self::Folder(path) => {
                 let (from, to) = (from.join(&item.name), path.join(&item.name));
                 let mut source = File::open(&from).map_err(|error| here(&from, &error))?;
-                let part = written(&to, |file| io::copy(&mut source, file).map(drop)).map_err(|error| here(&to, &error))?;
+                let part =
+                    written(&to, |file| io::copy(&mut source, file).map(drop)).map_err(|error| here(&to, &error))?;
                 let found = File::open(part.path()).and_then(sha256_hex_of).map_err(|error| here(&to, &error))?;
                 if found != item.sha256 {
                     return Err(changed(&from.display(), item, &found));
@@ -189,7 +194,9 @@ pub(super) fn changed(path: &impl std::fmt::Display, item: &Item, found: &str) -
     let Item { name, sha256 } = item;
     Failed {
         reason: Reason::InvalidData,
-        message: format!("{path} has sha256 {found}, and the report says {sha256} of {name}. It was changed after the bake: bake again."),
+        message: format!(
+            "{path} has sha256 {found}, and the report says {sha256} of {name}. It was changed after the bake: bake again."
+        ),
     }
 }
 
