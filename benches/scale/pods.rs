@@ -2,8 +2,8 @@
 
 use std::process::{Child, Command, Stdio};
 
-use bakehouse::api::{BakeJob, Reason};
 use bakehouse::api::wire::Outcome;
+use bakehouse::api::{BakeJob, Reason};
 use futures::StreamExt;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};

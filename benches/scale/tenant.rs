@@ -35,7 +35,8 @@ pub(crate) async fn fill(client: &Client, clients: usize) -> String {
     let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
     stream::iter(0..PODS)
         .for_each_concurrent(clients, async |i| {
-            let spec = json!({"schedulerName": "none", "containers": [{"name": "main", "image": "none.invalid/none:1"}]});
+            let spec =
+                json!({"schedulerName": "none", "containers": [{"name": "main", "image": "none.invalid/none:1"}]});
             let object = json!({"metadata": {"name": format!("foreign-{i}")}, "spec": spec});
             pods.create(&parameters, &serde_json::from_value(object).unwrap()).await.unwrap();
         })

@@ -11,7 +11,7 @@ use kube::{Api, ResourceExt};
 use rand::{RngExt, SeedableRng};
 use serde_json::json;
 
-use crate::support::operator::{self, Blow, NAMESPACE, Settings};
+use crate::support::operator::{self, Blow, NAMESPACE};
 use crate::support::{BAKE, Case, SOON, eventually, phase, shell, slow};
 
 #[tokio::test]
@@ -34,12 +34,12 @@ async fn two_replicas_fail_over_within_the_lease() {
 
 #[tokio::test]
 async fn killed_ten_times_at_random_moments_it_loses_and_doubles_nothing() {
-    let case = Case::alone("killed").await;
+    let mut case = Case::alone("killed").await;
     if !shell::own_cluster() {
         println!("skipped: processes of this cluster are not on this machine");
         return;
     }
-    let _settings = Settings::with(&["replicas=1", "caps.maxBakes=2"]);
+    case.operator_with(&["replicas=1", "caps.maxBakes=2"]);
     let seed = 7;
     let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
     for i in 0..6 {
@@ -93,8 +93,8 @@ async fn first_look(case: &Case, before: &(String, i32)) -> f64 {
 
 #[tokio::test]
 async fn the_charts_own_test_passes_and_an_uninstall_keeps_what_bakes() {
-    let case = Case::alone("uninstall").await;
-    let _settings = Settings::with(&["test.image=bakehouse.dev/busybox:e2e"]);
+    let mut case = Case::alone("uninstall").await;
+    case.operator_with(&["test.image=bakehouse.dev/busybox:e2e"]);
     let helm = |arguments: &[&str]| shell::run("helm", &[arguments, &["bakehouse", "-n", NAMESPACE]].concat());
     let said = helm(&["test"]);
     assert!(said.contains("Phase:          Succeeded"), "{said}");
@@ -109,7 +109,7 @@ async fn the_charts_own_test_passes_and_an_uninstall_keeps_what_bakes() {
     })
     .await;
     assert!(case.api::<BakeJob>().get_opt("mlp").await.unwrap().is_some(), "the CRD went, and every BakeJob with it");
-    let _again = Settings::with(&[]);
+    case.operator_with(&[]);
     case.bakes("mlp", BAKE).await;
     assert_eq!((case.jobs("mlp").await.len(), case.pods("mlp").await.len()), (1, 1));
     case.done().await;
@@ -147,10 +147,10 @@ async fn it_may_not_read_secrets_or_config_maps() {
 
 #[tokio::test]
 async fn an_upgrade_of_chart_and_crd_disturbs_no_bake() {
-    let case = Case::alone("upgrade").await;
+    let mut case = Case::alone("upgrade").await;
     case.apply(&case.mlp("mlp", &slow(15))).await.unwrap();
     case.reaches("mlp", State::Running, BAKE).await;
-    let _settings = Settings::with(&["podAnnotations.upgraded=yes", "concurrency=8"]);
+    case.operator_with(&["podAnnotations.upgraded=yes", "concurrency=8"]);
     let job = case.bakes("mlp", BAKE).await;
     assert_eq!(job.status.unwrap().runs, Some(1));
     assert_eq!(case.pods("mlp").await.len(), 1);
@@ -178,8 +178,8 @@ async fn metrics_count_what_happened_and_name_no_object() {
 
 #[tokio::test]
 async fn twelve_jobs_under_a_cap_of_four_all_end_and_a_poisoned_one_stops_no_other() {
-    let case = Case::alone("twelve").await;
-    let _settings = Settings::with(&["caps.maxBakes=4"]);
+    let mut case = Case::alone("twelve").await;
+    case.operator_with(&["caps.maxBakes=4"]);
     for i in 0..12 {
         // Slow enough that all of them are there before the first has ended.
         let mut spec = slow(8);

@@ -182,7 +182,8 @@ async fn model_data_and_result_lie_on_claims_and_the_result_goes_with_its_bakejo
     claim(&case, "models", &models).await;
     claim(&case, "baked", &baked).await;
     for file in FILES {
-        std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/cnn").join(file), models.join(file)).unwrap();
+        std::fs::copy(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/cnn").join(file), models.join(file))
+            .unwrap();
     }
     let at = |file: &str| format!("pvc://models/{file}");
     let spec = json!({
@@ -200,7 +201,10 @@ async fn model_data_and_result_lie_on_claims_and_the_result_goes_with_its_bakejo
     assert_eq!(models.read_only, Some(true), "a bake cannot write where it only reads");
 
     case.api::<BakeJob>().delete("cnn", &DeleteParams::default()).await.unwrap();
-    eventually("the BakeJob is gone", BAKE, async || case.api::<BakeJob>().get_opt("cnn").await.unwrap().is_none().then_some(())).await;
+    eventually("the BakeJob is gone", BAKE, async || {
+        case.api::<BakeJob>().get_opt("cnn").await.unwrap().is_none().then_some(())
+    })
+    .await;
     assert_eq!(std::fs::read_dir(&baked).unwrap().count(), 0, "and its files with it");
     let volumes: Api<PersistentVolume> = Api::all(case.client.clone());
     for name in ["models", "baked"] {

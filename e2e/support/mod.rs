@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 pub(crate) use files::{SHELF, config_map};
+use operator::Settings;
 
 /// Who the cases are towards the API server.
 const MANAGER: &str = "e2e";
@@ -47,7 +48,9 @@ static CLUSTER: RwLock<()> = RwLock::const_new(());
 pub(crate) struct Case {
     pub(crate) client: Client,
     pub(crate) namespace: String,
-    _place: Place,
+    // In this order they are let go: the settings of before are back when the place is free.
+    settings: Option<Settings>,
+    place: Place,
 }
 
 /// Beside others, or alone. Held, never read.
@@ -70,7 +73,7 @@ impl Case {
 
     async fn new(name: &str, place: Place) -> Self {
         let client = Client::try_default().await.expect("no cluster: run `make e2e`, or set KUBECONFIG");
-        let case = Self { client, namespace: format!("e2e-{name}"), _place: place };
+        let case = Self { client, namespace: format!("e2e-{name}"), settings: None, place };
         let namespaces: Api<Namespace> = Api::all(case.client.clone());
         // Left behind by a run that failed.
         if namespaces.get_opt(&case.namespace).await.unwrap().is_some() {
@@ -91,6 +94,14 @@ impl Case {
     pub(crate) async fn done(self) {
         let namespaces: Api<Namespace> = Api::all(self.client.clone());
         let _ = namespaces.delete(&self.namespace, &DeleteParams::background()).await;
+    }
+
+    /// Installs the operator with these values of the chart for as long as the case goes on. Only for one that is alone.
+    pub(crate) fn operator_with(&mut self, values: &[&str]) {
+        assert!(matches!(self.place, Place::Alone(_)), "other cases go on beside this one");
+        let before = self.settings.replace(Settings::with(values));
+        // These have taken their place already.
+        std::mem::forget(before);
     }
 
     pub(crate) fn api<K>(&self) -> Api<K>

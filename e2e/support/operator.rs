@@ -12,26 +12,27 @@ use super::{eventually, shell};
 /// Where `make e2e` installs it.
 pub(crate) const NAMESPACE: &str = "bakehouse-system";
 
-/// Settings of the operator for one case. When it ends, well or badly, those of before are back.
-pub(crate) struct Settings;
+/// Settings of the operator for one case, which holds them: when it ends, well or badly, those of before are back before another case begins.
+pub(super) struct Settings;
 
 impl Settings {
     /// Installs the operator with these values of the chart over those of `make e2e`.
-    pub(crate) fn with(values: &[&str]) -> Self {
-        upgrade(values);
+    pub(super) fn with(values: &[&str]) -> Self {
+        let mut arguments = vec!["-f", "e2e/values.yaml"];
+        arguments.extend(values.iter().flat_map(|value| ["--set", *value]));
+        shell::run(&script(), &arguments);
         Self
     }
 }
 
 impl Drop for Settings {
     fn drop(&mut self) {
-        upgrade(&[]);
+        shell::try_run(&script(), &["-f", "e2e/values.yaml"]);
     }
 }
 
-fn upgrade(values: &[&str]) {
-    let arguments: Vec<&str> = ["-f", "e2e/values.yaml"].into_iter().chain(values.iter().flat_map(|value| ["--set", *value])).collect();
-    shell::run(&shell::script("operator.sh").display().to_string(), &arguments);
+fn script() -> String {
+    shell::script("operator.sh").display().to_string()
 }
 
 fn pods(client: &Client) -> Api<Pod> {

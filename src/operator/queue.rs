@@ -28,6 +28,20 @@ pub struct Entry {
     pub created: Option<Timestamp>,
     /// Whether it runs already.
     pub running: bool,
+    /// Where it stands before priority and age are asked.
+    pub standing: Standing,
+}
+
+/// Who goes before whom, whatever their priority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Standing {
+    /// It was told that its turn is now and has not been seen to run since: it may be starting at this moment. A turn is not taken back, or
+    /// another would start beside the one that is on its way.
+    Called,
+    /// It waits.
+    Waits,
+    /// The API server did not take its Job, for want of quota or by a policy: a place that it cannot use is better given to others.
+    Refused,
 }
 
 /// Gives each waiting job its turn. The order is that in which they would start if places became free one by one.
@@ -57,7 +71,11 @@ pub fn turns(entries: &[Entry], caps: Caps) -> HashMap<String, Turn> {
 fn in_order<'e>(entries: &'e [Entry], busy: &BTreeMap<&str, u32>) -> Vec<&'e Entry> {
     let mut waiting: Vec<&Entry> = entries.iter().filter(|e| !e.running).collect();
     waiting.sort_by(|a, b| {
-        b.priority.cmp(&a.priority).then_with(|| a.created.cmp(&b.created)).then_with(|| a.uid.cmp(&b.uid))
+        a.standing
+            .cmp(&b.standing)
+            .then_with(|| b.priority.cmp(&a.priority))
+            .then_with(|| a.created.cmp(&b.created))
+            .then_with(|| a.uid.cmp(&b.uid))
     });
     let mut before: HashMap<(&str, i32), u32> = HashMap::new();
     let mut ranked: Vec<(u32, &Entry)> = waiting
@@ -72,7 +90,9 @@ fn in_order<'e>(entries: &'e [Entry], busy: &BTreeMap<&str, u32>) -> Vec<&'e Ent
         })
         .collect();
     // Stable: age decides between equals.
-    ranked.sort_by(|(rank_a, a), (rank_b, b)| b.priority.cmp(&a.priority).then(rank_a.cmp(rank_b)));
+    ranked.sort_by(|(rank_a, a), (rank_b, b)| {
+        a.standing.cmp(&b.standing).then(b.priority.cmp(&a.priority)).then(rank_a.cmp(rank_b))
+    });
     ranked.into_iter().map(|(_, entry)| entry).collect()
 }
 
@@ -88,6 +108,7 @@ mod tests {
             priority,
             created: Some(Timestamp::from_second(1_000_000 - age).unwrap()),
             running,
+            standing: Standing::Waits,
         }
     }
 
@@ -120,6 +141,19 @@ mod tests {
         assert_eq!(names(&order(&all, Caps::default())), ["big-0", "small-0", "big-1", "big-2", "big-3"]);
         all.push(entry("big-running", "big", 0, 100, true));
         assert_eq!(names(&order(&all, Caps::default()))[0], "small-0");
+    }
+
+    #[test]
+    fn a_turn_is_not_taken_back() {
+        let mut all = vec![entry("r", "x", 0, 9, true), entry("b", "x", 0, 5, false)];
+        let caps = Caps { total: Some(2), per_namespace: None };
+        assert_eq!(order(&all, caps), [("b".to_owned(), true)]);
+        all[1].standing = Standing::Called;
+        // Older and more urgent, but b may be starting.
+        all.push(entry("a", "y", 7, 6, false));
+        assert_eq!(order(&all, caps), [("b".to_owned(), true), ("a".to_owned(), false)]);
+        all[1].standing = Standing::Refused;
+        assert_eq!(order(&all, caps), [("a".to_owned(), true), ("b".to_owned(), false)], "it cannot use its place");
     }
 
     #[test]

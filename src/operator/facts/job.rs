@@ -196,7 +196,11 @@ mod tests {
             let meta = json!({"name": "cnn-1-1", "uid": "j", "labels": {"bakehouse.dev/task": task}, "annotations": {"bakehouse.dev/owner-uid": "b"}});
             serde_json::from_value(json!({"metadata": meta})).unwrap()
         };
-        assert_eq!(JobFacts::read(&nobodys("bake")), None, "a bake belongs to its controller, whatever it says of itself");
+        assert_eq!(
+            JobFacts::read(&nobodys("bake")),
+            None,
+            "a bake belongs to its controller, whatever it says of itself"
+        );
         assert_eq!(JobFacts::read(&nobodys("clean")).unwrap().owner, "b");
     }
 }

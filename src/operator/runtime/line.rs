@@ -11,9 +11,11 @@ use super::context::Context;
 use crate::api::BakeJob;
 use crate::api::bakejob::MANAGER;
 use crate::api::digest::spec_digest;
+use crate::api::state::State;
+use crate::operator::decide;
 use crate::operator::facts::Turn;
 use crate::operator::names;
-use crate::operator::queue::{Caps, Entry, turns};
+use crate::operator::queue::{Caps, Entry, Standing, turns};
 use crate::operator::validate::holds_a_place;
 
 /// Changes that come together are taken together.
@@ -36,20 +38,25 @@ pub(super) async fn keep(context: Arc<Context>, caps: Caps, changed: Arc<Notify>
 /// Computes all turns anew, and returns the jobs whose turn it has become.
 pub(super) fn refresh(context: &Context, caps: Caps) -> Vec<(String, String)> {
     let priorities = context.priorities.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let before = context.turns.read().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default();
+    let called = |uid: &str| before.get(uid).is_some_and(|turn| turn.now);
     let mut keys = HashMap::new();
     let mut entries = Vec::new();
     for object in context.store.state() {
         let Ok(job) = &object.0 else { continue };
-        if let Some(entry) = entry(job, &priorities) {
+        if let Some(mut entry) = entry(job, &priorities) {
+            if entry.standing == Standing::Waits && called(&entry.uid) {
+                entry.standing = Standing::Called;
+            }
             keys.insert(entry.uid.clone(), (entry.namespace.clone(), job.name_any()));
             entries.push(entry);
         }
     }
     let fresh = turns(&entries, caps);
-    let mut known = context.turns.write().unwrap_or_else(PoisonError::into_inner);
-    let before = known.replace(fresh.clone()).unwrap_or_default();
-    let called = |(uid, turn): &(&String, &Turn)| turn.now && before.get(*uid).is_none_or(|before| !before.now);
-    fresh.iter().filter(called).filter_map(|(uid, _)| keys.get(uid).cloned()).collect()
+    let new = |(uid, turn): &(&String, &Turn)| turn.now && !called(uid);
+    let asked = fresh.iter().filter(new).filter_map(|(uid, _)| keys.get(uid).cloned()).collect();
+    *context.turns.write().unwrap_or_else(PoisonError::into_inner) = Some(fresh);
+    asked
 }
 
 /// A job as the queue sees it; `None` when it neither runs nor waits, or when Kueue or another controller decides about it.
@@ -64,7 +71,8 @@ fn entry(job: &BakeJob, priorities: &HashMap<String, i32>) -> Option<Entry> {
     let running = holds_a_place(&status);
     let current = status.observed_generation == job.metadata.generation
         || status.spec_digest.as_ref() == Some(&spec_digest(&job.spec));
-    let ended = status.completion_time.is_some() && current;
+    let state = decide::state(&status).filter(|_| current);
+    let ended = state.is_some_and(State::terminal);
     if !running && (ended || job.spec.suspend) {
         return None;
     }
@@ -75,5 +83,9 @@ fn entry(job: &BakeJob, priorities: &HashMap<String, i32>) -> Option<Entry> {
         priority: class.and_then(|class| priorities.get(class)).copied().unwrap_or(0),
         created: job.metadata.creation_timestamp.as_ref().map(|time| time.0),
         running,
+        standing: match state {
+            Some(State::QuotaExceeded | State::JobRefused) => Standing::Refused,
+            _ => Standing::Waits,
+        },
     })
 }

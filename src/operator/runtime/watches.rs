@@ -63,10 +63,7 @@ impl Watches {
     /// Watches `BakeJob`s, and asks for each that changed.
     pub(super) async fn bakejobs(&self, writer: Writer<Guarded>) {
         // No debounce and no predicate: a look that finds nothing to do costs microseconds.
-        let events = self
-            .events::<Guarded>(Config::default())
-            .modify(kept::trim)
-            .reflect(writer);
+        let events = self.events::<Guarded>(Config::default()).modify(kept::trim).reflect(writer);
         let mut events = std::pin::pin!(events);
         while let Some(event) = events.next().await {
             match event {
