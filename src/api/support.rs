@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn each_row_refuses_by_name() {
-        use crate::api::bakejob::{Cache, Device, Export, Gpu, PromotionPolicy};
+        use crate::api::bakejob::{Cache, Device, Export, Gpu};
         assert_eq!(
             said(|s| s.optimization.level = Level::Medium),
             ["spec.optimization.level: Medium is not built yet; use Conservative or Light."]

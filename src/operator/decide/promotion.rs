@@ -7,7 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 
 use super::draft::Draft;
-use super::{Action, EventReason, conditions, failure};
+use super::{Action, EventReason, failure};
 use crate::api::bakejob::{BakeJobStatus, PromotionPolicy, PromotionStatus};
 use crate::api::conditions::PROMOTED;
 use crate::api::digest::sha256_hex;

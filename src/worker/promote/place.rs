@@ -2,6 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 #[cfg(feature = "store")]
 use std::rc::Rc;
@@ -212,7 +213,6 @@ fn written(to: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Re
     write(part.as_file_mut())?;
     part.as_file().sync_all()?;
     // Temporary files are their owner's alone; what is promoted is for others to read.
-    use std::os::unix::fs::PermissionsExt;
     part.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
     Ok(part)
 }
