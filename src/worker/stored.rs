@@ -127,6 +127,9 @@ impl Place {
                 });
                 let files: Vec<Fetch> = files.collect();
                 self.job.origins.extend(files.iter().map(|file| (file.to.clone(), file.from.to_string())));
+                // Its manifest came first, by itself; reports name it like the others.
+                let manifest = (prefix.to.join(package::MANIFEST_FILE), prefix.from.join(package::MANIFEST_FILE));
+                self.job.origins.insert(manifest.0, manifest.1.to_string());
                 self.inputs.extend(files);
                 model
             }

@@ -9,10 +9,10 @@ use super::rules::{digest, readable_uri, rule};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Source {
-    /// One .onnx file, or the folder of a phase 5 package; in a bucket, a prefix that ends in /. A path is relative to the job file.
+    /// One .onnx file, or the folder of a package; in a bucket it ends in /. A path is relative to the job file.
     #[schemars(length(min = 1, max = 2048), extend("x-kubernetes-validations" = readable_uri()))]
     pub uri: String,
-    /// What the file, or the package's manifest, must hash to: sha256 and 64 hexadecimal digits.
+    /// What file or manifest must hash to: sha256 and 64 hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71), extend("x-kubernetes-validations" = digest()))]
     pub digest: Option<String>,
