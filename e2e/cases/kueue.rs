@@ -104,10 +104,11 @@ impl Kueue {
         ] {
             kind(name).api(&client, namespace).delete(object, &DeleteParams::default()).await.unwrap();
         }
-        self.case.done().await;
+        // Before the case ends: the next one may begin with its own Kueue then.
         if !self.was_there {
             bring("kueue.sh", &["uninstall"]);
         }
+        self.case.done().await;
     }
 }
 
