@@ -211,7 +211,7 @@ fn loose_files_become_a_package_and_the_report_of_its_bake_carries_it() {
     );
     assert_eq!(report["package"]["baseline"].as_array().unwrap().len(), 1, "a loss is carried along and not measured");
     assert_eq!(report["quality"]["retention"]["why"], "named", "the package names the metric");
-    assert!(fs::read_to_string(out.path().join("report.html")).unwrap().contains("The trainer's figures"));
+    assert!(fs::read_to_string(out.path().join("report.html")).unwrap().contains("Figures of the trainer"));
     assert_eq!(verified(out.path(), "recipe replay"), ["Yes"]);
 }
 

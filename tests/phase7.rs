@@ -489,14 +489,17 @@ const CASES: &[Case] = &[
     ("a latency that nobody reaches", Defect::LatencyNotReproduced, |p| {
         let (batch, seconds) = (p.config["batches"][0]["batch"].as_f64().unwrap(), 1e-9);
         for evidence in p.manifest["evidence"]["latency"].as_array_mut().unwrap() {
-            if evidence["clock"] == "Wall" && evidence["batch"].as_f64() == Some(batch) {
+            if evidence["batch"].as_f64() == Some(batch) {
                 evidence["seconds"] = json!(vec![seconds; 400]);
             }
         }
         let figures = &mut p.config["batches"][0];
         figures["throughput"] = json!(batch / seconds);
-        figures["latency"][0] =
-            json!({"clock": "Wall", "p50": seconds, "p95": seconds, "p99": seconds, "jitter": 0.0, "n": 400});
+        // By every clock: a time that only the wall refutes is left open.
+        for figures in figures["latency"].as_array_mut().unwrap() {
+            let clock = figures["clock"].clone();
+            *figures = json!({"clock": clock, "p50": seconds, "p95": seconds, "p99": seconds, "jitter": 0.0, "n": 400});
+        }
         for (limit, value) in [(0, seconds), (1, 0.0), (2, batch / seconds)] {
             let limit = &mut p.config["limits"][limit];
             (limit["measured"], limit["interval"], limit["n"]) = (json!(value), json!([value, value]), json!(400));

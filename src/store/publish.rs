@@ -96,6 +96,18 @@ impl Store {
         })
     }
 
+    /// Uploads one file of a folder, in place of whatever has its name.
+    pub fn put(&self, field: &str, to: &Location, from: &Path, file: &Upload) -> Result<(), StoreError> {
+        let (object, at) = entry(field, to, &file.name);
+        self.runtime.block_on(async {
+            let waiting = Waiting::open(at, object, &from.join(&file.name), file)?;
+            let mut nobody = |_: &str| {};
+            let mut meter = Meter::new("uploaded", waiting.size, &mut nobody);
+            let sent = self.send(waiting, &mut meter).await?;
+            self.name(sent, &PutMode::Overwrite).await
+        })
+    }
+
     /// What is left in `sent` took no name.
     async fn send_and_name(
         &self,

@@ -81,7 +81,7 @@ pub struct BakeJobSpec {
     /// How latency is measured.
     #[serde(default)]
     pub profile: Profile,
-    /// What the result must keep and reach. The four quality gates apply with their defaults unless listed here.
+    /// What the result must keep. The four quality gates apply unless listed here.
     #[serde(default)]
     #[schemars(length(max = 15), extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["metric"]))]
     pub gates: Vec<GateSpec>,
@@ -112,7 +112,7 @@ pub struct BakeJobSpec {
     #[serde(default = "default_backoff_limit")]
     #[schemars(range(min = 0, max = 20))]
     pub backoff_limit: u32,
-    /// Seconds after its end when the BakeJob deletes itself. Unset: never. Under GitOps leave it unset.
+    /// Seconds after its end until the BakeJob deletes itself. Under GitOps leave it unset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 31_536_000))]
     pub ttl_seconds_after_finished: Option<u32>,

@@ -13,7 +13,7 @@ use super::rules::{digest, readable_uri, rule};
     rule("!has(self.exclude) || self.exclude.all(e, e.size() > 0 && !e.contains(' '))", "exclude holds node names or globs such as /head/*, without spaces"),
 ]))]
 pub struct Optimization {
-    /// How far to go: Conservative is lossless, Light adds 8-bit weights, Medium static int8, Aggressive pruning, Maximum ternary weights.
+    /// Conservative is lossless, Light adds 8-bit weights, Medium static int8, Aggressive pruning, Maximum ternary weights.
     #[serde(default)]
     pub level: Level,
     /// What to prefer among results that pass the gates.

@@ -96,7 +96,7 @@ pub struct Promotion {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048), extend("x-kubernetes-validations" = writable_uri()))]
     pub uri: Option<String>,
-    /// The artifact that a person approved; another one is not promoted by it.
+    /// The artifact that a person approved; no other is promoted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71), extend("x-kubernetes-validations" = digest()))]
     pub approved_digest: Option<String>,

@@ -63,7 +63,7 @@ pub struct Validation {
     /// A .npz or .safetensors file: one tensor per model input, and labels where they are known.
     #[schemars(length(min = 1, max = 2048), extend("x-kubernetes-validations" = readable_uri()))]
     pub uri: String,
-    /// What accuracy means for this model. Unset: inferred from the baseline's outputs, and the report says how.
+    /// What accuracy means here. Unset: inferred from the outputs; the report says how.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<TaskMetric>,
     /// The K of metric TopK. Unset: 5.
@@ -76,7 +76,7 @@ pub struct Validation {
     pub outputs: Vec<String>,
 }
 
-/// What accuracy means for this model. Unset: inferred from the baseline's outputs, and the report says how.
+/// What accuracy means here. Unset: inferred from the outputs; the report says how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum TaskMetric {
     /// The class of the largest output is right.

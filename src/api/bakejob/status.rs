@@ -11,7 +11,7 @@ use crate::api::metric::Metric;
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct BakeJobStatus {
-    /// The generation this status speaks of; -1 before the controller has seen the object.
+    /// The generation it speaks of; -1 before the controller has seen it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Succeeded, GatePassed, Promoted, Suspended, Ready, Reconciling, Stalled.
@@ -152,7 +152,7 @@ pub struct HardwareStatus {
     /// Product and compute capability of the GPU.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gpu: Option<String>,
-    /// The engine that latency was measured on, with its version.
+    /// The engine of the timed runs, with its version.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<String>,
     /// Why this device.
@@ -216,7 +216,7 @@ pub struct PassStatus {
     /// Why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What it changed, in words: bytes, nodes, latency, quality.
+    /// What it changed: bytes, nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deltas: Option<String>,
 }

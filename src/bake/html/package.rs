@@ -67,7 +67,7 @@ fn figures(package: &PackageFigures) -> Option<Node> {
         Number("Samples"),
         Words("Outcome"),
     ])
-    .caption("The trainer's figures")
+    .caption("Figures of the trainer")
     .rows(metrics, |metric| -> [Cell; 6] {
         let again = again(&metric.name, metric.value);
         let measured = again.and_then(|r| r.measured);

@@ -10,7 +10,7 @@ use crate::api::state::State;
 use crate::api::wire::Outcome;
 use crate::operator::facts::JobEnd;
 
-const ARTIFACT: &str = "sha256:aa";
+const ARTIFACT: &str = "sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa";
 
 /// A world whose bake has ended well.
 fn baked(policy: &serde_json::Value) -> World {
@@ -67,7 +67,10 @@ fn a_person_approves_this_artifact_and_no_other() {
     world.settle();
     assert_eq!(world.condition("Promoted"), ("False".into(), "AwaitingApproval".into()));
     assert_eq!(ready(&world), ["False".to_owned(), "False".into(), "False".into()]);
-    world.edit("promotion", json!({"policy": "Manual", "uri": "/p", "approvedDigest": "sha256:cc"}));
+    world.edit(
+        "promotion",
+        json!({"policy": "Manual", "uri": "/p", "approvedDigest": format!("sha256:{}", "c".repeat(64))}),
+    );
     world.settle();
     assert_eq!((world.condition("Promoted").1, promotions(&world)), ("AwaitingApproval".into(), 0));
     world.edit("promotion", json!({"policy": "Manual", "uri": "/p", "approvedDigest": ARTIFACT}));

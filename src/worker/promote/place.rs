@@ -164,7 +164,7 @@ impl Place {
             #[cfg(feature = "store")]
             Self::Bucket { store, folder, field } => {
                 let file = Upload { name: item.name.clone(), sha256: item.sha256.clone() };
-                Ok(store.publish(field, folder, from, &[file], &mut |_| {})?)
+                Ok(store.put(field, folder, from, &file)?)
             }
         }
     }
