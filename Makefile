@@ -5,7 +5,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bakehouse
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug/bakehouse
 export BAKEHOUSE_ORT_LIB ?= $(CACHE)/ort/1.32.0/libonnxruntime.so
 
-.PHONY: demo test check lint ort build acceptance bench deny crd fuzz packaging cluster cluster-down e2e scale clean help
+.PHONY: demo test clouds check lint ort build acceptance bench deny crd fuzz packaging cluster cluster-down e2e scale clean help
 
 help:            ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -33,6 +33,9 @@ REQUIRE_S3 = $(shell ls $(CACHE)/versitygw-*/versitygw >/dev/null 2>&1 && echo B
 .PHONY: servers
 servers:
 	@e2e/cluster/components.sh versitygw || echo "the tests of object storage are skipped" >&2
+
+clouds: tools ort  ## The storage tests against what stands for Google's and Azure's stores (fake-gcs-server, Azurite: made once, with Go and npm)
+	BAKEHOUSE_REQUIRE_ORT=1 BAKEHOUSE_REQUIRE_GCS=1 BAKEHOUSE_REQUIRE_AZURE=1 cargo test --locked --test store clouds
 
 ort:             ## Fetch ONNX Runtime's library (without it, the embedded engine serves)
 	@scripts/ort.sh >/dev/null

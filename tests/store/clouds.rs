@@ -1,5 +1,5 @@
-//! The same bakes from and to Google Cloud Storage and Azure Blob Storage, as fake-gcs-server and Azurite play them. Both are made when these tests first
-//! need them (`e2e/cluster/components.sh`), and skipped with a word where Go or npm is missing.
+//! The same bakes from and to Google Cloud Storage and Azure Blob Storage, as fake-gcs-server and Azurite play them. `make clouds` makes both
+//! (`e2e/cluster/components.sh`, with Go and npm) and runs these tests; where they were never made, these are skipped with a word.
 
 use std::fs;
 use std::path::Path;
