@@ -43,7 +43,9 @@ impl Server {
     fn request(&self, key: &str, more: &[&str]) -> std::process::Output {
         let url = format!("http://{}:9000/models/{key}", self.address);
         let sign = ["--aws-sigv4", "aws:amz:us-east-1:s3", "-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"];
-        let all = [&["-sS", "--fail", &url, "--user", &self.keys], &sign[..], more].concat();
+        // A service may get its address on this node a moment after its pod is ready.
+        let patient = ["--retry", "10", "--retry-delay", "1", "--retry-connrefused"];
+        let all = [&["-sS", "--fail", &url, "--user", &self.keys], &patient[..], &sign[..], more].concat();
         shell::output("curl", &all)
     }
 

@@ -528,8 +528,9 @@ fn credentials_of_an_identity_are_renewed_before_they_expire() {
     let exchange = serve_tls(&issued, move |head, stream| {
         counted.fetch_add(1, Ordering::Relaxed);
         let ends = jiff::Timestamp::now() + jiff::SignedDuration::from_mins(2);
+        // Without a session's token: versitygw knows none.
         let keys = format!(
-            "<SessionToken>session</SessionToken><SecretAccessKey>{SECRET}</SecretAccessKey><AccessKeyId>{KEY}</AccessKeyId><Expiration>{ends}</Expiration>"
+            "<SessionToken></SessionToken><SecretAccessKey>{SECRET}</SecretAccessKey><AccessKeyId>{KEY}</AccessKeyId><Expiration>{ends}</Expiration>"
         );
         let result = format!(
             "<AssumeRoleWithWebIdentityResult><Credentials>{keys}</Credentials></AssumeRoleWithWebIdentityResult>"
