@@ -6,7 +6,7 @@ use kube::api::{ApiResource, DynamicObject, PostParams};
 use kube::{Api, Resource};
 use serde_json::json;
 
-use crate::support::{BAKE, Case, SOON, message, state};
+use crate::support::{BAKE, Case, SOON, message};
 
 #[tokio::test]
 async fn an_invalid_job_is_refused_with_the_words_of_its_rule() {
