@@ -137,7 +137,7 @@ fn rejected_objects_and_what_is_said() {
         ("spek", json!({}), vec!["spek: unknown field; did you mean 'spec'?".into()]),
         // Unknown fields and wrong types.
         ("/optimization/levle", json!("Light"), vec!["spec.optimization.levle: unknown field; did you mean 'level'?".into()]),
-        ("/colour", json!("red"), vec!["spec.colour: unknown field; allowed are activeDeadlineSeconds, backoffLimit, cache, data, exports, gates, hardware, optimization, output, profile, promotion, runtime, source, storage, suspend, ttlSecondsAfterFinished, worker".into()]),
+        ("/colour", json!("red"), vec!["spec.colour: unknown field; allowed are activeDeadlineSeconds, backoffLimit, cache, data, exports, gates, hardware, managedBy, optimization, output, profile, promotion, runtime, source, storage, suspend, ttlSecondsAfterFinished, worker".into()]),
         ("/hardware/cpu/cores", json!(2), vec!["spec.hardware.cpu.cores: unknown field; allowed are features, threads".into()]),
         ("/gates", json!([{"metric": "Speedup", "minimum": "2"}]), vec!["spec.gates[0].minimum: unknown field; allowed are max, metric, min".into()]),
         ("/suspend", json!("yes"), vec!["spec.suspend: must be true or false, not the string \"yes\"".into()]),
