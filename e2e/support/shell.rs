@@ -7,9 +7,13 @@ fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
+fn ended(program: &str, arguments: &[&str]) -> std::io::Result<Output> {
+    Command::new(program).args(arguments).current_dir(project()).output()
+}
+
 /// Runs a command to its end, however that is.
 pub(crate) fn output(program: &str, arguments: &[&str]) -> Output {
-    let output = Command::new(program).args(arguments).current_dir(project()).output();
+    let output = ended(program, arguments);
     output.unwrap_or_else(|error| panic!("{program}: {error}; `make e2e` brings it"))
 }
 
@@ -24,7 +28,7 @@ pub(crate) fn run(program: &str, arguments: &[&str]) -> String {
 
 /// The same for tidying up: what fails is said, and no reason to fail.
 pub(crate) fn try_run(program: &str, arguments: &[&str]) {
-    let ended = Command::new(program).args(arguments).current_dir(project()).output();
+    let ended = ended(program, arguments);
     if !ended.as_ref().is_ok_and(|output| output.status.success()) {
         eprintln!("{program} {}: {ended:?}", arguments.join(" "));
     }

@@ -8,6 +8,25 @@ use half::{bf16, f16};
 use super::ModelError;
 use super::onnx::{TensorProto, tensor_proto::DataType};
 
+/// The elements of a strided view in row-major order. `strides` count elements of `size` bytes, and every element that they reach lies in `data`.
+pub(crate) fn gathered(shape: &[usize], strides: &[u64], data: &[u8], size: usize) -> Vec<u8> {
+    let count = shape.iter().product::<usize>();
+    let mut out = Vec::with_capacity(count * size);
+    let mut index = vec![0_usize; shape.len()];
+    for _ in 0..count {
+        let at = index.iter().zip(strides).map(|(&i, &stride)| i * stride as usize).sum::<usize>() * size;
+        out.extend_from_slice(&data[at..at + size]);
+        for axis in (0..shape.len()).rev() {
+            index[axis] += 1;
+            if index[axis] < shape[axis] {
+                break;
+            }
+            index[axis] = 0;
+        }
+    }
+    out
+}
+
 /// Element type of a [`Tensor`]. The variants are ONNX's data types of 8 bits and more; narrower ones never leave the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -49,19 +49,14 @@ pub fn settle(job: &ResolvedJob) -> Result<Settled, PackageError> {
     let mut job = job.clone();
     job.source = PinnedFile { path: package.graph(), digest: None };
     let splits = &package.manifest.splits;
-    let Some(path) = splits
-        .validation
-        .as_ref()
-        .map(|split| package.path(&split.file))
-        .or_else(|| job.validation.is_named().then(|| job.validation.path.clone()))
-    else {
-        return Err(needs(format!(
-            "is required: the package {} has no validation split, and without held-out data no gate can pass",
-            package.folder.display()
-        )));
-    };
     if wanted.validation {
-        job.validation.path = path;
+        let split = splits.validation.as_ref().ok_or_else(|| {
+            needs(format!(
+                "is required: the package {} has no validation split, and without held-out data no gate can pass",
+                package.folder.display()
+            ))
+        })?;
+        job.validation.path = package.path(&split.file);
     }
     if let Some(split) = &splits.validation {
         if job.validation.metric.is_none() {

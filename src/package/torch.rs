@@ -10,7 +10,7 @@ use npyz::npz::NpzArchive;
 use serde_json::{Map, Number, Value as Json};
 
 use super::pickle::{self, Storage, TensorRef, Value};
-use crate::model::tensor::element_count;
+use crate::model::tensor::{element_count, gathered};
 use crate::model::{DType, Tensor};
 
 /// The largest pickle that is read: names and shapes, no numbers.
@@ -273,7 +273,7 @@ fn viewed(tensor: &TensorRef, storage: &Bytes) -> Result<(Tensor, u64), String> 
     let (data, own) = if contiguous(&dims, strides) {
         (storage.slice(start..start + count * size), 0)
     } else {
-        (gathered(&dims, strides, &storage[start..], size, count), (count * size) as u64)
+        (gathered(&dims, strides, &storage[start..], size).into(), (count * size) as u64)
     };
     Tensor::from_bytes(*dtype, dims, data).map(|tensor| (tensor, own)).map_err(|e| e.to_string())
 }
@@ -286,24 +286,6 @@ fn contiguous(shape: &[usize], strides: &[u64]) -> bool {
         expected *= d as u64;
         fits
     })
-}
-
-/// The elements of a view in row-major order.
-fn gathered(shape: &[usize], strides: &[u64], data: &[u8], size: usize, count: usize) -> Bytes {
-    let mut out = Vec::with_capacity(count * size);
-    let mut index = vec![0_usize; shape.len()];
-    for _ in 0..count {
-        let at = index.iter().zip(strides).map(|(&i, &stride)| i * stride as usize).sum::<usize>() * size;
-        out.extend_from_slice(&data[at..at + size]);
-        for axis in (0..shape.len()).rev() {
-            index[axis] += 1;
-            if index[axis] < shape[axis] {
-                break;
-            }
-            index[axis] = 0;
-        }
-    }
-    out.into()
 }
 
 /// A value as JSON. What JSON cannot say becomes a text.

@@ -66,18 +66,7 @@ impl Store {
 
     /// The bytes of a file in a folder; `None` when there is none.
     pub fn read(&self, field: &str, folder: &Location, name: &str) -> Result<Option<Bytes>, StoreError> {
-        let (object, at) = entry(field, folder, name);
-        self.runtime.block_on(async {
-            let read = async {
-                let bucket = self.bucket(&at, &object).await?;
-                Ok::<_, Failed>(bucket.get(&object.path(&at)?).await?.bytes().await?)
-            };
-            match read.await.map_err(|error| at.failed(error)) {
-                Ok(bytes) => Ok(Some(bytes)),
-                Err(error) if error.is_missing() => Ok(None),
-                Err(error) => Err(error),
-            }
-        })
+        self.read_at_most(field, folder, name, u64::MAX)
     }
 
     /// The bytes of a file in a folder, which may have `most` of them; `None` when there is none.
@@ -98,11 +87,7 @@ impl Store {
                 }
                 Ok(got.bytes().await?)
             };
-            match read.await.map_err(|error| at.failed(error)) {
-                Ok(bytes) => Ok(Some(bytes)),
-                Err(error) if error.is_missing() => Ok(None),
-                Err(error) => Err(error),
-            }
+            found(&at, read.await)
         })
     }
 
@@ -114,11 +99,7 @@ impl Store {
                 let bucket = self.bucket(&at, &object).await?;
                 Ok::<_, Failed>(bucket.head(&object.path(&at)?).await?)
             };
-            match head.await.map_err(|error| at.failed(error)) {
-                Ok(_) => Ok(true),
-                Err(error) if error.is_missing() => Ok(false),
-                Err(error) => Err(error),
-            }
+            Ok(found(&at, head.await)?.is_some())
         })
     }
 
@@ -131,13 +112,19 @@ impl Store {
                     let bucket = self.bucket(&at, &object).await?;
                     Ok::<_, Failed>(bucket.delete(&object.path(&at)?).await?)
                 };
-                match delete.await.map_err(|error| at.failed(error)) {
-                    Err(error) if !error.is_missing() => return Err(error),
-                    _ => {}
-                }
+                found(&at, delete.await)?;
             }
             Ok(())
         })
+    }
+}
+
+/// What came of asking for an object; `None` when it is just not there.
+fn found<T>(at: &At, asked: Result<T, Failed>) -> Result<Option<T>, StoreError> {
+    match asked.map_err(|error| at.failed(error)) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

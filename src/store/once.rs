@@ -5,7 +5,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload}
 use sha2::{Digest, Sha256};
 
 use super::error::{Failed, StoreError};
-use super::{Location, Store, entry};
+use super::{Location, Store, entry, found};
 use crate::api::digest::hex;
 
 impl Store {
@@ -36,11 +36,7 @@ impl Store {
                 }
                 Ok::<_, Failed>(hex(&hash.finalize()))
             };
-            match hashed.await.map_err(|error| at.failed(error)) {
-                Ok(found) => Ok(Some(found)),
-                Err(error) if error.is_missing() => Ok(None),
-                Err(error) => Err(error),
-            }
+            found(&at, hashed.await)
         })
     }
 }

@@ -28,8 +28,12 @@ pub(super) fn named_by(report: &[u8]) -> serde_json::Result<Vec<String>> {
 
 /// The artifacts that lie in their folder.
 pub(super) fn inside(artifacts: &[Artifact]) -> impl Iterator<Item = &Artifact> {
-    let normal = |part| matches!(part, std::path::Component::Normal(_));
-    artifacts.iter().filter(move |artifact| Path::new(&artifact.file).components().all(normal))
+    artifacts.iter().filter(|artifact| stays_inside(&artifact.file))
+}
+
+/// Whether a name is one of a file in the folder that it is looked for in.
+pub(super) fn stays_inside(name: &str) -> bool {
+    !name.is_empty() && Path::new(name).components().all(|part| matches!(part, std::path::Component::Normal(_)))
 }
 
 fn folder(output: &Path) -> Outcome {

@@ -52,6 +52,14 @@ impl std::fmt::Display for Failed {
     }
 }
 
+/// A folder for what is on its way; it goes with the value.
+pub(crate) fn scratch() -> Result<HeldFolder, Failed> {
+    HeldFolder::temporary().map_err(|error| Failed {
+        reason: Reason::OutputUnwritable,
+        message: format!("cannot make a folder for temporary files: {error}. Set TMPDIR to one that may be written."),
+    })
+}
+
 impl From<BakeError> for Failed {
     fn from(error: BakeError) -> Self {
         Self { reason: error.reason(), message: error.to_string() }

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{Baked, Failed, clean};
+use super::{Baked, Failed, clean, scratch};
 use crate::api::digest::sha256_hex;
 use crate::api::wire::Outcome;
 use crate::api::{Reason, ResolvedJob};
@@ -40,12 +40,7 @@ impl Place {
     /// Makes room for the job's files; `None` when all of them are on this machine already.
     pub(super) fn of(job: &ResolvedJob) -> Result<Option<Self>, Failed> {
         let mut job = job.clone();
-        let folder = HeldFolder::temporary().map_err(|error| Failed {
-            reason: Reason::OutputUnwritable,
-            message: format!(
-                "cannot make a folder for temporary files: {error}. Set TMPDIR to one that may be written."
-            ),
-        })?;
+        let folder = scratch()?;
         let package = named(&job.source.path)
             .filter(|uri| uri.ends_with('/'))
             .map(|uri| Location::folder(SOURCE, uri))

@@ -36,26 +36,22 @@ fn local(folder: &Path, data: Option<&Path>, options: &Options) -> Result<Verifi
 
 #[cfg(feature = "store")]
 mod remote {
-    use std::path::{Component, Path, PathBuf};
+    use std::path::{Path, PathBuf};
 
     use serde_json::Value;
 
     use super::{Failed, Options, REPORT, Reason, Verification, local};
     use crate::bake::verify::Holds;
     use crate::package::phase7::MANIFEST_FILE;
-    use crate::signals::HeldFolder;
     use crate::store::{Fetch, Location, Store, named};
+    use crate::worker::clean::stays_inside;
+    use crate::worker::scratch;
 
     /// What messages call the place.
     const FIELD: &str = "verify";
 
     pub(super) fn verify(target: &Path, data: Option<&Path>, options: &Options) -> Result<Verification, Failed> {
-        let held = HeldFolder::temporary().map_err(|error| Failed {
-            reason: Reason::OutputUnwritable,
-            message: format!(
-                "cannot make a folder for temporary files: {error}. Set TMPDIR to one that may be written."
-            ),
-        })?;
+        let held = scratch()?;
         let store = Store::new(None)?;
         let mut called = Vec::new();
         let mut folder = target.to_owned();
@@ -121,10 +117,6 @@ mod remote {
             Err(error) if !error.is_missing() => Err(error.into()),
             _ => Ok(()),
         }
-    }
-
-    fn stays_inside(name: &str) -> bool {
-        !name.is_empty() && Path::new(name).components().all(|c| matches!(c, Component::Normal(_)))
     }
 
     fn make(folder: &Path) -> Result<(), Failed> {

@@ -6,12 +6,12 @@ use std::fs;
 use std::io::Write;
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::http::{Request, answer, ask, serve};
-use super::tools::{await_port, free_port};
+use super::tools::{free_port, listening};
 
 pub(crate) struct Gcs {
     child: Child,
@@ -25,18 +25,13 @@ impl Gcs {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("data").join(bucket)).unwrap();
         let port = free_port();
-        let log = fs::File::create(root.path().join("log")).unwrap();
-        let mut child = Command::new(program)
+        let mut command = Command::new(program);
+        command
             .args(["-scheme", "http", "-host", "127.0.0.1", "-backend", "memory", "-log-level", "warn"])
             .args(["-port", &port.to_string(), "-public-host", &format!("127.0.0.1:{port}")])
             .arg("-data")
-            .arg(root.path().join("data"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        await_port(&mut child, port, &root.path().join("log"));
+            .arg(root.path().join("data"));
+        let child = listening(&mut command, port, root.path());
         let wire = Wire { server: port, next: AtomicUsize::new(1), uploads: Mutex::default() };
         Self { child, _root: root, port: serve(move |client| wire.pass(client)) }
     }

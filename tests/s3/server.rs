@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use super::tls::issued;
-use super::tools::{await_port, cached, free_port};
+use super::tools::{cached, free_port, listening};
 
 pub(crate) const KEY: &str = "bakehouse-test-key";
 pub(crate) const SECRET: &str = "bakehouse-test-secret";
@@ -54,22 +54,16 @@ impl Server {
     fn with(gateway: &Path, scheme: &str, root: tempfile::TempDir, flags: &[&str]) -> Self {
         fs::create_dir(root.path().join("buckets")).unwrap();
         let port = free_port();
-        let log = fs::File::create(root.path().join("log")).unwrap();
-        let child = Command::new(gateway)
+        let mut command = Command::new(gateway);
+        command
             .env("ROOT_ACCESS_KEY", KEY)
             .env("ROOT_SECRET_KEY", SECRET)
             .args(["--port", &format!("127.0.0.1:{port}")])
             .args(flags)
             .arg("posix")
-            .arg(root.path().join("buckets"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut server = Self { child, root, endpoint: format!("{scheme}://127.0.0.1:{port}"), port };
-        await_port(&mut server.child, port, &server.root.path().join("log"));
-        server
+            .arg(root.path().join("buckets"));
+        let child = listening(&mut command, port, root.path());
+        Self { child, root, endpoint: format!("{scheme}://127.0.0.1:{port}"), port }
     }
 
     pub(crate) fn endpoint(&self) -> &str {

@@ -3,7 +3,7 @@
 use std::fs;
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// What `e2e/cluster/components.sh` makes of this name. Where it does not lie in the cache, it is made when the variable is set, and must be;
@@ -43,13 +43,21 @@ pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-/// Returns when somebody listens; panics with the log when the server ends before, or is too slow.
-pub(crate) fn await_port(child: &mut Child, port: u16, log: &Path) {
+/// Starts a server and returns when it listens; panics with its log when it ends before, or is too slow. The log lies in `root`.
+pub(crate) fn listening(server: &mut Command, port: u16, root: &Path) -> Child {
+    let path = root.join("log");
+    let log = fs::File::create(&path).unwrap();
+    server.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log);
+    let mut child = server.spawn().unwrap();
     let started = Instant::now();
     while TcpStream::connect(("127.0.0.1", port)).is_err() {
         let ended = child.try_wait().unwrap();
-        let log = fs::read_to_string(log).unwrap();
-        assert!(ended.is_none() && started.elapsed() < Duration::from_mins(1), "no server ({ended:?}): {log}");
+        let log = fs::read_to_string(&path).unwrap();
+        if ended.is_some() || started.elapsed() > Duration::from_mins(1) {
+            let _ = child.kill();
+            panic!("no server ({ended:?}): {log}");
+        }
         std::thread::sleep(Duration::from_millis(20));
     }
+    child
 }

@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
 use bakehouse::api::Reason;
 use bakehouse::api::digest::sha256_hex;
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use crate::s3::gcs::Gcs;
 use crate::s3::pod::Pod;
-use crate::s3::tools::{await_port, free_port, made};
+use crate::s3::tools::{free_port, listening, made};
 use crate::s3::wide;
 use crate::with;
 
@@ -108,19 +108,14 @@ struct Azurite {
 impl Azurite {
     fn start(program: &Path, container: &str) -> Self {
         let (root, port) = (tempfile::tempdir().unwrap(), free_port());
-        let log = fs::File::create(root.path().join("log")).unwrap();
-        let mut child = Command::new("node")
+        let mut command = Command::new("node");
+        command
             .arg(program)
             .args(["--blobHost", "127.0.0.1", "--blobPort", &port.to_string(), "--silent", "--skipApiVersionCheck"])
             .arg("--location")
             .arg(root.path())
-            .env("AZURITE_ACCOUNTS", format!("{ACCOUNT}:{KEY}"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        await_port(&mut child, port, &root.path().join("log"));
+            .env("AZURITE_ACCOUNTS", format!("{ACCOUNT}:{KEY}"));
+        let child = listening(&mut command, port, root.path());
         let server = Self { child, _root: root, port };
         let made =
             Command::new("node").args(["-e", CONTAINER, &port.to_string(), ACCOUNT, KEY, container]).output().unwrap();

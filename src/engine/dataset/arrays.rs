@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::Limits;
 use crate::api::digest::{sha256_hex, sha256_hex_of};
 use crate::engine::EngineError;
-use crate::model::tensor::element_count;
+use crate::model::tensor::{element_count, gathered};
 use crate::model::{DType, Tensor, safetensors};
 
 /// Arrays of a file by name.
@@ -188,24 +188,11 @@ fn dtype_of(descr: &str) -> Result<(DType, bool), String> {
 
 /// Reorders column-major (Fortran) elements of `size` bytes to row-major.
 fn to_row_major(data: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
-    let mut out = Vec::with_capacity(data.len());
-    let mut strides = vec![1_usize; shape.len()];
+    let mut strides = vec![1_u64; shape.len()];
     for axis in 1..shape.len() {
-        strides[axis] = strides[axis - 1] * shape[axis - 1];
+        strides[axis] = strides[axis - 1] * shape[axis - 1] as u64;
     }
-    let mut index = vec![0_usize; shape.len()];
-    for _ in 0..data.len() / size {
-        let at = index.iter().zip(&strides).map(|(i, s)| i * s).sum::<usize>() * size;
-        out.extend_from_slice(&data[at..at + size]);
-        for axis in (0..shape.len()).rev() {
-            index[axis] += 1;
-            if index[axis] < shape[axis] {
-                break;
-            }
-            index[axis] = 0;
-        }
-    }
-    out
+    gathered(shape, &strides, data, size)
 }
 
 #[cfg(test)]

@@ -33,17 +33,11 @@ const KILLED: i32 = 137;
 /// The Job of an attempt.
 pub fn bake(job: &Validated, attempt: &Attempt) -> Job {
     let assignment = Assignment {
-        task: Task::Bake,
-        name: job.name.clone(),
-        namespace: job.namespace.clone(),
-        uid: job.uid.clone(),
         run: attempt.run,
         attempt: attempt.number,
         low_memory: attempt.low_memory,
         device: attempt.placement.device,
-        gate_floors: job.defaults.gate_floors.clone(),
-        candidate: None,
-        spec: job.spec.clone(),
+        ..assignment(job, Task::Bake)
     };
     let name = names::job(&job.name, attempt.run, attempt.number);
     let (mut labels, annotations) = metadata(job, &assignment);
@@ -76,19 +70,7 @@ pub fn bake(job: &Validated, attempt: &Attempt) -> Job {
 /// The Job that deletes the output of a `BakeJob` that is going. No owner reference leads to that: a foreground deletion (Argo CD's, which asks
 /// for it every two seconds) takes all that the `BakeJob` owns first, and this Job with it, again and again.
 pub fn cleanup(job: &Validated) -> Job {
-    let assignment = Assignment {
-        task: Task::Clean,
-        name: job.name.clone(),
-        namespace: job.namespace.clone(),
-        uid: job.uid.clone(),
-        run: job.status.runs.unwrap_or(0),
-        attempt: 0,
-        low_memory: true,
-        device: GivenDevice::Cpu,
-        gate_floors: Vec::new(),
-        candidate: None,
-        spec: job.spec.clone(),
-    };
+    let assignment = Assignment { gate_floors: Vec::new(), ..assignment(job, Task::Clean) };
     let (labels, annotations) = metadata(job, &assignment);
     let mut notes = annotations.clone();
     notes.insert(names::NOTE_OWNER.to_owned(), job.uid.clone());
@@ -111,19 +93,8 @@ pub fn cleanup(job: &Validated) -> Job {
 pub fn promotion(job: &Validated) -> Job {
     let artifact = job.status.artifacts.first().map(|artifact| artifact.sha256.clone());
     let report = job.status.report.as_ref().map(|report| report.sha256.clone());
-    let assignment = Assignment {
-        task: Task::Promote,
-        name: job.name.clone(),
-        namespace: job.namespace.clone(),
-        uid: job.uid.clone(),
-        run: job.status.runs.unwrap_or(0),
-        attempt: 0,
-        low_memory: true,
-        device: GivenDevice::Cpu,
-        gate_floors: job.defaults.gate_floors.clone(),
-        candidate: artifact.zip(report).map(|(artifact, report)| Candidate { artifact, report }),
-        spec: job.spec.clone(),
-    };
+    let candidate = artifact.zip(report).map(|(artifact, report)| Candidate { artifact, report });
+    let assignment = Assignment { candidate, ..assignment(job, Task::Promote) };
     let (labels, annotations) = metadata(job, &assignment);
     let template = pod::template(job, &assignment, &anywhere(), labels.clone(), annotations.clone());
     Job {
@@ -136,6 +107,23 @@ pub fn promotion(job: &Validated) -> Job {
             ..job_spec()
         }),
         status: None,
+    }
+}
+
+/// What a worker is told of a job, for a task that is no attempt of a bake and needs no device.
+fn assignment(job: &Validated, task: Task) -> Assignment {
+    Assignment {
+        task,
+        name: job.name.clone(),
+        namespace: job.namespace.clone(),
+        uid: job.uid.clone(),
+        run: job.status.runs.unwrap_or(0),
+        attempt: 0,
+        low_memory: true,
+        device: GivenDevice::Cpu,
+        gate_floors: job.defaults.gate_floors.clone(),
+        candidate: None,
+        spec: job.spec.clone(),
     }
 }
 

@@ -9,6 +9,7 @@ use super::promotion::{self, Promotion};
 use super::{Action, EventReason, EventSpec, Plan, conditions};
 use crate::api::bakejob::{BakeJobStatus, HardwareStatus};
 use crate::api::state::{State, Truth};
+use crate::operator::facts::JobFacts;
 use crate::operator::validate::Validated;
 
 /// A plan in the making: the status as it is changed, and what is to be done.
@@ -34,6 +35,15 @@ impl<'j> Draft<'j> {
 
     pub(super) fn act(&mut self, action: Action) {
         self.actions.push(action);
+    }
+
+    /// Lets a Job of an ended run go: it is stopped, or deletes itself later. Only once its end is in the status; it would be created again otherwise.
+    pub(super) fn tidy(&mut self, left: &JobFacts) {
+        match &left.end {
+            None => self.act(Action::DeleteJob { job: left.name.clone(), uid: left.uid.clone() }),
+            Some(_) if left.ttl.is_none() => self.act(Action::Expire { job: left.name.clone() }),
+            Some(_) => {}
+        }
     }
 
     pub(super) fn event(&mut self, warning: bool, reason: EventReason, note: impl Into<String>) {

@@ -13,12 +13,7 @@ use crate::operator::validate::{Validated, ended_at};
 pub(super) fn decide(job: &Validated, seen: &Observed, now: Timestamp) -> Plan {
     let mut draft = Draft::new(job, job.status.clone(), now);
     for left in seen.jobs.iter().filter(|j| j.task == Task::Bake && !j.deleting) {
-        match &left.end {
-            None => draft.act(Action::DeleteJob { job: left.name.clone(), uid: left.uid.clone() }),
-            // Only now: a Job that deletes itself before its end is in the status would be baked again.
-            Some(_) if left.ttl.is_none() => draft.act(Action::Expire { job: left.name.clone() }),
-            Some(_) => {}
-        }
+        draft.tidy(left);
     }
     if let (Some(state), Some(message)) = (conditions::state(&job.status), conditions::message(&job.status)) {
         let message = message.to_owned();

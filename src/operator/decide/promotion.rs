@@ -106,19 +106,14 @@ pub(super) fn job_name(job: &Validated, status: &BakeJobStatus) -> String {
 
 /// Takes the promotion of an ended run one step further.
 pub(super) fn advance(draft: &mut Draft<'_>, seen: &Observed, state: State) -> Promotion {
-    let outlook = outlook(draft.job, &draft.status, state);
-    let promotes = |j: &&JobFacts| j.task == Task::Promote && !j.deleting;
-    let Promotion::Under(_) = outlook else {
-        for left in seen.jobs.iter().filter(promotes) {
-            tidy(draft, left);
-        }
-        return outlook;
+    let outlook = match (outlook(draft.job, &draft.status, state), failed_before(draft.job)) {
+        (Promotion::Under(_), Some(message)) => Promotion::Failed(message),
+        (outlook, _) => outlook,
     };
-    if let Some(message) = failed_before(draft.job) {
-        for left in seen.jobs.iter().filter(promotes) {
-            tidy(draft, left);
-        }
-        return Promotion::Failed(message);
+    let promotes = |j: &&JobFacts| j.task == Task::Promote && !j.deleting;
+    if !matches!(outlook, Promotion::Under(_)) {
+        seen.jobs.iter().filter(promotes).for_each(|left| draft.tidy(left));
+        return outlook;
     }
     let name = job_name(draft.job, &draft.status);
     for other in seen.jobs.iter().filter(promotes).filter(|j| j.name != name && j.end.is_none()) {
@@ -144,14 +139,6 @@ pub(super) fn advance(draft: &mut Draft<'_>, seen: &Observed, state: State) -> P
 fn failed_before(job: &Validated) -> Option<String> {
     let condition = job.status.conditions.iter().find(|c| c.type_ == PROMOTED && c.reason == FAILED)?;
     (condition.observed_generation == Some(job.generation)).then(|| condition.message.clone())
-}
-
-fn tidy(draft: &mut Draft<'_>, left: &JobFacts) {
-    match &left.end {
-        None => draft.act(Action::DeleteJob { job: left.name.clone(), uid: left.uid.clone() }),
-        Some(_) if left.ttl.is_none() => draft.act(Action::Expire { job: left.name.clone() }),
-        Some(_) => {}
-    }
 }
 
 /// What the pod of an ended Job said.

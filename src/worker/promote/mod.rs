@@ -16,13 +16,12 @@ use std::path::Path;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::{Failed, clean, outcome};
+use super::{Failed, clean, outcome, scratch};
 use crate::api::bakejob::{FileRef, GateSpec, GateStatus, Storage, Verdict};
 use crate::api::digest::sha256_hex;
 use crate::api::wire::{Assignment, Outcome};
 use crate::api::{Reason, ResolvedJob, floor};
 use crate::bake::Report;
-use crate::signals::HeldFolder;
 pub(crate) use ledger::{Act, Entry, Origin};
 use ledger::{Listed, VERSION};
 use place::{Item, Place, changed};
@@ -209,7 +208,7 @@ fn passed(from: &Place, order: &Order) -> Result<Passed, Failed> {
     Ok(Passed { model, files })
 }
 
-/// Copies what is not there yet, then looks at all of it where it lies now. `put` tells what was written, whatever happens.
+/// Copies what does not lie there yet as it is said to be, then looks at that where it lies now. `put` tells what was written, whatever happens.
 fn copy(from: &Place, to: &Place, files: &[Item], put: &mut Vec<Item>) -> Result<(), Failed> {
     let mut missing = Vec::new();
     for item in files {
@@ -217,10 +216,7 @@ fn copy(from: &Place, to: &Place, files: &[Item], put: &mut Vec<Item>) -> Result
             missing.push(item.clone());
         }
     }
-    let scratch = HeldFolder::temporary().map_err(|error| Failed {
-        reason: Reason::OutputUnwritable,
-        message: format!("cannot make a folder for temporary files: {error}. Set TMPDIR to one that may be written."),
-    })?;
+    let scratch = scratch()?;
     let local = from.local(&missing, scratch.path())?;
     verify(&Place::Folder(local.clone()), &missing, from)?;
     for item in &missing {
@@ -228,7 +224,8 @@ fn copy(from: &Place, to: &Place, files: &[Item], put: &mut Vec<Item>) -> Result
         put.push(item.clone());
         to.put(&local, item)?;
     }
-    verify(to, files, to)
+    // The others were looked at when it was asked what is missing.
+    verify(to, &missing, to)
 }
 
 /// Makes sure that every file lies there as it is said to be; messages call the place `called`.
