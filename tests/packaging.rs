@@ -133,7 +133,7 @@ impl World {
     }
 
     fn completes(&mut self, message: Option<String>) {
-        self.pod(PodState::Succeeded { message });
+        self.pod(PodState::Succeeded { at: None, message });
         self.seen.jobs.last_mut().unwrap().end = Some(JobEnd::Complete { at: self.now });
     }
 

@@ -116,6 +116,15 @@ async fn measure(options: &Options) {
             operator::metric("rest_client_requests_total") / jobs
         ),
     );
+    row("of them", &operator::requests());
+    row(
+        "looks",
+        &format!(
+            "{:.1} a lifecycle, {:.0} came to nothing and were repeated",
+            operator::metric("controller_runtime_reconcile_total") / jobs,
+            operator::metric("controller_runtime_reconcile_errors_total"),
+        ),
+    );
     row("Job complete -> CR terminal", &watched.delays());
     for (name, seconds) in used {
         row(&name, &format!("{seconds:.1} CPU s, {:.0} % of one core", 100.0 * seconds / took));

@@ -73,6 +73,23 @@ pub(crate) fn writes() -> f64 {
     sum("rest_client_requests_total", |line| !line.contains("method=\"GET\""))
 }
 
+/// Its requests by method and code, as `PATCH 409: 12`.
+pub(crate) fn requests() -> String {
+    let text = get("/metrics").unwrap_or_default();
+    let mut rows: Vec<String> = text
+        .lines()
+        .filter_map(|line| {
+            let (labels, count) = line.strip_prefix("rest_client_requests_total{")?.split_once("} ")?;
+            let of = |label: &str| {
+                labels.split(',').find_map(|l| l.strip_prefix(label)?.strip_prefix("=\"")?.strip_suffix('"'))
+            };
+            Some(format!("{} {}: {count}", of("method")?, of("code")?))
+        })
+        .collect();
+    rows.sort();
+    rows.join(", ")
+}
+
 fn sum(name: &str, which: impl Fn(&str) -> bool) -> f64 {
     let text = get("/metrics").unwrap_or_default();
     let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && which(line);

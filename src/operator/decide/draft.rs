@@ -109,6 +109,13 @@ impl<'j> Draft<'j> {
         self.plan()
     }
 
+    /// Leaves what was said as it is, and that is the plan.
+    pub(super) fn say_no_more(mut self, state: State) -> Plan {
+        let message = conditions::message(&self.status).unwrap_or_default().to_owned();
+        self.conditions(state, &message);
+        self.plan()
+    }
+
     /// Sets the conditions of a state, without an event.
     pub(super) fn conditions(&mut self, state: State, message: &str) {
         let promotion = promotion::outlook(self.job, &self.status, state);

@@ -11,7 +11,7 @@ pub(super) struct View {
     pub(super) state: State,
     pub(super) message: String,
     pub(super) node: Option<String>,
-    /// Since when no node takes the pod.
+    /// Since when it is so, as far as the pod tells: since it was made, unless no node takes it or it has ended.
     pub(super) since: Option<Timestamp>,
 }
 
@@ -23,23 +23,23 @@ pub(super) fn view(pods: &[&PodFacts], silent: impl Fn(&str) -> bool) -> View {
     };
     let place = pod.node.as_ref().map_or_else(String::new, |node| format!(" on node {node}"));
     let name = format!("Pod {}{place}", pod.name);
-    let mut since = None;
     let lost = pod.lost || pod.node.as_deref().is_some_and(silent);
     let (state, message) = match &pod.state {
         PodState::Running { reachable } if lost || !reachable => {
             (State::NodeUnreachable, format!("{name} runs, but its node does not answer"))
         }
         _ if pod.deleting => (State::Retrying, format!("{name} is being stopped; the Job makes a new one")),
-        PodState::Unschedulable { since: when, message } => {
-            since = when.or(pod.created);
-            (unschedulable(message), format!("{name}: {message}"))
-        }
+        PodState::Unschedulable { message, .. } => (unschedulable(message), format!("{name}: {message}")),
         PodState::ImagePull { message } => (State::ImagePullFailed, format!("{name}: {message}")),
         PodState::Config { message } => (State::ContainerConfigError, format!("{name}: {message}")),
         PodState::Pending => (State::Starting, format!("{name} is being prepared")),
         PodState::Running { .. } => (State::Running, format!("{name} bakes")),
         PodState::Succeeded { .. } => (State::Running, format!("{name} has ended; the Job is about to")),
         PodState::Failed(end) => (State::Retrying, format!("{name}: {}; the Job makes a new one", end.detail)),
+    };
+    let since = match pod.state {
+        PodState::Unschedulable { since: at, .. } | PodState::Succeeded { at, .. } => at.or(pod.created),
+        _ => pod.created,
     };
     View { state, message, node: pod.node.clone(), since }
 }
@@ -77,7 +77,7 @@ mod tests {
             (PodState::Running { reachable: false }, false, State::NodeUnreachable, "does not answer"),
             (PodState::Running { reachable: false }, true, State::NodeUnreachable, "does not answer"),
             (PodState::Running { reachable: true }, true, State::Retrying, "being stopped"),
-            (PodState::Succeeded { message: None }, false, State::Running, ""),
+            (PodState::Succeeded { at: None, message: None }, false, State::Running, ""),
             (PodState::Failed(PodEnd { detail: words(), ..PodEnd::default() }), false, State::Retrying, "words"),
         ];
         for (state, deleting, expected, words) in table {

@@ -144,7 +144,7 @@ fn failed_before(job: &Validated) -> Option<String> {
 /// What the pod of an ended Job said.
 fn said(seen: &Observed, job: &JobFacts) -> Option<Outcome> {
     seen.pods_of(&job.name).into_iter().rev().find_map(|pod| match &pod.state {
-        PodState::Succeeded { message } => message.as_deref().and_then(Outcome::parse),
+        PodState::Succeeded { message, .. } => message.as_deref().and_then(Outcome::parse),
         PodState::Failed(end) => end.message.as_deref().and_then(Outcome::parse),
         _ => None,
     })

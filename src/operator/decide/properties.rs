@@ -49,7 +49,7 @@ fn pod_state() -> impl Strategy<Value = PodState> {
         Just(PodState::ImagePull { message: "no image".into() }),
         Just(PodState::Config { message: "no secret".into() }),
         any::<bool>().prop_map(|reachable| PodState::Running { reachable }),
-        outcome().prop_map(|message| PodState::Succeeded { message }),
+        outcome().prop_map(|message| PodState::Succeeded { at: None, message }),
         pod_end().prop_map(PodState::Failed),
     ]
 }

@@ -12,7 +12,7 @@ use crate::operator::facts::{JobFacts, Observed, PodState};
 
 pub(super) fn complete(mut draft: Draft<'_>, seen: &Observed, job: &JobFacts, at: Timestamp) -> Plan {
     let ended = seen.pods_of(&job.name).into_iter().rev().find_map(|pod| match &pod.state {
-        PodState::Succeeded { message } => Some((pod, message.as_deref())),
+        PodState::Succeeded { message, .. } => Some((pod, message.as_deref())),
         _ => None,
     });
     let Some((pod, message)) = ended else {

@@ -20,6 +20,10 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(10);
 /// How often Kueue is asked why a Job waits.
 const KUEUE_EVERY: Duration = Duration::from_secs(15);
 
+/// For how long an ordinary step on the way of a pod may last before the status tells of it. Most pass in moments, and to write each would be
+/// most of what the operator writes.
+const PASSING: Duration = Duration::from_secs(3);
+
 /// How many earlier runs the status remembers.
 const HISTORY: usize = 5;
 
@@ -147,9 +151,6 @@ fn active(mut draft: Draft<'_>, seen: &Observed, current: &JobFacts) -> Plan {
     }
     let silent = |name: &str| seen.nodes.iter().flat_map(|nodes| nodes.iter()).any(|n| n.name == name && !n.reachable);
     let view = pods::view(&pods, silent);
-    if view.node.is_some() {
-        draft.hardware().node.clone_from(&view.node);
-    }
     if view.state == State::Unschedulable && falls_back(job, current) {
         let since = view.since.or(current.started).or(current.created).unwrap_or(draft.now);
         let until = since.saturating_add(job.defaults.fallback_after).unwrap_or(Timestamp::MAX);
@@ -166,7 +167,25 @@ fn active(mut draft: Draft<'_>, seen: &Observed, current: &JobFacts) -> Plan {
         progress(&mut draft.status, seen);
         draft.wake_in(PROGRESS_EVERY);
     }
-    draft.say(view.state, &view.message)
+    let since = view.since.or(current.created).unwrap_or(draft.now);
+    let told = since.saturating_add(PASSING).unwrap_or(Timestamp::MAX);
+    match conditions::state(&draft.status) {
+        Some(before) if draft.now < told && on_its_way(before) && on_its_way(view.state) => {
+            draft.wake_at(told);
+            draft.say_no_more(before)
+        }
+        _ => {
+            if view.node.is_some() {
+                draft.hardware().node = view.node;
+            }
+            draft.say(view.state, &view.message)
+        }
+    }
+}
+
+/// Whether nothing is wrong with the pod.
+fn on_its_way(state: State) -> bool {
+    matches!(state, State::Starting | State::Running)
 }
 
 /// Whether a CPU may take over from the device of this attempt.

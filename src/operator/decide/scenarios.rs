@@ -36,6 +36,40 @@ fn a_job_is_baked_and_its_result_is_in_the_status() {
 }
 
 #[test]
+fn steps_that_pass_in_moments_are_not_written() {
+    let mut world = World::new(&json!({}));
+    world.step();
+    world.settle();
+    for state in [PodState::Pending, RUNNING] {
+        world.pod(state);
+        world.seen.pods[0].created = Some(world.now);
+        let plan = world.plan();
+        assert_eq!(serde_json::to_value(&plan.status).unwrap(), world.object["status"]);
+        assert!(plan.requeue.is_some_and(|wait| wait <= s(3)), "it is looked at again: {:?}", plan.requeue);
+    }
+    world.wait(s(3));
+    assert_eq!(world.settle(), State::Running);
+    world.pod(PodState::Succeeded { at: Some(world.now), message: None });
+    assert!(world.message().contains("bakes"));
+    world.settle();
+    assert!(world.message().contains("bakes"));
+    world.wait(s(3));
+    world.settle();
+    assert!(world.message().contains("the Job is about to"), "a Job controller that hangs is told of");
+}
+
+#[test]
+fn trouble_on_the_way_is_told_at_once() {
+    let mut world = World::new(&json!({}));
+    world.step();
+    world.pod(PodState::Unschedulable { since: Some(world.now), message: "0/2 nodes".into() });
+    assert_eq!(world.settle(), State::Unschedulable);
+    world.pod(PodState::Pending);
+    world.seen.pods[0].created = Some(world.now);
+    assert_eq!(world.settle(), State::Starting, "and that it is over");
+}
+
+#[test]
 fn a_missed_gate_is_a_success_that_is_not_ready() {
     for (reason, gate, gate_reason) in
         [(Reason::GateFailed, "False", "ThresholdMissed"), (Reason::GateInconclusive, "Unknown", "Inconclusive")]

@@ -147,7 +147,7 @@ impl World {
         self.seen.jobs.last_mut().unwrap()
     }
 
-    /// The newest Job gets a pod in this state; an unfinished one of it is replaced.
+    /// The newest Job gets a pod in this state, for long enough to be told of; an unfinished one of it is replaced.
     pub(super) fn pod(&mut self, state: PodState) {
         let job = self.newest().name.clone();
         self.made += 1;
@@ -155,7 +155,7 @@ impl World {
         self.seen.pods.push(PodFacts {
             name: format!("pod-{}", self.made),
             job,
-            created: Some(self.now),
+            created: Some(self.now.checked_sub(s(10)).unwrap()),
             node: Some("n1".into()),
             deleting: false,
             lost: false,
@@ -165,7 +165,7 @@ impl World {
 
     /// The pod ends with code 0 and this outcome; the Job with it.
     pub(super) fn complete(&mut self, outcome: &Outcome) {
-        self.pod(PodState::Succeeded { message: Some(outcome.to_message()) });
+        self.pod(PodState::Succeeded { at: None, message: Some(outcome.to_message()) });
         let at = self.now;
         self.newest().end = Some(JobEnd::Complete { at });
     }

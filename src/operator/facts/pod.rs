@@ -54,6 +54,8 @@ pub enum PodState {
     },
     /// It ended with code 0.
     Succeeded {
+        /// When.
+        at: Option<Timestamp>,
         /// The termination message.
         message: Option<String>,
     },
@@ -119,7 +121,10 @@ fn state(status: &PodStatus) -> PodState {
     let ended = worker.and_then(|c| c.state.as_ref()).and_then(|s| s.terminated.as_ref());
     let condition = |kind: &str| status.conditions.iter().flatten().find(|c| c.type_ == kind);
     match status.phase.as_deref() {
-        Some("Succeeded") => PodState::Succeeded { message: ended.and_then(|e| e.message.clone()) },
+        Some("Succeeded") => PodState::Succeeded {
+            at: ended.and_then(|e| at(e.finished_at.as_ref())),
+            message: ended.and_then(|e| e.message.clone()),
+        },
         Some("Failed") => PodState::Failed(failed(status, ended, condition("DisruptionTarget"))),
         Some("Running") => {
             let lost = condition("Ready")

@@ -31,6 +31,8 @@ pub(super) struct Applied {
     pub(super) version: Option<String>,
     /// Whether the `BakeJob` itself is deleted.
     pub(super) deleted: bool,
+    /// The UID of the Job of an attempt, when this plan made it.
+    pub(super) made: Option<String>,
 }
 
 pub(super) async fn apply(
@@ -41,13 +43,13 @@ pub(super) async fn apply(
 ) -> Result<Applied, ApplyError> {
     let jobs = Api::<Job>::namespaced(client.clone(), &job.namespace);
     let bakejobs = Api::<BakeJob>::namespaced(client.clone(), &job.namespace);
-    let mut applied = Applied { version: object.resource_version(), deleted: false };
+    let mut applied = Applied { version: object.resource_version(), deleted: false, made: None };
     for action in actions {
         tracing::info!(?action, "applying");
         match action {
             Action::CreateJob(attempt) => {
                 fresh(&bakejobs, job, applied.version.as_deref()).await?;
-                create(&jobs, job, &build::bake(job, attempt)).await?;
+                applied.made = create(&jobs, job, &build::bake(job, attempt)).await?;
             }
             Action::CreateCleanup => match create(&jobs, job, &build::cleanup(job)).await {
                 // A namespace on its way out takes no Jobs; it takes the finalizer, or it would never go.
@@ -55,9 +57,9 @@ pub(super) async fn apply(
                     tracing::warn!(?refusal, "the output is not deleted");
                     applied.version = finalizers(&bakejobs, object, applied.version, false).await?;
                 }
-                other => other?,
+                other => drop(other?),
             },
-            Action::CreatePromotion => create(&jobs, job, &build::promotion(job)).await?,
+            Action::CreatePromotion => drop(create(&jobs, job, &build::promotion(job)).await?),
             Action::Adjust { job, suspend, deadline } => {
                 let mut spec = serde_json::Map::new();
                 spec.extend(suspend.map(|suspend| ("suspend".to_owned(), json!(suspend))));
@@ -88,16 +90,19 @@ async fn fresh(bakejobs: &Api<BakeJob>, job: &Validated, version: Option<&str>) 
     if same { Ok(()) } else { Err(ApplyError::Stale) }
 }
 
-async fn create(jobs: &Api<Job>, job: &Validated, built: &Job) -> Result<(), ApplyError> {
+/// Creates a Job, or finds that it is there already; its UID.
+async fn create(jobs: &Api<Job>, job: &Validated, built: &Job) -> Result<Option<String>, ApplyError> {
     let parameters = PostParams { field_manager: Some(CONTROLLER.to_owned()), ..PostParams::default() };
-    let Err(error) = jobs.create(&parameters, built).await else { return Ok(()) };
+    let error = match jobs.create(&parameters, built).await {
+        Ok(made) => return Ok(made.metadata.uid),
+        Err(error) => error,
+    };
     let kube::Error::Api(status) = &error else { return Err(error.into()) };
     if status.is_already_exists() {
         let name = built.name_any();
-        let found = jobs.get_opt(&name).await?;
-        let ours = found.is_some_and(|found| JobFacts::owner(&found) == Some(&job.uid));
+        let ours = jobs.get_opt(&name).await?.filter(|found| JobFacts::owner(found) == Some(&job.uid));
         let message = format!("Job {name} exists already and does not belong to this BakeJob; delete or rename it.");
-        return if ours { Ok(()) } else { Err(ApplyError::Refused(Refusal::Object(message))) };
+        return ours.map(|job| job.metadata.uid).ok_or(ApplyError::Refused(Refusal::Object(message)));
     }
     if status.is_forbidden() && status.message.contains("exceeded quota") {
         return Err(ApplyError::Refused(Refusal::Quota(status.message.clone())));

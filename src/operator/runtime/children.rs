@@ -103,7 +103,7 @@ impl Children<Pod> {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
         for pod in known.get_mut(key).into_iter().flat_map(BTreeMap::values_mut).filter(|pod| pod.job == job) {
             match &mut pod.state {
-                PodState::Succeeded { message } => *message = None,
+                PodState::Succeeded { message, .. } => *message = None,
                 PodState::Failed(end) => end.message = None,
                 _ => {}
             }

@@ -4,16 +4,16 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use futures::channel::mpsc::{UnboundedReceiver, UnboundedSender, unbounded};
+use super::guard::Guard;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use kube::Client;
-use kube::core::DeserializeGuard;
 use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
+use kube::{Client, ResourceExt};
 
 use super::children::{Children, Key};
 use super::metrics::Metrics;
+use super::triggers::Triggers;
 use crate::api::BakeJob;
 use crate::hardware::place::NodeFacts;
 use crate::operator::facts::Turn;
@@ -21,7 +21,7 @@ use crate::operator::names::CONTROLLER;
 use crate::operator::validate::Defaults;
 
 /// A `BakeJob` as the watch brings it: one that cannot be read stops no other.
-pub(super) type Guarded = DeserializeGuard<BakeJob>;
+pub(super) type Guarded = Guard<BakeJob>;
 
 /// Everything a reconcile needs.
 pub(super) struct Context {
@@ -41,6 +41,8 @@ pub(super) struct Context {
     pub(super) triggers: Triggers,
     /// When a favour was asked last: by UID of the `BakeJob` for a log, of the Job for its Workload.
     pub(super) asked: Mutex<HashMap<String, Instant>>,
+    /// Statuses that the watch has not brought yet.
+    pub(super) written: Written,
     /// Failures in a row, by object.
     pub(super) failures: Mutex<HashMap<ObjectRef<Guarded>, u32>>,
     /// Generation of each unreadable object that has been told of.
@@ -57,9 +59,16 @@ impl Context {
     /// Asks for an object to be looked at.
     pub(super) fn ask(&self, key: &Key) {
         self.metrics.queue.asked(key);
-        if !self.triggers.ask(key) {
+        let cached = self.store.get(&ObjectRef::new(&key.1).within(&key.0));
+        let newcomer = cached.is_some_and(|object| matches!(&object.0, Ok(job) if !visited(job)));
+        if !self.triggers.ask(key, newcomer) {
             self.metrics.queue.forget(key);
         }
+    }
+
+    /// An object was looked at, or is gone.
+    pub(super) fn looked(&self, key: &Key) {
+        self.triggers.looked(key);
     }
 
     /// The nodes, where they may be seen.
@@ -79,28 +88,32 @@ impl Context {
     }
 }
 
-/// Asks for objects to be looked at. Before this replica leads, nobody listens.
-#[derive(Default)]
-pub(super) struct Triggers {
-    sender: Mutex<Option<UnboundedSender<ObjectRef<Guarded>>>>,
+/// Whether a `BakeJob` has been looked at before.
+fn visited(job: &BakeJob) -> bool {
+    job.status.as_ref().and_then(|status| status.observed_generation).is_some_and(|generation| generation > 0)
 }
 
-impl Triggers {
-    /// Begins to listen.
-    pub(super) fn open(&self) -> UnboundedReceiver<ObjectRef<Guarded>> {
-        let (sender, receiver) = unbounded();
-        *self.sender.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
-        receiver
+/// Statuses that were written and that the watch has not brought yet. To decide on the object of before would mean a conflict, and its repetition.
+#[derive(Default)]
+pub(super) struct Written(Mutex<HashMap<String, String>>);
+
+impl Written {
+    /// A status was written to an object, which made it one of version `fresh`.
+    pub(super) fn note(&self, object: &BakeJob, fresh: Option<String>) {
+        let (Some(uid), Some(before)) = (object.uid(), object.resource_version()) else { return };
+        if fresh.is_some_and(|fresh| fresh != before) {
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, before);
+        }
     }
 
-    /// Ends the stream: what is in progress is finished, nothing new begins.
-    pub(super) fn close(&self) {
-        *self.sender.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    /// Asks for an object, and says whether anybody listens: a closed stream means that this replica is stopping.
-    fn ask(&self, (namespace, name): &Key) -> bool {
-        let sender = self.sender.lock().unwrap_or_else(PoisonError::into_inner);
-        sender.as_ref().is_some_and(|sender| sender.unbounded_send(ObjectRef::new(name).within(namespace)).is_ok())
+    /// Whether an object of the cache is the one that a status was written over.
+    pub(super) fn outdates(&self, object: &BakeJob) -> bool {
+        let (Some(uid), Some(version)) = (object.uid(), object.resource_version()) else { return false };
+        let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let outdated = written.get(&uid) == Some(&version);
+        if !outdated {
+            written.remove(&uid);
+        }
+        outdated
     }
 }

@@ -12,9 +12,10 @@ use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 
 use super::children::Children;
-use super::context::{Context, Guarded, Triggers};
+use super::context::{Context, Guarded, Written};
 use super::kept::trim;
 use super::metrics::Metrics;
+use super::triggers::Triggers;
 use crate::operator::validate::Defaults;
 
 /// A request as it came.
@@ -64,8 +65,9 @@ impl Mock {
             defaults: Defaults::default(),
             recorder: Context::recorder(client, "test"),
             metrics: Metrics::new(1),
-            triggers: Triggers::default(),
+            triggers: Triggers::new(1),
             asked: Mutex::default(),
+            written: Written::default(),
             failures: Mutex::new(HashMap::new()),
             unreadable: tokio::sync::Mutex::default(),
             timeout: Duration::from_secs(5),

@@ -3,6 +3,7 @@
 mod apply;
 mod children;
 mod context;
+mod guard;
 mod kept;
 mod lease;
 mod line;
@@ -15,6 +16,7 @@ mod reconcile;
 mod requests;
 mod run;
 mod server;
+mod triggers;
 mod watches;
 mod workqueue;
 

@@ -1,8 +1,8 @@
 //! Writes a status, when it differs from the one that is there.
 
 use kube::api::{Patch, PatchParams};
-use kube::core::DeserializeGuard;
-use kube::{Api, Client, Resource};
+use kube::core::PartialObjectMeta;
+use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 
 use super::apply::ApplyError;
@@ -18,19 +18,23 @@ pub(super) struct Target<'t> {
     pub(super) version: Option<&'t str>,
 }
 
-/// Publishes a status by server-side apply: fields that it no longer has go away.
-pub(super) async fn publish(client: &Client, target: &Target<'_>, status: &BakeJobStatus) -> Result<(), ApplyError> {
+/// Publishes a status by server-side apply: fields that it no longer has go away. Returns the version of the object after it; `None` when it is gone.
+pub(super) async fn publish(
+    client: &Client,
+    target: &Target<'_>,
+    status: &BakeJobStatus,
+) -> Result<Option<String>, ApplyError> {
     let patch = json!({
         "apiVersion": BakeJob::api_version(&()),
         "kind": BakeJob::kind(&()),
         "metadata": {"name": target.name, "namespace": target.namespace, "resourceVersion": target.version},
         "status": status,
     });
-    // Guarded: the answer holds the whole object, which may be one that cannot be read.
-    let api = Api::<DeserializeGuard<BakeJob>>::namespaced(client.clone(), target.namespace);
+    // The answer holds the whole object, which may be one that cannot be read; its metadata can be.
+    let api = Api::<PartialObjectMeta<BakeJob>>::namespaced(client.clone(), target.namespace);
     let parameters = PatchParams::apply(STATUS_MANAGER).force();
     match api.patch_status(target.name, &parameters, &Patch::Apply(&patch)).await {
-        Ok(_) => Ok(()),
+        Ok(written) => Ok(written.resource_version()),
         Err(kube::Error::Api(status)) if status.is_conflict() => Err(ApplyError::Stale),
         // 422 is a field that does not fit the schema, 500 with these words one that no schema could say: a key of a list twice.
         Err(kube::Error::Api(status))
@@ -39,7 +43,7 @@ pub(super) async fn publish(client: &Client, target: &Target<'_>, status: &BakeJ
             Err(ApplyError::Unfit(status.message.clone()))
         }
         // Deleted meanwhile.
-        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(()),
+        Err(kube::Error::Api(status)) if status.is_not_found() => Ok(None),
         Err(error) => Err(error.into()),
     }
 }

@@ -22,6 +22,9 @@ use crate::api::bakejob::{BakeJobStatus, MANAGER};
 use crate::operator::decide::{self, EventSpec, Plan, refused, unwritable};
 use crate::operator::validate::{ValidateError, Validated, validate};
 
+/// When the watch should have brought a status that was written, at the latest. Until then there is nothing to decide on.
+const WATCH_LAG: Duration = Duration::from_secs(5);
+
 /// Why a look came to nothing. Each is tried again.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ReconcileError {
@@ -56,14 +59,13 @@ impl ReconcileError {
 
 /// Looks at an object in a task of its own: looks run side by side on all cores, and one that panics ends no other.
 pub(super) async fn guarded(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
-    let metrics = context.clone();
-    match tokio::spawn(reconcile(object, context)).await {
-        Ok(result) => result,
-        Err(error) => {
-            metrics.metrics.panicked();
-            Err(ReconcileError::Panicked(error.to_string()))
-        }
-    }
+    let key = (object.namespace().unwrap_or_default(), object.name_any());
+    let looked = tokio::spawn(reconcile(object, context.clone())).await;
+    context.looked(&key);
+    looked.unwrap_or_else(|error| {
+        context.metrics.panicked();
+        Err(ReconcileError::Panicked(error.to_string()))
+    })
 }
 
 /// Looks at an object, within the time that a look may take.
@@ -122,6 +124,9 @@ async fn look(object: &Guarded, context: &Context) -> Result<Action, ReconcileEr
     if object.spec.managed_by != MANAGER {
         return Ok(Action::await_change());
     }
+    if context.written.outdates(object) {
+        return Ok(Action::requeue(WATCH_LAG));
+    }
     let looked = Box::pin(Looked::at(object, context)).await?;
     if !kept::in_part(object) || looked.plan.status == looked.job.status {
         return Box::pin(looked.carry_out(object, context)).await;
@@ -161,7 +166,7 @@ impl Looked {
                 tell(context, &object.metadata, &plan.events).await;
                 return Ok(Action::await_change());
             }
-            Ok(applied) => (plan, applied.version),
+            Ok(applied) => (with_uid(plan, applied.made), applied.version),
             Err(ApplyError::Refused(refusal)) => (refused(&job, &refusal, &plan, now), object.resource_version()),
             Err(error) => return Err(ReconcileError::Apply(error)),
         };
@@ -179,6 +184,14 @@ impl Looked {
     }
 }
 
+/// The plan, with the UID of the Job that was made by it.
+fn with_uid(mut plan: Plan, made: Option<String>) -> Plan {
+    if let (Some(uid), Some(named)) = (made, &mut plan.status.job_ref) {
+        named.uid = Some(uid);
+    }
+    plan
+}
+
 async fn write(
     context: &Context,
     job: &Validated,
@@ -190,7 +203,8 @@ async fn write(
         return Ok(());
     }
     let target = Target { namespace: &job.namespace, name: &job.name, version };
-    publish(&context.client, &target, &plan.status).await.map_err(ReconcileError::Publish)?;
+    let fresh = publish(&context.client, &target, &plan.status).await.map_err(ReconcileError::Publish)?;
+    context.written.note(object, fresh);
     let created = object.metadata.creation_timestamp.as_ref().map(|t| t.0.as_second());
     context.metrics.published(created, &job.status, &plan.status);
     Ok(())

@@ -14,10 +14,11 @@ use kube::{Client, ResourceExt};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::context::{Context, Triggers};
+use super::context::{Context, Written};
 use super::lease::Elector;
 use super::metrics::Metrics;
 use super::readiness::Readiness;
+use super::triggers::Triggers;
 use super::watches::{CACHES, Watches};
 use super::{line, reconcile, server};
 use crate::operator::names::CONTROLLER;
@@ -85,8 +86,9 @@ async fn operate(args: &OperatorArgs) -> Result<(), OperatorError> {
         defaults: args.defaults(),
         recorder: Context::recorder(client.clone(), &args.identity()),
         metrics,
-        triggers: Triggers::default(),
+        triggers: Triggers::new(args.concurrency),
         asked: Mutex::default(),
+        written: Written::default(),
         failures: Mutex::default(),
         unreadable: tokio::sync::Mutex::default(),
         timeout: RECONCILE_TIMEOUT,
@@ -194,7 +196,9 @@ async fn work(context: Arc<Context>, concurrency: u16) {
         }
         // Asked for, and gone before its turn.
         if let Err(controller::Error::ObjectNotFound(gone)) = looked {
-            context.metrics.queue.forget(&(gone.namespace.clone().unwrap_or_default(), gone.name.clone()));
+            let key = (gone.namespace.clone().unwrap_or_default(), gone.name.clone());
+            context.metrics.queue.forget(&key);
+            context.looked(&key);
         }
         std::future::ready(())
     })

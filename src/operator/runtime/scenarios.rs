@@ -123,6 +123,32 @@ async fn a_status_that_lost_the_race_is_decided_again() {
 }
 
 #[tokio::test]
+async fn what_a_status_was_written_over_is_not_decided_on_again() {
+    let mut written = bakejob();
+    written["metadata"]["resourceVersion"] = json!("8");
+    let mock = Mock::new(&bakejob(), on("PATCH", "bakejobs/cnn/status", (200, written)));
+    look(&mock).await.unwrap();
+    let before = mock.asked().len();
+    let again = look(&mock).await.unwrap();
+    assert_eq!(mock.asked().len(), before, "the watch brings the new status soon");
+    assert_ne!(again, Action::await_change(), "and if it does not, it is looked at again");
+}
+
+#[tokio::test]
+async fn the_first_status_names_the_job_by_its_uid() {
+    let mock = Mock::new(&bakejob(), |asked| {
+        let mut job = asked.body.clone();
+        (asked.short() == "POST jobs").then(|| {
+            job["metadata"]["uid"] = json!("job-1");
+            (201, job)
+        })
+    });
+    look(&mock).await.unwrap();
+    let published = mock.asked().into_iter().find(|a| a.path.ends_with("/status")).unwrap().body;
+    assert_eq!(published["status"]["jobRef"], json!({"name": "cnn-1-1", "uid": "job-1"}));
+}
+
+#[tokio::test]
 async fn a_status_that_no_schema_takes_ends_the_run_and_says_why() {
     let tried = std::sync::atomic::AtomicBool::new(false);
     let mock = Mock::new(&bakejob(), move |asked| {

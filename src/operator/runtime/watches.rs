@@ -9,7 +9,7 @@ use futures::stream::BoxStream;
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::scheduling::v1::PriorityClass;
-use kube::core::{DeserializeGuard, NamespaceResourceScope};
+use kube::core::NamespaceResourceScope;
 use kube::runtime::reflector::store::Writer;
 use kube::runtime::watcher::{Config, Event};
 use kube::runtime::{WatchStreamExt, watcher};
@@ -19,6 +19,7 @@ use tokio::sync::Notify;
 
 use super::children::{Child, Children};
 use super::context::{Context, Guarded};
+use super::guard::Guard;
 use super::kept;
 use super::namespaces::merged;
 use super::readiness::Readiness;
@@ -100,7 +101,7 @@ impl Watches {
         &self,
         kind: &'static str,
         children: &Children<C>,
-        events: impl Stream<Item = watcher::Result<Event<DeserializeGuard<C>>>>,
+        events: impl Stream<Item = watcher::Result<Event<Guard<C>>>>,
     ) where
         C: Child + Clone + DeserializeOwned + Debug + Resource,
     {
@@ -127,7 +128,7 @@ impl Watches {
     /// Watches nodes, where that is wanted.
     pub(super) async fn nodes(&self) {
         let Some(shared) = &self.context.nodes else { return std::future::pending().await };
-        let api = Api::<DeserializeGuard<Node>>::all(self.context.client.clone());
+        let api = Api::<Guard<Node>>::all(self.context.client.clone());
         let mut known = HashMap::new();
         self.cluster("nodes", api, &mut known, NodeFacts::read, |known| {
             let mut nodes: Vec<NodeFacts> = known.values().cloned().collect();
@@ -142,7 +143,7 @@ impl Watches {
         if !self.namespaces.is_empty() {
             return std::future::pending().await;
         }
-        let api = Api::<DeserializeGuard<PriorityClass>>::all(self.context.client.clone());
+        let api = Api::<Guard<PriorityClass>>::all(self.context.client.clone());
         let mut known = HashMap::new();
         self.cluster(
             "priority classes",
@@ -161,7 +162,7 @@ impl Watches {
     async fn cluster<K, F>(
         &self,
         kind: &'static str,
-        api: Api<DeserializeGuard<K>>,
+        api: Api<Guard<K>>,
         known: &mut HashMap<String, F>,
         facts: impl Fn(&K) -> F,
         publish: impl Fn(&HashMap<String, F>),
@@ -200,8 +201,8 @@ fn ours() -> Config {
 }
 
 /// The event with its object read; an object that cannot be read is said and left out.
-fn readable<C: Resource>(kind: &str, event: Event<DeserializeGuard<C>>) -> Option<Event<C>> {
-    let read = |object: DeserializeGuard<C>| match object.0 {
+fn readable<C: Resource>(kind: &str, event: Event<Guard<C>>) -> Option<Event<C>> {
+    let read = |object: Guard<C>| match object.0 {
         Ok(object) => Some(object),
         Err(invalid) => {
             tracing::warn!(kind, error = invalid.error, name = invalid.metadata.name, "an object cannot be read");
