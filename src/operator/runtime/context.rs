@@ -1,7 +1,7 @@
 //! What every reconcile shares.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::guard::Guard;
@@ -66,6 +66,13 @@ impl Context {
         }
     }
 
+    /// An object was deleted; nothing of it is remembered.
+    pub(super) fn forget(&self, object: &Guarded) {
+        let key = (object.namespace().unwrap_or_default(), object.name_any());
+        self.written.forget(&key);
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&ObjectRef::from_obj(object));
+    }
+
     /// An object was looked at, or is gone.
     pub(super) fn looked(&self, key: &Key) {
         self.triggers.looked(key);
@@ -93,27 +100,41 @@ fn visited(job: &BakeJob) -> bool {
     job.status.as_ref().and_then(|status| status.observed_generation).is_some_and(|generation| generation > 0)
 }
 
+/// Namespace and name.
+fn key(object: &BakeJob) -> Option<Key> {
+    Some((object.namespace()?, object.name_any()))
+}
+
 /// Statuses that were written and that the watch has not brought yet. To decide on the object of before would mean a conflict, and its repetition.
 #[derive(Default)]
-pub(super) struct Written(Mutex<HashMap<String, String>>);
+pub(super) struct Written(Mutex<HashMap<Key, String>>);
 
 impl Written {
     /// A status was written to an object, which made it one of version `fresh`.
     pub(super) fn note(&self, object: &BakeJob, fresh: Option<String>) {
-        let (Some(uid), Some(before)) = (object.uid(), object.resource_version()) else { return };
+        let (Some(key), Some(before)) = (key(object), object.resource_version()) else { return };
         if fresh.is_some_and(|fresh| fresh != before) {
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(uid, before);
+            self.locked().insert(key, before);
         }
     }
 
     /// Whether an object of the cache is the one that a status was written over.
     pub(super) fn outdates(&self, object: &BakeJob) -> bool {
-        let (Some(uid), Some(version)) = (object.uid(), object.resource_version()) else { return false };
-        let mut written = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let outdated = written.get(&uid) == Some(&version);
+        let (Some(key), Some(version)) = (key(object), object.resource_version()) else { return false };
+        let mut written = self.locked();
+        let outdated = written.get(&key) == Some(&version);
         if !outdated {
-            written.remove(&uid);
+            written.remove(&key);
         }
         outdated
+    }
+
+    /// An object is gone.
+    pub(super) fn forget(&self, key: &Key) {
+        self.locked().remove(key);
+    }
+
+    fn locked(&self) -> MutexGuard<'_, HashMap<Key, String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -74,7 +74,8 @@ impl Watches {
                     // Objects of a list are in the store only now.
                     self.context.store.state().iter().for_each(|object| self.ask(object));
                 }
-                Ok(Event::Init | Event::Delete(_)) => {}
+                Ok(Event::Delete(object)) => self.context.forget(&object),
+                Ok(Event::Init) => {}
                 Err(error) => tracing::warn!(%error, "the watch of BakeJobs broke; it starts again"),
             }
             self.changed.notify_one();
