@@ -124,7 +124,8 @@ impl World {
         self.seen.pods.push(PodFacts {
             name: format!("{job}-x7k2p"),
             job,
-            created: Some(self.now),
+            // Long enough ago to be told of.
+            created: Some(self.now.checked_sub(Duration::from_secs(10)).unwrap()),
             node: on_a_node.then(|| "node-1".to_owned()),
             deleting: false,
             lost: false,
