@@ -93,7 +93,9 @@ pub(crate) fn requests() -> String {
 fn sum(name: &str, which: impl Fn(&str) -> bool) -> f64 {
     let text = get("/metrics").unwrap_or_default();
     let of_name = |line: &&str| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && which(line);
-    text.lines().filter(of_name).filter_map(|line| line.rsplit(' ').next()?.trim().parse::<f64>().ok()).sum()
+    let values = text.lines().filter(of_name).filter_map(|line| line.rsplit(' ').next()?.trim().parse::<f64>().ok());
+    // The sum of no numbers is -0.
+    values.fold(0.0, |sum, value| sum + value)
 }
 
 fn get(path: &str) -> Option<String> {

@@ -151,8 +151,8 @@ fn active(mut draft: Draft<'_>, seen: &Observed, current: &JobFacts) -> Plan {
     }
     let silent = |name: &str| seen.nodes.iter().flat_map(|nodes| nodes.iter()).any(|n| n.name == name && !n.reachable);
     let view = pods::view(&pods, silent);
+    let since = view.since.or(current.created).unwrap_or(draft.now);
     if view.state == State::Unschedulable && falls_back(job, current) {
-        let since = view.since.or(current.started).or(current.created).unwrap_or(draft.now);
         let until = since.saturating_add(job.defaults.fallback_after).unwrap_or(Timestamp::MAX);
         if draft.now >= until {
             let fallback = place(&job.spec.hardware, seen.nodes.as_deref().map(Vec::as_slice), &Choice::Fallback);
@@ -167,7 +167,6 @@ fn active(mut draft: Draft<'_>, seen: &Observed, current: &JobFacts) -> Plan {
         progress(&mut draft.status, seen);
         draft.wake_in(PROGRESS_EVERY);
     }
-    let since = view.since.or(current.created).unwrap_or(draft.now);
     let told = since.saturating_add(PASSING).unwrap_or(Timestamp::MAX);
     match conditions::state(&draft.status) {
         Some(before) if draft.now < told && on_its_way(before) && on_its_way(view.state) => {

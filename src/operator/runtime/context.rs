@@ -4,7 +4,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use super::guard::Guard;
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::events::{Recorder, Reporter};
@@ -12,6 +11,7 @@ use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
 
 use super::children::{Children, Key};
+use super::guard::Guard;
 use super::metrics::Metrics;
 use super::triggers::Triggers;
 use crate::api::BakeJob;
@@ -68,14 +68,8 @@ impl Context {
 
     /// An object was deleted; nothing of it is remembered.
     pub(super) fn forget(&self, object: &Guarded) {
-        let key = (object.namespace().unwrap_or_default(), object.name_any());
-        self.written.forget(&key);
+        self.written.forget(&key(object));
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).remove(&ObjectRef::from_obj(object));
-    }
-
-    /// An object was looked at, or is gone.
-    pub(super) fn looked(&self, key: &Key) {
-        self.triggers.looked(key);
     }
 
     /// The nodes, where they may be seen.
@@ -100,9 +94,9 @@ fn visited(job: &BakeJob) -> bool {
     job.status.as_ref().and_then(|status| status.observed_generation).is_some_and(|generation| generation > 0)
 }
 
-/// Namespace and name.
-fn key(object: &BakeJob) -> Option<Key> {
-    Some((object.namespace()?, object.name_any()))
+/// Namespace and name of a `BakeJob`.
+pub(super) fn key(object: &impl ResourceExt) -> Key {
+    (object.namespace().unwrap_or_default(), object.name_any())
 }
 
 /// Statuses that were written and that the watch has not brought yet. To decide on the object of before would mean a conflict, and its repetition.
@@ -112,16 +106,16 @@ pub(super) struct Written(Mutex<HashMap<Key, String>>);
 impl Written {
     /// A status was written to an object, which made it one of version `fresh`.
     pub(super) fn note(&self, object: &BakeJob, fresh: Option<String>) {
-        let (Some(key), Some(before)) = (key(object), object.resource_version()) else { return };
+        let Some(before) = object.resource_version() else { return };
         if fresh.is_some_and(|fresh| fresh != before) {
-            self.locked().insert(key, before);
+            self.locked().insert(key(object), before);
         }
     }
 
     /// Whether an object of the cache is the one that a status was written over.
     pub(super) fn outdates(&self, object: &BakeJob) -> bool {
-        let (Some(key), Some(version)) = (key(object), object.resource_version()) else { return false };
-        let mut written = self.locked();
+        let Some(version) = object.resource_version() else { return false };
+        let (key, mut written) = (key(object), self.locked());
         let outdated = written.get(&key) == Some(&version);
         if !outdated {
             written.remove(&key);

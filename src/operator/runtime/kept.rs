@@ -3,7 +3,7 @@
 
 use std::mem::take;
 
-use kube::{Resource, ResourceExt};
+use kube::ResourceExt;
 
 use super::context::Guarded;
 use crate::api::BakeJob;
@@ -12,9 +12,8 @@ use crate::api::bakejob::{BakeJobStatus, PromotionPolicy};
 /// Where `kubectl apply` keeps a second copy of the object.
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// Drops what no decision reads.
+/// Drops what no decision reads, beside what its guard left out already.
 pub(super) fn trim(object: &mut Guarded) {
-    object.meta_mut().managed_fields = None;
     object.annotations_mut().remove(LAST_APPLIED);
     let Ok(job) = &mut object.0 else { return };
     if in_part(job)

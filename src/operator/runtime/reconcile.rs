@@ -13,7 +13,7 @@ use kube::{Api, Resource, ResourceExt};
 use tracing::Instrument;
 
 use super::apply::{ApplyError, apply};
-use super::context::{Context, Guarded};
+use super::context::{Context, Guarded, key};
 use super::kept;
 use super::observe::observe;
 use super::publish::{Target, publish};
@@ -59,9 +59,9 @@ impl ReconcileError {
 
 /// Looks at an object in a task of its own: looks run side by side on all cores, and one that panics ends no other.
 pub(super) async fn guarded(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
-    let key = (object.namespace().unwrap_or_default(), object.name_any());
+    let key = key(&*object);
     let looked = tokio::spawn(reconcile(object, context.clone())).await;
-    context.looked(&key);
+    context.triggers.looked(&key);
     looked.unwrap_or_else(|error| {
         context.metrics.panicked();
         Err(ReconcileError::Panicked(error.to_string()))
@@ -71,7 +71,7 @@ pub(super) async fn guarded(object: Arc<Guarded>, context: Arc<Context>) -> Resu
 /// Looks at an object, within the time that a look may take.
 pub(super) async fn reconcile(object: Arc<Guarded>, context: Arc<Context>) -> Result<Action, ReconcileError> {
     let started = Instant::now();
-    let _looking = context.metrics.queue.begins((object.namespace().unwrap_or_default(), object.name_any()));
+    let _looking = context.metrics.queue.begins(key(&*object));
     let span = tracing::info_span!(
         "reconcile",
         namespace = object.namespace().unwrap_or_default(),

@@ -6,15 +6,15 @@ use std::sync::{Arc, Mutex, RwLock};
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
+use kube::Client;
 use kube::client::ClientBuilder;
 use kube::runtime::controller::{self, Config};
 use kube::runtime::reflector::store;
 use kube::runtime::{applier, watcher};
-use kube::{Client, ResourceExt};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
-use super::context::{Context, Written};
+use super::context::{Context, Written, key};
 use super::lease::Elector;
 use super::metrics::Metrics;
 use super::readiness::Readiness;
@@ -176,11 +176,7 @@ async fn lead(
 async fn work(context: Arc<Context>, concurrency: u16) {
     let mut began = false;
     let queue = context.triggers.open().map(Ok::<_, watcher::Error>);
-    for object in context.store.state() {
-        if let Some(namespace) = object.namespace() {
-            context.ask(&(namespace, object.name_any()));
-        }
-    }
+    context.store.state().iter().for_each(|object| context.ask(&key(&**object)));
     applier(
         |object, context| Box::pin(reconcile::guarded(object, context)),
         |object, error, context: Arc<Context>| reconcile::after_error(&object, error, &context),
@@ -198,7 +194,7 @@ async fn work(context: Arc<Context>, concurrency: u16) {
         if let Err(controller::Error::ObjectNotFound(gone)) = looked {
             let key = (gone.namespace.clone().unwrap_or_default(), gone.name.clone());
             context.metrics.queue.forget(&key);
-            context.looked(&key);
+            context.triggers.looked(&key);
         }
         std::future::ready(())
     })

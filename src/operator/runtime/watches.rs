@@ -18,7 +18,7 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use super::children::{Child, Children};
-use super::context::{Context, Guarded};
+use super::context::{Context, Guarded, key};
 use super::guard::Guard;
 use super::kept;
 use super::namespaces::merged;
@@ -83,9 +83,7 @@ impl Watches {
     }
 
     fn ask(&self, object: &Guarded) {
-        if let (Some(namespace), name) = (object.namespace(), object.name_any()) {
-            self.context.ask(&(namespace, name));
-        }
+        self.context.ask(&key(object));
     }
 
     /// Watches Jobs.
