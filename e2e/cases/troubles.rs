@@ -1,7 +1,11 @@
 //! What goes wrong in a cluster, and what the status then says.
 
+use std::time::{Duration, Instant};
+
 use bakehouse::api::state::State;
+use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::{ConfigMap, ResourceQuota};
+use kube::api::PostParams;
 use serde_json::json;
 
 use crate::support::{BAKE, Case, SHELF, SOON, message};
@@ -67,12 +71,26 @@ async fn a_namespace_without_quota_says_so_and_bakes_when_there_is_room() {
     let case = Case::shared("quota").await;
     let quota = json!({"metadata": {"name": "none"}, "spec": {"hard": {"count/jobs.batch": "0"}}});
     case.create::<ResourceQuota>(serde_json::from_value(quota).unwrap()).await;
+    until_jobs_are_refused(&case).await;
     case.apply(&case.mlp("mlp", &json!({}))).await.unwrap();
     let job = case.reaches("mlp", State::QuotaExceeded, BAKE).await;
     assert!(message(&job).contains("exceeded quota"), "{}", message(&job));
     case.api::<ResourceQuota>().delete("none", &kube::api::DeleteParams::default()).await.unwrap();
     case.bakes("mlp", BAKE).await;
     case.done().await;
+}
+
+/// A quota counts once admission has heard of it, which on a busy machine is after the answer to its creation.
+async fn until_jobs_are_refused(case: &Case) {
+    let pod = json!({"restartPolicy": "Never", "containers": [{"name": "main", "image": "none"}]});
+    let job = json!({"metadata": {"name": "trial"}, "spec": {"template": {"spec": pod}}});
+    let job: Job = serde_json::from_value(job).unwrap();
+    let trial = PostParams { dry_run: true, ..PostParams::default() };
+    let started = Instant::now();
+    while case.api::<Job>().create(&trial, &job).await.is_ok() {
+        assert!(started.elapsed() < SOON, "the quota is not enforced within {SOON:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 #[tokio::test]
