@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # scale.sh [OPTIONS...]: the scale benchmark on the test cluster, whose components are started with more requests a second than their
-# defaults of 5 to 50: otherwise it would measure those. OPTIONS go to the benchmark: --jobs 2000 --ends kwok|patches --rest 60.
+# defaults of 5 to 50: otherwise it would measure those. OPTIONS go to the benchmark: --jobs 2000 --rate 5 --ends kwok|patches --rest 60.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 # shellcheck source=cluster/lib.sh

@@ -1,6 +1,7 @@
 //! The `BakeJob`s.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use bakehouse::api::BakeJob;
 use futures::{StreamExt, stream};
@@ -9,6 +10,8 @@ use k8s_openapi::api::core::v1::Namespace;
 use kube::api::{DeleteParams, ListParams, PostParams};
 use kube::{Api, Client, ResourceExt};
 use serde_json::json;
+
+use super::Options;
 
 /// Namespaces of the benchmark; nobody else's are touched.
 pub(crate) fn namespace(i: u32) -> String {
@@ -32,15 +35,17 @@ pub(crate) async fn clear(client: &Client, namespaces: u32) {
     }
     for i in 0..namespaces {
         while api.get_opt(&namespace(i)).await.unwrap().is_some() {
-            tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
     }
 }
 
-pub(crate) async fn create(client: &Client, jobs: u32, namespaces: u32, clients: usize) {
-    stream::iter(0..jobs)
-        .for_each_concurrent(clients, |i| {
-            let api: Api<BakeJob> = Api::namespaced(client.clone(), &namespace(i % namespaces));
+pub(crate) async fn create(client: &Client, options: &Options) {
+    let started = tokio::time::Instant::now();
+    stream::iter(0..options.jobs)
+        .for_each_concurrent(options.clients, |i| {
+            let api: Api<BakeJob> = Api::namespaced(client.clone(), &namespace(i % options.namespaces));
+            let due = options.rate.map(|rate| started + Duration::from_secs_f64(f64::from(i) / rate));
             let job = json!({
                 "apiVersion": "bakehouse.dev/v1alpha1", "kind": "BakeJob",
                 "metadata": {"name": format!("job-{i}")},
@@ -56,6 +61,9 @@ pub(crate) async fn create(client: &Client, jobs: u32, namespaces: u32, clients:
                 },
             });
             async move {
+                if let Some(due) = due {
+                    tokio::time::sleep_until(due).await;
+                }
                 api.create(&PostParams::default(), &serde_json::from_value(job).unwrap()).await.unwrap();
             }
         })

@@ -48,6 +48,9 @@ struct Options {
     /// Who ends the pods.
     #[arg(long, value_enum, default_value_t = Ends::Kwok)]
     ends: Ends,
+    /// `BakeJob`s created a second; otherwise as many as the API server takes.
+    #[arg(long, value_parser = rate)]
+    rate: Option<f64>,
     /// The most requests that create `BakeJob`s side by side.
     #[arg(long, default_value_t = 16)]
     clients: usize,
@@ -60,6 +63,10 @@ struct Options {
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|rate| *rate > 0.0).ok_or_else(|| "a number above 0".to_owned())
 }
 
 fn main() {
@@ -86,7 +93,7 @@ async fn measure(options: &Options) {
         }
     );
     let started = Instant::now();
-    load::create(&client, options.jobs, options.namespaces, options.clients).await;
+    load::create(&client, options).await;
     let created = started.elapsed().as_secs_f64();
     let terminal = watched.all_terminal(options.jobs, Duration::from_hours(1)).await;
     let took = started.elapsed().as_secs_f64();

@@ -2,9 +2,11 @@
 
 use k8s_openapi::api::batch::v1::Job;
 use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions, PropagationPolicy};
-use kube::{Api, Client, ResourceExt};
+use kube::core::Request;
+use kube::{Api, Client, Resource, ResourceExt};
 use serde_json::json;
 
+use super::answer;
 use crate::api::BakeJob;
 use crate::operator::build;
 use crate::operator::decide::{Action, Refusal};
@@ -49,9 +51,9 @@ pub(super) async fn apply(
         match action {
             Action::CreateJob(attempt) => {
                 fresh(&bakejobs, job, applied.version.as_deref()).await?;
-                applied.made = create(&jobs, job, &build::bake(job, attempt)).await?;
+                applied.made = create(client, job, &build::bake(job, attempt)).await?;
             }
-            Action::CreateCleanup => match create(&jobs, job, &build::cleanup(job)).await {
+            Action::CreateCleanup => match create(client, job, &build::cleanup(job)).await {
                 // A namespace on its way out takes no Jobs; it takes the finalizer, or it would never go.
                 Err(ApplyError::Refused(refusal)) => {
                     tracing::warn!(?refusal, "the output is not deleted");
@@ -59,7 +61,7 @@ pub(super) async fn apply(
                 }
                 other => drop(other?),
             },
-            Action::CreatePromotion => drop(create(&jobs, job, &build::promotion(job)).await?),
+            Action::CreatePromotion => drop(create(client, job, &build::promotion(job)).await?),
             Action::Adjust { job, suspend, deadline } => {
                 let mut spec = serde_json::Map::new();
                 spec.extend(suspend.map(|suspend| ("suspend".to_owned(), json!(suspend))));
@@ -91,15 +93,18 @@ async fn fresh(bakejobs: &Api<BakeJob>, job: &Validated, version: Option<&str>) 
 }
 
 /// Creates a Job, or finds that it is there already; its UID.
-async fn create(jobs: &Api<Job>, job: &Validated, built: &Job) -> Result<Option<String>, ApplyError> {
+async fn create(client: &Client, job: &Validated, built: &Job) -> Result<Option<String>, ApplyError> {
     let parameters = PostParams { field_manager: Some(CONTROLLER.to_owned()), ..PostParams::default() };
-    let error = match jobs.create(&parameters, built).await {
-        Ok(made) => return Ok(made.metadata.uid),
+    let body = serde_json::to_vec(built).map_err(kube::Error::SerdeError)?;
+    let request = Request::new(Job::url_path(&(), Some(&job.namespace))).create(&parameters, body);
+    let error = match answer::write(client, request).await {
+        Ok(made) => return Ok(made.uid),
         Err(error) => error,
     };
     let kube::Error::Api(status) = &error else { return Err(error.into()) };
     if status.is_already_exists() {
         let name = built.name_any();
+        let jobs = Api::<Job>::namespaced(client.clone(), &job.namespace);
         let ours = jobs.get_opt(&name).await?.filter(|found| JobFacts::owner(found) == Some(&job.uid));
         let message = format!("Job {name} exists already and does not belong to this BakeJob; delete or rename it.");
         return ours.map(|job| job.metadata.uid).ok_or(ApplyError::Refused(Refusal::Object(message)));

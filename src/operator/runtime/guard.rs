@@ -1,7 +1,7 @@
 //! An object that cannot be read stops no other: a watch brings it with its metadata and the reason instead.
 //!
-//! Kube's own guard keeps a second copy of every object for the case that it cannot be read; with tens of thousands of events, that is most of
-//! what an operator computes. This one keeps the metadata only, and drops on the way what nobody here reads.
+//! Kube's own guard keeps a second copy of every object for the case that it cannot be read. This one keeps the metadata only, and never reads
+//! what nobody here reads.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,8 @@ use kube::core::ObjectMeta;
 use kube::core::error_boundary::InvalidObject;
 use serde::Deserialize;
 use serde::de::{DeserializeOwned, Deserializer, Error};
-use serde_json::Value;
+
+use super::unread;
 
 /// An object, or why it cannot be read and what is known of it all the same.
 #[derive(Debug, Clone)]
@@ -20,13 +21,8 @@ impl<'de, K: DeserializeOwned> Deserialize<'de> for Guard<K> {
     /// # Errors
     /// Not even its metadata can be read.
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut object = Value::deserialize(deserializer)?;
-        let metadata = object.get_mut("metadata").map(|metadata| {
-            if let Some(fields) = metadata.as_object_mut() {
-                fields.remove("managedFields");
-            }
-            metadata.clone()
-        });
+        let object = unread::read(deserializer)?;
+        let metadata = object.get("metadata").cloned();
         let read = match serde_json::from_value(object) {
             Ok(object) => Ok(object),
             Err(error) => {
@@ -73,7 +69,7 @@ mod tests {
     use super::*;
     use k8s_openapi::api::core::v1::Pod;
     use kube::ResourceExt;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn read(spec: &Value) -> Guard<Pod> {
         let metadata = json!({"name": "p", "namespace": "ml", "managedFields": [{"manager": "kubelet"}]});
@@ -81,15 +77,15 @@ mod tests {
     }
 
     #[test]
-    fn what_can_be_read_is_read_without_the_record_of_who_wrote_what() {
-        let pod = read(&json!({"containers": [], "nodeName": "n1"}));
+    fn what_can_be_read_is_read_without_what_nobody_reads() {
+        let pod = read(&json!({"containers": "none", "nodeName": "n1"}));
         assert!(pod.managed_fields().is_empty());
         assert_eq!(pod.0.unwrap().spec.unwrap().node_name.as_deref(), Some("n1"));
     }
 
     #[test]
     fn what_cannot_be_read_is_known_by_its_metadata() {
-        let pod = read(&json!({"containers": "none"}));
+        let pod = read(&json!({"nodeName": {}}));
         assert_eq!((pod.name_any(), pod.namespace()), ("p".to_owned(), Some("ml".to_owned())));
         assert!(pod.0.unwrap_err().error.contains("invalid type"));
         assert!(serde_json::from_str::<Guard<Pod>>(r#"{"metadata": 5}"#).is_err());

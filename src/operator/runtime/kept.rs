@@ -3,18 +3,12 @@
 
 use std::mem::take;
 
-use kube::ResourceExt;
-
 use super::context::Guarded;
 use crate::api::BakeJob;
 use crate::api::bakejob::{BakeJobStatus, PromotionPolicy};
 
-/// Where `kubectl apply` keeps a second copy of the object.
-const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-
-/// Drops what no decision reads, beside what its guard left out already.
+/// Drops what no decision reads.
 pub(super) fn trim(object: &mut Guarded) {
-    object.annotations_mut().remove(LAST_APPLIED);
     let Ok(job) = &mut object.0 else { return };
     if in_part(job)
         && let Some(status) = &mut job.status

@@ -1,5 +1,6 @@
 //! The shell around the decisions: watches, the Lease, the server, the API. It has no `if` worth a unit test; what can be pure is pure.
 
+mod answer;
 mod apply;
 mod children;
 mod context;
@@ -17,6 +18,7 @@ mod requests;
 mod run;
 mod server;
 mod triggers;
+mod unread;
 mod watches;
 mod workqueue;
 

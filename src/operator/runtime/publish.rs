@@ -1,10 +1,11 @@
 //! Writes a status, when it differs from the one that is there.
 
 use kube::api::{Patch, PatchParams};
-use kube::core::PartialObjectMeta;
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::core::Request;
+use kube::{Client, Resource};
 use serde_json::json;
 
+use super::answer;
 use super::apply::ApplyError;
 use crate::api::BakeJob;
 use crate::api::bakejob::BakeJobStatus;
@@ -30,11 +31,11 @@ pub(super) async fn publish(
         "metadata": {"name": target.name, "namespace": target.namespace, "resourceVersion": target.version},
         "status": status,
     });
-    // The answer holds the whole object, which may be one that cannot be read; its metadata can be.
-    let api = Api::<PartialObjectMeta<BakeJob>>::namespaced(client.clone(), target.namespace);
     let parameters = PatchParams::apply(STATUS_MANAGER).force();
-    match api.patch_status(target.name, &parameters, &Patch::Apply(&patch)).await {
-        Ok(written) => Ok(written.resource_version()),
+    let bakejobs = Request::new(BakeJob::url_path(&(), Some(target.namespace)));
+    let request = bakejobs.patch_subresource("status", target.name, &parameters, &Patch::Apply(&patch));
+    match answer::write(client, request).await {
+        Ok(written) => Ok(written.resource_version),
         Err(kube::Error::Api(status)) if status.is_conflict() => Err(ApplyError::Stale),
         // 422 is a field that does not fit the schema, 500 with these words one that no schema could say: a key of a list twice.
         Err(kube::Error::Api(status))
