@@ -1,6 +1,6 @@
 //! Facts of Jobs and pods, found by the `BakeJob` they belong to. The objects themselves are dropped as soon as they are read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 
 use k8s_openapi::api::batch::v1::Job;
@@ -20,12 +20,17 @@ pub(super) trait Child: ResourceExt {
     type Facts: Clone + PartialEq + Send + Sync;
     /// Reads it.
     fn facts(&self) -> Option<Self::Facts>;
+    /// The name that facts are of.
+    fn named(facts: &Self::Facts) -> &str;
 }
 
 impl Child for Job {
     type Facts = JobFacts;
     fn facts(&self) -> Option<JobFacts> {
         JobFacts::read(self)
+    }
+    fn named(facts: &JobFacts) -> &str {
+        &facts.name
     }
 }
 
@@ -34,13 +39,19 @@ impl Child for Pod {
     fn facts(&self) -> Option<PodFacts> {
         PodFacts::read(self)
     }
+    fn named(facts: &PodFacts) -> &str {
+        &facts.name
+    }
 }
+
+/// The children of one kind of one `BakeJob`, by name: one or two, each of hundreds of bytes, so the list has no room for more than there are.
+type Siblings<C> = Vec<<C as Child>::Facts>;
 
 /// All children of one kind.
 pub(super) struct Children<C: Child> {
-    known: RwLock<HashMap<Key, BTreeMap<String, C::Facts>>>,
+    known: RwLock<HashMap<Key, Siblings<C>>>,
     /// What a list in progress has brought so far.
-    listed: RwLock<HashMap<Key, BTreeMap<String, C::Facts>>>,
+    listed: RwLock<HashMap<Key, Siblings<C>>>,
 }
 
 impl<C: Child> Default for Children<C> {
@@ -80,7 +91,7 @@ impl<C: Child> Children<C> {
             Event::Delete(object) => {
                 let Some(key) = key(object) else { return Vec::new() };
                 if let Some(children) = known.get_mut(&key) {
-                    children.remove(&object.name_any());
+                    children.retain(|facts| C::named(facts) != object.name_any());
                     if children.is_empty() {
                         known.remove(&key);
                     }
@@ -93,7 +104,7 @@ impl<C: Child> Children<C> {
     /// The children of a `BakeJob`.
     pub(super) fn of(&self, key: &Key) -> Vec<C::Facts> {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
-        known.get(key).map(|children| children.values().cloned().collect()).unwrap_or_default()
+        known.get(key).cloned().unwrap_or_default()
     }
 }
 
@@ -101,7 +112,7 @@ impl Children<Pod> {
     /// Lets go of what the pods of a `BakeJob`'s Job said: its result stands in the status. Ten thousand finished pods would keep 30 MB.
     pub(super) fn forget_messages(&self, key: &Key, job: &str) {
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        for pod in known.get_mut(key).into_iter().flat_map(BTreeMap::values_mut).filter(|pod| pod.job == job) {
+        for pod in known.get_mut(key).into_iter().flatten().filter(|pod| pod.job == job) {
             match &mut pod.state {
                 PodState::Succeeded { message, .. } => *message = None,
                 PodState::Failed(end) => end.message = None,
@@ -112,11 +123,18 @@ impl Children<Pod> {
 }
 
 /// Adds an object; `None` when nothing that counts has changed.
-fn insert<C: Child>(all: &mut HashMap<Key, BTreeMap<String, C::Facts>>, object: &C) -> Option<Key> {
+fn insert<C: Child>(all: &mut HashMap<Key, Siblings<C>>, object: &C) -> Option<Key> {
     let (key, facts) = (key(object)?, object.facts()?);
     let children = all.entry(key.clone()).or_default();
-    let before = children.insert(object.name_any(), facts);
-    (before.as_ref() != children.get(&object.name_any())).then_some(key)
+    match children.binary_search_by(|known| C::named(known).cmp(C::named(&facts))) {
+        Ok(i) if children[i] == facts => return None,
+        Ok(i) => children[i] = facts,
+        Err(i) => {
+            children.reserve_exact(1);
+            children.insert(i, facts);
+        }
+    }
+    Some(key)
 }
 
 #[cfg(test)]

@@ -6,18 +6,17 @@ use std::time::{Duration, Instant};
 
 use k8s_openapi::api::batch::v1::Job;
 use k8s_openapi::api::core::v1::Pod;
-use kube::runtime::events::{Recorder, Reporter};
 use kube::runtime::reflector::{ObjectRef, Store};
 use kube::{Client, ResourceExt};
 
 use super::children::{Children, Key};
+use super::events::Events;
 use super::guard::Guard;
 use super::metrics::Metrics;
 use super::triggers::Triggers;
 use crate::api::BakeJob;
 use crate::hardware::place::NodeFacts;
 use crate::operator::facts::Turn;
-use crate::operator::names::CONTROLLER;
 use crate::operator::validate::Defaults;
 
 /// A `BakeJob` as the watch brings it: one that cannot be read stops no other.
@@ -36,7 +35,7 @@ pub(super) struct Context {
     /// Everyone's turn; `None` without caps.
     pub(super) turns: RwLock<Option<HashMap<String, Turn>>>,
     pub(super) defaults: Defaults,
-    pub(super) recorder: Recorder,
+    pub(super) events: Events,
     pub(super) metrics: Metrics,
     pub(super) triggers: Triggers,
     /// When a favour was asked last: by UID of the `BakeJob` for a log, of the Job for its Workload.
@@ -52,10 +51,6 @@ pub(super) struct Context {
 }
 
 impl Context {
-    pub(super) fn recorder(client: Client, identity: &str) -> Recorder {
-        Recorder::new(client, Reporter { controller: CONTROLLER.to_owned(), instance: Some(identity.to_owned()) })
-    }
-
     /// Asks for an object to be looked at.
     pub(super) fn ask(&self, key: &Key) {
         self.metrics.queue.asked(key);

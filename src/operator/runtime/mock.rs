@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::children::Children;
 use super::context::{Context, Guarded, Written};
+use super::events::Events;
 use super::kept::trim;
 use super::metrics::Metrics;
 use super::triggers::Triggers;
@@ -63,7 +64,7 @@ impl Mock {
             priorities: RwLock::default(),
             turns: RwLock::new(None),
             defaults: Defaults::default(),
-            recorder: Context::recorder(client, "test"),
+            events: Events::new(client, "test"),
             metrics: Metrics::new(1),
             triggers: Triggers::new(1),
             asked: Mutex::default(),

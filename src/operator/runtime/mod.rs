@@ -4,6 +4,7 @@ mod answer;
 mod apply;
 mod children;
 mod context;
+mod events;
 mod guard;
 mod kept;
 mod lease;

@@ -4,12 +4,10 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
-use kube::core::ObjectMeta;
 use kube::core::error_boundary::InvalidObject;
 use kube::runtime::controller::Action;
-use kube::runtime::events::{Event, EventType};
 use kube::runtime::reflector::ObjectRef;
-use kube::{Api, Resource, ResourceExt};
+use kube::{Api, ResourceExt};
 use tracing::Instrument;
 
 use super::apply::{ApplyError, apply};
@@ -19,7 +17,7 @@ use super::observe::observe;
 use super::publish::{Target, publish};
 use crate::api::BakeJob;
 use crate::api::bakejob::{BakeJobStatus, MANAGER};
-use crate::operator::decide::{self, EventSpec, Plan, refused, unwritable};
+use crate::operator::decide::{self, Plan, refused, unwritable};
 use crate::operator::validate::{ValidateError, Validated, validate};
 
 /// When the watch should have brought a status that was written, at the latest. Until then there is nothing to decide on.
@@ -163,7 +161,7 @@ impl Looked {
         }
         let (plan, version) = match apply(&context.client, &job, object, &plan.actions).await {
             Ok(applied) if applied.deleted => {
-                tell(context, &object.metadata, &plan.events).await;
+                context.events.tell(&object.metadata, &plan.events).await;
                 return Ok(Action::await_change());
             }
             Ok(applied) => (with_uid(plan, applied.made), applied.version),
@@ -179,7 +177,7 @@ impl Looked {
             Err(error) => return Err(error),
             Ok(()) => plan,
         };
-        tell(context, &object.metadata, &plan.events).await;
+        context.events.tell(&object.metadata, &plan.events).await;
         Ok(plan.requeue.map_or_else(Action::await_change, Action::requeue))
     }
 }
@@ -218,7 +216,7 @@ async fn unreadable(invalid: &InvalidObject, context: &Context) -> Result<Action
     let (status, events) = decide::unreadable(&invalid.error, meta.generation.unwrap_or(0), Timestamp::now());
     let target = Target { namespace, name, version: meta.resource_version.as_deref() };
     publish_once(context, &target, &status).await?;
-    tell(context, meta, &events).await;
+    context.events.tell(meta, &events).await;
     Ok(Action::await_change())
 }
 
@@ -233,23 +231,4 @@ async fn publish_once(context: &Context, target: &Target<'_>, status: &BakeJobSt
     publish(&context.client, target, status).await.map_err(ReconcileError::Publish)?;
     told.insert(key, generation);
     Ok(())
-}
-
-/// Writes events. They are a courtesy: a failure is logged and nothing more.
-async fn tell(context: &Context, meta: &ObjectMeta, events: &[EventSpec]) {
-    for event in events {
-        let mut reference =
-            BakeJob::new(meta.name.as_deref().unwrap_or_default(), crate::api::BakeJobSpec::new("", "", ""));
-        reference.metadata = meta.clone();
-        let told = Event {
-            type_: if event.warning { EventType::Warning } else { EventType::Normal },
-            reason: event.reason.as_str().to_owned(),
-            note: Some(crate::api::wire::cut(&event.note, 900)),
-            action: "Reconcile".to_owned(),
-            secondary: None,
-        };
-        if let Err(error) = context.recorder.publish(&told, &reference.object_ref(&())).await {
-            tracing::warn!(%error, reason = event.reason.as_str(), "an event was not written");
-        }
-    }
 }

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::context::{Context, Written, key};
+use super::events::Events;
 use super::lease::Elector;
 use super::metrics::Metrics;
 use super::readiness::Readiness;
@@ -84,7 +85,7 @@ async fn operate(args: &OperatorArgs) -> Result<(), OperatorError> {
         // With a cap, nobody starts before the queue was computed once.
         turns: RwLock::new((args.caps() != crate::operator::queue::Caps::default()).then(HashMap::new)),
         defaults: args.defaults(),
-        recorder: Context::recorder(client.clone(), &args.identity()),
+        events: Events::new(client.clone(), &args.identity()),
         metrics,
         triggers: Triggers::new(args.concurrency),
         asked: Mutex::default(),
