@@ -20,6 +20,7 @@ import tempfile
 import time
 
 import bakes
+import handoff
 
 MISSING = "missing"
 
@@ -184,7 +185,7 @@ def page(program, results, failures, batches):
     missing("CPU efficiency: CPU seconds / (wall x request)", "> 60 %, peak < 70 % of the node", "needs a pod with a request")
     missing("one-hour soak", "no growth, no error", "not run here")
     missing("recovery after a restart", "< 1 s", "needs the controller")
-    missing("phase 5 to phase 7", "< 5 s", "hand-off is not built")
+    handed_over(program, add, missing)
 
     passes = lambda b: sum(p["seconds"] for p in b.report["passes"])
     per_model("graph passes without their checks, Conservative", "< 0.1 s", lossless, passes, lambda v: v < 0.1, lambda v: f"{v:.3f} s")
@@ -244,6 +245,19 @@ def throughput(batches, add, missing):
         add("peak memory of a bake", "< 2 GB", f"{most / 1e6:.0f} MB", most < 2e9, len(peaks), source)
     else:
         missing("peak memory of a bake", "< 2 GB", "no batch was run")
+
+
+def handed_over(program, add, missing):
+    """The whole way of a package, each example by itself."""
+    figure, target = "phase 5 to phase 7: package, upload, bake, promotion, verification", "< 5 s"
+    try:
+        found, where = handoff.ways(program)
+    except bakes.Failed as failure:
+        return missing(figure, target, str(failure))
+    sums = {example: sum(seconds.values()) for example, seconds in found.items()}
+    steps = ", ".join(f"{step} {max(s[step] for s in found.values()):.2f}" for step in handoff.STEPS)
+    value = ", ".join(f"{example} {total:.2f} s" for example, total in sums.items()) + f"; the longest steps: {steps}"
+    add(figure, target, value, max(sums.values()) < 5, len(sums), f"timed here, between {where}")
 
 
 def start_up(program, add):

@@ -4,6 +4,10 @@
 
 #[path = "phase5/checkpoint.rs"]
 mod checkpoint;
+#[path = "phase5/handoff.rs"]
+mod handoff;
+#[allow(dead_code, reason = "the storage tests use the rest")]
+mod s3;
 
 use std::collections::BTreeMap;
 use std::fs;

@@ -36,16 +36,41 @@ fn bake(folder: &Path, spec: &Value) -> (Option<i32>, String) {
     (output.status.code(), said)
 }
 
-/// One bake of the example with every export there is, shared by the tests.
+/// The example as its trainer hands it over.
+fn packaged(out: &Path) {
+    let known =
+        json!({"hyperparameters": {"lr": 0.001}, "config": {"epochs": 40}, "environment": {"host": "trainer-3"}});
+    let metadata = out.with_extension("json");
+    fs::write(&metadata, known.to_string()).unwrap();
+    let mut command = bakehouse();
+    command.args([
+        "package",
+        "--name",
+        "digits",
+        "--metric",
+        "Top1",
+        "--figure",
+        "Top1=0.979",
+        "--figure",
+        "loss=0.08",
+    ]);
+    for (flag, file) in [("model", "model.onnx"), ("validation", "validation.npz"), ("calibration", "calibration.npz")]
+    {
+        command.arg(format!("--{flag}")).arg(example(file));
+    }
+    command.arg("--metadata").arg(metadata).arg("--out").arg(out).assert().success();
+}
+
+/// One bake of the example's package with every export there is, shared by the tests.
 fn baked() -> &'static Path {
     static BAKED: OnceLock<tempfile::TempDir> = OnceLock::new();
     let folder = BAKED.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
+        packaged(&folder.path().join("digits"));
         let (code, said) = bake(
             folder.path(),
             &json!({
-                "source": {"uri": example("model.onnx")},
-                "data": {"calibration": {"uri": example("calibration.npz")}, "validation": {"uri": example("validation.npz"), "metric": "Top1"}},
+                "source": {"uri": "digits/"},
                 "optimization": {"level": "Light", "goal": "Size"},
                 "runtime": "Bakehouse",
                 "exports": ["ONNX", "Phase7", "SafeTensors", "ONNXStandard"],
@@ -175,6 +200,7 @@ fn a_package_alone_is_confirmed_claim_by_claim() {
         "opsets and operators",
         "recipe",
         "gates",
+        "package of phase 5",
         "evidence of bit-identical processes",
         "evidence of batch flexibility",
         "outputs on the samples",
@@ -256,6 +282,41 @@ fn what_a_deployment_reads_is_what_was_measured() {
     let samples = safetensors::read(&fs::read(folder.join("samples.safetensors")).unwrap().into()).unwrap();
     let places = manifest["evidence"]["samples"]["places"].as_array().unwrap().len();
     assert!(samples.values().all(|array| array.shape()[0] == places), "{places}");
+}
+
+#[test]
+fn what_the_trainer_said_is_carried_along_and_held_against_the_report() {
+    let report = json_of(&out().join("report.json"));
+    let carried = &json_of(&out().join(PACKAGE).join("manifest.json"))["traceability"]["phase5"];
+    for field in ["identity", "training", "environment", "metrics"] {
+        assert_eq!(carried[field], report["package"]["manifest"][field], "{field}");
+    }
+    assert_eq!(carried["training"]["hyperParameters"], json!({"lr": 0.001}));
+    assert_eq!(carried["manifestSha256"], sha256_hex(&fs::read(baked().join("digits/manifest.json")).unwrap()));
+    assert_eq!((&carried["baseline"][0]["metric"], &carried["baseline"][0]["holds"]), (&json!("Top1"), &json!(true)));
+    let files: Vec<&str> = carried["files"].as_array().unwrap().iter().map(|f| f["field"].as_str().unwrap()).collect();
+    assert_eq!(files, ["model.graph", "splits.validation", "splits.calibration"]);
+
+    // Nothing in the package itself tells that a hyper-parameter was edited and every digest made to match; the report does.
+    let copy = tempfile::tempdir().unwrap();
+    let mut package = Package::copy(&out().join(PACKAGE));
+    package.manifest["traceability"]["phase5"]["training"]["hyperParameters"]["lr"] = json!(0.1);
+    package.seal();
+    assert_eq!(refuted(&package.verify(&[]).1), Vec::<String>::new());
+    for entry in fs::read_dir(out()).unwrap().map(Result::unwrap).filter(|e| e.path().is_file()) {
+        fs::copy(entry.path(), copy.path().join(entry.file_name())).unwrap();
+    }
+    fs::rename(package.folder(), copy.path().join(PACKAGE)).unwrap();
+    let mut report = report;
+    for artifact in report["artifacts"].as_array_mut().unwrap() {
+        let bytes = fs::read(copy.path().join(artifact["file"].as_str().unwrap())).unwrap();
+        (artifact["sha256"], artifact["bytes"]) = (json!(sha256_hex(&bytes)), json!(bytes.len()));
+    }
+    fs::write(copy.path().join("report.json"), report.to_string()).unwrap();
+    let output = bakehouse().args(["verify", "--json"]).arg(copy.path()).output().unwrap();
+    let said = refuted(&serde_json::from_slice(&output.stdout).unwrap());
+    let expected = "training in the package: TrainingMisstated: manifest.json: traceability.phase5: training";
+    assert_eq!((output.status.code(), said), (Some(3), vec![expected.to_owned()]));
 }
 
 #[test]
@@ -454,6 +515,28 @@ const CASES: &[Case] = &[
     }),
     ("gates that passed with one that failed", Defect::GateMisstated, |p| {
         p.manifest["traceability"]["gates"][0]["verdict"] = json!("Fail");
+        p.seal();
+    }),
+    ("another manifest of phase 5", Defect::TrainingMisstated, |p| {
+        p.manifest["traceability"]["phase5"]["manifestSha256"] = json!("0".repeat(64));
+        p.seal();
+    }),
+    ("no word of the training", Defect::TrainingMisstated, |p| {
+        p.manifest["traceability"].as_object_mut().unwrap().remove("phase5");
+        p.seal();
+    }),
+    ("a split that the bake did not read", Defect::TrainingMisstated, |p| {
+        p.manifest["traceability"]["phase5"]["files"][1]["sha256"] = json!("0".repeat(64));
+        p.seal();
+    }),
+    ("a trainer's figure that is said to hold and does not", Defect::TrainingMisstated, |p| {
+        let claim = &mut p.manifest["traceability"]["phase5"];
+        claim["metrics"][0]["value"] = json!(0.999);
+        claim["baseline"][0]["claimed"] = json!(0.999);
+        p.seal();
+    }),
+    ("a figure that no trainer named", Defect::TrainingMisstated, |p| {
+        p.manifest["traceability"]["phase5"]["metrics"] = json!([]);
         p.seal();
     }),
     ("ranges without samples", Defect::ClaimWithoutEvidence, |p| {

@@ -1,6 +1,7 @@
 mod argocd;
 mod bakes;
 mod control;
+mod handoff;
 mod kueue;
 mod nodes;
 mod operator;

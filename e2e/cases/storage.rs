@@ -52,10 +52,25 @@ impl Server {
     /// Model and data of an example.
     pub(super) fn put(&self, example: &str) {
         for file in FILES {
-            let path = format!("examples/{example}/{file}");
-            let sent = self.request(&format!("{example}/{file}"), &["-T", &path]);
-            assert!(sent.status.success(), "{path}: {}", String::from_utf8_lossy(&sent.stderr));
+            self.send(Path::new(&format!("examples/{example}/{file}")), &format!("{example}/{file}"));
         }
+    }
+
+    /// All that lies in a folder, under a prefix.
+    pub(super) fn put_folder(&self, folder: &Path, prefix: &str) {
+        for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+            let key = format!("{prefix}/{}", entry.file_name().to_str().unwrap());
+            if entry.path().is_dir() {
+                self.put_folder(&entry.path(), &key);
+            } else {
+                self.send(&entry.path(), &key);
+            }
+        }
+    }
+
+    fn send(&self, path: &Path, key: &str) {
+        let sent = self.request(key, &["-T", &path.display().to_string()]);
+        assert!(sent.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&sent.stderr));
     }
 
     pub(super) fn has(&self, key: &str) -> bool {

@@ -11,7 +11,7 @@ use super::choose::Chosen;
 use super::intake::Loaded;
 use super::measure::Workload;
 use super::publish::Staging;
-use super::report::Artifact;
+use super::report::{Artifact, Reproduced};
 use super::timing::Timer;
 use super::{BakeError, Options};
 use crate::api::ResolvedJob;
@@ -19,10 +19,10 @@ use crate::api::bakejob::Export;
 use crate::api::digest::sha256_hex_of;
 use crate::hardware::MachineFacts;
 use crate::optimizer::{PassRecord, Recipe};
-use crate::package::phase7;
+use crate::package::{Package, phase7};
 
 pub(super) use measured::{Extreme, Outputs, batch_rows, difference, limits, ranges, run_all, wall, wall_plan};
-pub(super) use package::{MANIFEST_FORMAT, figures, machine};
+pub(super) use package::{MANIFEST_FORMAT, figures, machine, source_claims};
 
 /// A finished artifact and all that its other formats are made of.
 pub(super) struct Handoff<'a> {
@@ -35,6 +35,8 @@ pub(super) struct Handoff<'a> {
     pub(super) lossless: &'a [PassRecord],
     pub(super) chosen: &'a Chosen,
     pub(super) recipe: &'a Recipe,
+    /// The package that the input came in, and its trainer's figures measured again.
+    pub(super) package: Option<(&'a Package, &'a [Reproduced])>,
 }
 
 impl Handoff<'_> {

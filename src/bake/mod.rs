@@ -147,6 +147,7 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
 
     stages.enter(Stage::Validate);
     let reproduced = package.as_ref().map(|package| reproduce::figures(package, &loaded)).transpose()?;
+    let reproduced = reproduced.unwrap_or_default();
     let bench = Bench::for_verdict(engine.clone(), cores(), &loaded.model, loaded.verdict(), &loaded.taps)?;
     let mut chosen =
         choose::choose(job, &loaded, &bench, &measurer, &baseline, &mut search.candidates, &staging, &mut stages)?;
@@ -170,13 +171,13 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
         lossless: &search.lossless,
         chosen: &chosen,
         recipe: &recipe,
+        package: package.as_ref().map(|package| (package, reproduced.as_slice())),
     };
     let handed = handoff.write(&mut staging)?;
     let resumed = stages.remark();
     if let Some(said) = &resumed {
         chosen.message = format!("{} {said}", chosen.message);
     }
-    let reproduced = reproduced.unwrap_or_default();
     let doubts: Vec<String> = reproduced.iter().filter(|r| r.holds != Some(true)).map(|r| r.message.clone()).collect();
     for refuted in reproduced.iter().filter(|r| r.holds == Some(false)) {
         chosen.message = format!("{} {}", chosen.message, refuted.message);

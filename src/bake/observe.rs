@@ -19,7 +19,7 @@ pub(super) struct Seen {
 }
 
 /// Models of fewer bytes are loaded once per thread, each session on one thread: small runs scale over samples and not inside one.
-const SMALL_MODEL_BYTES: usize = 16 << 20;
+pub(super) const SMALL_MODEL_BYTES: usize = 16 << 20;
 
 /// Fewer feeds per session are not worth loading it.
 const FEEDS_PER_SESSION: usize = 32;
@@ -60,6 +60,12 @@ pub(super) fn together(
     Reading { engine, model, taps, keep_outputs: true }.run(feeds, threads)
 }
 
+/// How many sessions share the feeds, each on one thread where there are several.
+pub(super) fn sessions(model: &Model, feeds: &[Feed], threads: usize) -> usize {
+    let small = prost::Message::encoded_len(model.proto()) < SMALL_MODEL_BYTES;
+    if small { threads.clamp(1, (feeds.len() / FEEDS_PER_SESSION).max(1)) } else { 1 }
+}
+
 /// What to read of a model.
 struct Reading<'a> {
     engine: &'a SharedEngine,
@@ -70,8 +76,7 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     fn run(&self, feeds: &[Feed], threads: usize) -> Result<Seen, EngineError> {
-        let small = prost::Message::encoded_len(self.model.proto()) < SMALL_MODEL_BYTES;
-        let sessions = if small { threads.clamp(1, (feeds.len() / FEEDS_PER_SESSION).max(1)) } else { 1 };
+        let sessions = sessions(self.model, feeds, threads);
         let mut columns =
             if sessions == 1 { self.columns(feeds, threads)? } else { self.side_by_side(feeds, sessions)? };
         let tapped = columns.split_off(if self.keep_outputs { self.model.graph().output.len() } else { 0 });

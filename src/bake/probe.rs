@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::BakeError;
+use super::observe::SMALL_MODEL_BYTES;
 use crate::api::bakejob::Runtime;
 use crate::api::digest::{hex, sha256_hex_of};
 use crate::engine::{Dataset, Engines, LoadOptions, dataset};
@@ -130,6 +131,19 @@ pub fn spawn(program: &Path, request: &Request) -> Result<Seen, BakeError> {
         command.arg("--ort-lib").arg(library);
     }
     answer(program, &mut command)
+}
+
+/// The same for several requests about a model of so many bytes: all at once, for nothing that they look at is disturbed by the others. Of a larger model one
+/// after the other, or they would need the memory of all of them.
+pub fn spawn_all(program: &Path, requests: &[Request], model_bytes: u64) -> Result<Vec<Seen>, BakeError> {
+    if model_bytes >= SMALL_MODEL_BYTES as u64 {
+        return requests.iter().map(|request| spawn(program, request)).collect();
+    }
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = requests.iter().map(|request| scope.spawn(move || spawn(program, request))).collect();
+        let failed = || BakeError::Internal("whoever waits for a fresh process panicked".to_owned());
+        threads.into_iter().map(|thread| thread.join().map_err(|_| failed())?).collect()
+    })
 }
 
 /// What a fresh process prints.

@@ -97,9 +97,24 @@ impl Staging {
         self.files.push(PathBuf::from(name));
     }
 
-    /// Renames every file into place, in the order they were written. A signal ends the process before the first or after the last.
+    /// Renames every file into place, in the order they were written. The last one names the others, so that of an earlier bake goes first: killed in
+    /// between, nothing names files that were replaced. A signal ends the process before the first or after the last.
     pub(super) fn publish(self) -> Result<(), BakeError> {
-        undivided(|| self.files.iter().try_for_each(|name| self.rename(name)))
+        undivided(|| {
+            self.files.last().map_or(Ok(()), |name| self.withdraw(name))?;
+            self.files.iter().try_for_each(|name| self.rename(name))
+        })
+    }
+
+    /// Takes an earlier file of this name away. It goes with the hidden folder.
+    fn withdraw(&self, name: &Path) -> Result<(), BakeError> {
+        let (earlier, aside) = (self.target.join(name), self.folder.path().join("withdrawn"));
+        match std::fs::rename(&earlier, aside) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                Err(BakeError::Output { path: earlier, source })
+            }
+            _ => Ok(()),
+        }
     }
 
     fn rename(&self, name: &Path) -> Result<(), BakeError> {
@@ -164,6 +179,25 @@ mod tests {
         };
         assert_eq!(names(&root.path().join("package")), ["new"]);
         assert_eq!(names(root.path()), ["package", "report.json"]);
+    }
+
+    #[test]
+    fn what_names_the_others_is_gone_before_the_first_of_them_is_replaced() {
+        let root = tempfile::tempdir().unwrap();
+        let publish = |text: &[u8]| {
+            let mut staging = Staging::new(root.path(), None).unwrap();
+            for name in ["a.onnx", "b.onnx", "report.json"] {
+                staging.write(name, text).unwrap();
+            }
+            staging.publish()
+        };
+        publish(b"1").unwrap();
+        // The second rename fails, as if the process had ended before it.
+        std::fs::remove_file(root.path().join("b.onnx")).unwrap();
+        std::fs::create_dir_all(root.path().join("b.onnx/mine")).unwrap();
+        assert!(publish(b"2").is_err());
+        assert_eq!(std::fs::read(root.path().join("a.onnx")).unwrap(), b"2");
+        assert!(!root.path().join("report.json").exists());
     }
 
     #[test]

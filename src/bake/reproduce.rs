@@ -6,12 +6,9 @@ use super::source::Role;
 use super::{BakeError, cores, observe};
 use crate::api::bakejob::TaskMetric;
 use crate::engine::blocks;
+use crate::package::phase7::{FigureClaim, REPRODUCED_WITHIN};
 use crate::package::{Claim, FinalMetric, Package};
 use crate::quality::{self, MetricKind, QualityError, Scored};
-
-/// Two figures of one model on the same samples differ by no more than this: half of the last digit of a figure given in whole percent, which also covers
-/// the few decisions that another runtime makes the other way.
-const TOLERANCE: f64 = 0.005;
 
 /// The most figures that are measured again.
 const MOST: usize = 16;
@@ -50,6 +47,13 @@ pub(super) fn figures(package: &Package, loaded: &Loaded) -> Result<Vec<Reproduc
         .collect()
 }
 
+impl From<&Reproduced> for FigureClaim {
+    fn from(figure: &Reproduced) -> Self {
+        let Reproduced { metric, claimed, measured, samples, holds, .. } = figure;
+        Self { metric: metric.clone(), claimed: *claimed, measured: *measured, samples: *samples, holds: *holds }
+    }
+}
+
 fn kind(claim: Claim) -> MetricKind {
     match claim.metric {
         TaskMetric::TopK => MetricKind::TopK { k: claim.k },
@@ -76,7 +80,7 @@ fn compared(metric: &FinalMetric, scored: &Scored) -> Reproduced {
         return unmeasured(metric, "it is no share or coefficient of at most 1; percentages are written as shares");
     }
     let difference = measured - claimed;
-    let holds = difference.abs() <= TOLERANCE;
+    let holds = difference.abs() <= REPRODUCED_WITHIN;
     let on = format!("{} validation samples", scored.samples);
     let message = if holds {
         format!("The package's {name} of {claimed:.4} comes out as {measured:.4} on its {on}.")

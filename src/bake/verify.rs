@@ -8,6 +8,7 @@ mod claims;
 mod files;
 mod package;
 mod timed;
+mod training;
 
 use std::path::Path;
 
@@ -103,6 +104,7 @@ pub fn verify(folder: &Path, options: &Options) -> Result<Verification, BakeErro
     files::recipe(folder, &report, &sources, artifact.as_deref(), &mut found);
     again::measure(folder, &report, &sources, artifact.as_deref(), options, &mut found)?;
     if report.artifacts.iter().any(|a| a.format == MANIFEST_FORMAT) {
+        training::agrees(folder, &report, &mut found);
         let package = folder.join(phase7::FOLDER);
         found.remarks.push(format!("The package is checked by itself: bakehouse verify {}", package.display()));
     }

@@ -258,7 +258,7 @@ pub(crate) struct PackageArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct VerifyArgs {
-    /// Folder that a bake wrote, or a package of phase 7; a local one or s3://bucket/folder/.
+    /// Folder that a bake wrote, a package of phase 7, or current.json of a promotion; a local one or s3://bucket/folder/.
     #[arg(value_name = "URI")]
     pub(crate) target: PathBuf,
     /// The validation data of a package, to check its ranges and bounds on all samples. A package brings a few of its own.

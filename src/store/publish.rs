@@ -40,6 +40,8 @@ pub struct Upload {
     pub name: String,
     /// Its SHA-256, in hexadecimal.
     pub sha256: String,
+    /// Whether it names others by their digests. What an earlier run left under its name goes before any of them is replaced.
+    pub names_others: bool,
 }
 
 impl Store {
@@ -130,6 +132,9 @@ impl Store {
         }
         let Some(manifest) = sent.last() else { return Ok(()) };
         let mode = self.withdraw(manifest).await?;
+        for (_, sent) in files.iter().zip(&*sent).filter(|(file, _)| file.names_others) {
+            self.withdraw(sent).await?;
+        }
         while !sent.is_empty() {
             let mode = if sent.len() == 1 { &mode } else { &PutMode::Overwrite };
             self.name(sent.remove(0), mode).await?;

@@ -10,7 +10,7 @@ use crate::api::wire::Outcome;
 use crate::api::{Reason, ResolvedJob};
 use crate::bake::{self, Options, Progress, Report, Stage};
 use crate::model::external;
-use crate::package::{self, Manifest, PackageError, Wanted};
+use crate::package::{self, Manifest, PackageError, Wanted, phase7};
 use crate::signals::HeldFolder;
 use crate::store::{Fetch, Location, Store, StoreError, Upload, named};
 
@@ -217,9 +217,15 @@ fn publish(store: &Store, to: &Location, from: &Path, progress: &mut dyn Progres
     };
     let text = fs::read(from.join(MANIFEST)).map_err(|error| lost(&error))?;
     let report: Report = serde_json::from_slice(&text).map_err(|error| lost(&error))?;
-    let artifacts = report.artifacts.into_iter().map(|a| Upload { name: a.file, sha256: a.sha256 });
-    let files: Vec<Upload> =
-        artifacts.chain([Upload { name: MANIFEST.to_owned(), sha256: sha256_hex(&text) }]).collect();
+    let manifest = format!("{}/{}", phase7::FOLDER, phase7::MANIFEST_FILE);
+    let artifacts = report.artifacts.into_iter().map(|a| Upload {
+        names_others: a.file == manifest,
+        name: a.file,
+        sha256: a.sha256,
+    });
+    let files: Vec<Upload> = artifacts
+        .chain([Upload { name: MANIFEST.to_owned(), sha256: sha256_hex(&text), names_others: false }])
+        .collect();
     store.publish(OUTPUT, to, from, &files, &mut |text| progress.transfer(text))?;
     tracing::info!(uri = %to, files = files.len(), "published");
     Ok(())

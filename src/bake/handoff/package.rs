@@ -11,17 +11,18 @@ use crate::api::wire::IMAGE_VARIABLE;
 use crate::bake::probe::{self, Seen, outputs_digest};
 use crate::bake::publish::Staging;
 use crate::bake::report::BatchLatency;
-use crate::bake::source::Role;
+use crate::bake::source::{Role, SourceFile};
 use crate::bake::{BakeError, pretty};
 use crate::engine::{Feed, LoadOptions};
 use crate::hardware::MachineFacts;
 use crate::model::{Model, Tensor, safetensors};
+use crate::package::Package;
 use crate::package::phase7::{
     self, BatchFigures, BitIdentical, CONFIG_FILE, Clock, DEPLOYMENT_VERSION, DeploymentConfig, DeterminismEvidence,
-    Evidence, FOLDER, FileRole, GateClaim, Hint, Latency, LatencySamples, MANIFEST_FILE, MODEL_FILE, Machine, Manifest,
-    MemoryFigures, ModelFacts, ModelRef, OUTPUTS_FILE, Opened, PHASE7_VERSION, PackageFile, PassClaim, Port,
-    RECIPE_FILE, RecipeClaim, Runtime, SAMPLES_FILE, SampleEvidence, Signature, SourceClaim, ThreadDigest,
-    Traceability, output_key,
+    Evidence, FOLDER, FigureClaim, FileRole, GateClaim, Hint, Latency, LatencySamples, MANIFEST_FILE, MODEL_FILE,
+    Machine, Manifest, MemoryFigures, ModelFacts, ModelRef, OUTPUTS_FILE, Opened, PHASE7_VERSION, PackageFile,
+    PassClaim, Phase5Claim, Port, RECIPE_FILE, RecipeClaim, Runtime, SAMPLES_FILE, SampleEvidence, Signature,
+    SourceClaim, ThreadDigest, Traceability, output_key,
 };
 use crate::profiler::{Samples, latency};
 use crate::quality;
@@ -120,7 +121,7 @@ impl Handoff<'_> {
         let engine = &self.loaded.engine.engine;
         let feeds = &self.loaded.validation.feeds;
         let mut session = engine.load(model, &LoadOptions::default())?;
-        let ranges = ranges(session.as_mut(), model, feeds)?;
+        let ranges = ranges(engine, model, feeds)?;
         let first = session.run(&feeds[0])?;
         let each: usize = feeds[0].iter().map(|(_, t)| t).chain(&first).map(|t| t.bytes().len()).sum();
         let (places, attain_ranges) = chosen_places(&ranges, feeds.len(), each);
@@ -148,8 +149,8 @@ impl Handoff<'_> {
             ort_lib: self.options.ort_lib.clone(),
             threads: 1,
         };
-        let processes =
-            (0..PROCESSES).map(|_| probe::spawn(&self.options.program, &request)).collect::<Result<Vec<_>, _>>()?;
+        let requests = vec![request; PROCESSES];
+        let processes = probe::spawn_all(&self.options.program, &requests, self.chosen.files.bytes())?;
         let determinism = DeterminismEvidence {
             runs: vec![digest(&outputs), digest(&again)],
             threads: vec![ThreadDigest { threads: 2, sha256: digest(&threaded) }],
@@ -254,6 +255,7 @@ impl Handoff<'_> {
     fn traceability(&self) -> Traceability {
         let (job, chosen) = (self.job, self.chosen);
         let image = std::env::var(IMAGE_VARIABLE).ok().filter(|image| !image.is_empty());
+        let sources = source_claims(&self.loaded.files);
         Traceability {
             written_at: jiff::Timestamp::now().to_string(),
             job: job.name.clone(),
@@ -264,16 +266,12 @@ impl Handoff<'_> {
             reason: chosen.reason,
             candidate: chosen.name.clone(),
             input_sha256: sha256_hex(&self.loaded.source.file),
-            sources: self
-                .loaded
-                .files
-                .iter()
-                .map(|f| SourceClaim {
-                    role: format!("{:?}", f.role),
-                    uri: f.path.display().to_string(),
-                    sha256: f.sha256.clone(),
-                })
-                .collect(),
+            phase5: self.package.map(|(package, reproduced)| {
+                let Package { layout, manifest, manifest_sha256, .. } = package;
+                let baseline = reproduced.iter().map(FigureClaim::from).collect();
+                Phase5Claim::of(*layout, manifest_sha256.as_deref(), manifest, &sources, baseline)
+            }),
+            sources,
             recipe: RecipeClaim {
                 file: RECIPE_FILE.to_owned(),
                 steps: self.recipe.steps.iter().map(|s| s.pass.clone()).collect(),
@@ -297,6 +295,16 @@ impl Handoff<'_> {
             },
         }
     }
+}
+
+/// The files that a bake read, as a package states them.
+pub(in crate::bake) fn source_claims(files: &[SourceFile]) -> Vec<SourceClaim> {
+    let claim = |f: &SourceFile| SourceClaim {
+        role: format!("{:?}", f.role),
+        uri: f.path.display().to_string(),
+        sha256: f.sha256.clone(),
+    };
+    files.iter().map(claim).collect()
 }
 
 fn gate(gate: &quality::GateResult) -> GateClaim {

@@ -284,17 +284,16 @@ impl Bench<'_> {
             ort_lib: self.options.ort_lib.clone(),
             threads,
         };
-        let mut seen = Vec::new();
-        for threads in [1, 1, 2] {
-            match probe::spawn(&self.options.program, &request(threads)) {
-                Ok(one) => seen.push(one),
-                Err(BakeError::Reload(why)) => {
-                    found.add("reload in a fresh process", "it runs", "-", no(Defect::ModelUnreadable, why));
-                    return Ok(());
-                }
-                Err(error) => return Err(error),
+        let parts = self.package.manifest.files.iter().filter(|f| f.role.is_of_the_model());
+        let bytes = parts.map(|f| f.bytes).sum();
+        let seen = match probe::spawn_all(&self.options.program, &[1, 1, 2].map(request), bytes) {
+            Ok(seen) => seen,
+            Err(BakeError::Reload(why)) => {
+                found.add("reload in a fresh process", "it runs", "-", no(Defect::ModelUnreadable, why));
+                return Ok(());
             }
-        }
+            Err(error) => return Err(error),
+        };
         found.add("reload in a fresh process", "it runs", "it does", Holds::Yes);
         let [first, second, threaded] = [0, 1, 2].map(|i| &seen[i]);
         let mut session = self.engine.load(self.package.model, &LoadOptions::default())?;
@@ -372,8 +371,7 @@ impl Bench<'_> {
             split = Some(loaded.dataset.feeds);
         }
         let feeds = split.as_ref().unwrap_or(&self.samples);
-        let mut session = self.engine.load(self.package.model, &LoadOptions::default())?;
-        let seen = ranges(session.as_mut(), self.package.model, feeds)?;
+        let seen = ranges(&self.engine, self.package.model, feeds)?;
         let signature = &self.package.config.signature;
         let inputs = signature.inputs.iter().zip(&seen.inputs).map(|(p, e)| ("range of input", p, e, None));
         let outputs =

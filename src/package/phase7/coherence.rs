@@ -16,6 +16,7 @@ pub(super) fn check(manifest: &Manifest, config: &DeploymentConfig, opened: &mut
     ranges(manifest, config, opened);
     limits(config, opened);
     gates(manifest, opened);
+    training(manifest, opened);
 }
 
 fn without(detail: impl Into<String>) -> Fault {
@@ -157,4 +158,19 @@ fn gates(manifest: &Manifest, opened: &mut Opened) {
         None => "undecided",
     };
     opened.add("gates", format!("{} gates, {}", trace.gates.len(), text(trace.gates_passed)), text(follows), fault);
+}
+
+fn training(manifest: &Manifest, opened: &mut Opened) {
+    let trace = &manifest.traceability;
+    let of_a_package = trace.sources.iter().find(|s| matches!(s.role.as_str(), "Manifest" | "Weights"));
+    let why = match (&trace.phase5, of_a_package) {
+        (Some(claim), _) => claim.misstated(&trace.sources, &manifest.evidence.samples.validation_sha256),
+        (None, Some(source)) => Some(format!("is missing, and the bake read {} of a package", source.uri)),
+        (None, None) => None,
+    };
+    let fault =
+        why.map(|why| Fault::new(Defect::TrainingMisstated, format!("{MANIFEST_FILE}: traceability.phase5: {why}")));
+    let claimed = trace.phase5.as_ref().map_or_else(|| "a bare model".to_owned(), |claim| claim.identity.name.clone());
+    let found = trace.phase5.as_ref().map_or(0, |claim| claim.files.iter().filter(|f| f.read).count());
+    opened.add("package of phase 5", claimed, format!("{found} of its files were read"), fault);
 }

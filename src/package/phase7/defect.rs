@@ -37,6 +37,8 @@ pub enum Defect {
     LimitMisstated,
     /// A gate's verdict does not follow from its figure.
     GateMisstated,
+    /// What is said of the training does not fit the files that the bake read, or contradicts itself.
+    TrainingMisstated,
     /// The model gives other outputs than those in the package.
     OutputsDiffer,
     /// Outputs differ between runs, threads or processes, against the claim.

@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::deployment::Clock;
+use super::phase5::Phase5Claim;
 use super::signature::other_operators;
 use crate::api::bakejob::Verdict;
 use crate::api::{Metric, Reason};
@@ -61,6 +62,11 @@ pub enum FileRole {
 impl FileRole {
     /// The roles that every package has.
     pub const NEEDED: [Self; 5] = [Self::Model, Self::DeploymentConfig, Self::Samples, Self::Outputs, Self::Recipe];
+
+    /// Whether it is a part of the model.
+    pub fn is_of_the_model(self) -> bool {
+        matches!(self, Self::Model | Self::ModelData)
+    }
 }
 
 /// A file of the package.
@@ -127,6 +133,9 @@ pub struct Traceability {
     pub input_sha256: String,
     /// Files that the bake read.
     pub sources: Vec<SourceClaim>,
+    /// What the package of phase 5 says of the training; absent when the input was a bare model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase5: Option<Phase5Claim>,
     /// How the model is made again from the input.
     pub recipe: RecipeClaim,
     /// The passes that led to the model.
@@ -142,7 +151,7 @@ pub struct Traceability {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct SourceClaim {
-    /// `Model`, `ModelData`, `Validation`, `Calibration` or `Training`.
+    /// `Manifest` (of phase 5), `Model`, `ModelData`, `Weights`, `Validation`, `Calibration` or `Training`.
     pub role: String,
     /// Where it lay.
     pub uri: String,

@@ -16,6 +16,7 @@ mod defect;
 mod deployment;
 mod manifest;
 mod open;
+mod phase5;
 mod signature;
 
 pub use defect::{Defect, Fault};
@@ -28,6 +29,7 @@ pub use manifest::{
     PackageFile, PassClaim, RecipeClaim, SampleEvidence, SourceClaim, ThreadDigest, Traceability,
 };
 pub use open::{Checked, Opened, is_package, open};
+pub use phase5::{FigureClaim, LeftOut, Phase5Claim, Phase5File, REPRODUCED_WITHIN};
 pub use signature::{Axis, Port, Signature, ValueRange};
 
 /// Name of the package's folder in the output of a bake.

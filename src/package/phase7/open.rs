@@ -88,7 +88,7 @@ pub fn open(folder: &Path) -> Opened {
             Err(fault) => opened.add(CONFIG_FILE, DEPLOYMENT_VERSION, "-", Some(fault)),
         }
     }
-    let parts = |f: &&PackageFile| matches!(f.role, FileRole::Model | FileRole::ModelData);
+    let parts = |f: &&PackageFile| f.role.is_of_the_model();
     if let Some(file) = manifest.file(FileRole::Model).filter(|_| manifest.files.iter().filter(parts).all(is_intact)) {
         match Model::load(&folder.join(&file.path)) {
             Ok(model) => opened.model = Some(model),

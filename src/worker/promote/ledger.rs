@@ -11,7 +11,7 @@ use crate::worker::Failed;
 pub(crate) const VERSION: &str = "bakehouse.dev/promotion/v1";
 
 /// Under which the newest entry is found.
-pub(super) const CURRENT: &str = "current.json";
+pub(crate) const CURRENT: &str = "current.json";
 
 /// Attempts to be the next entry. Each that fails is somebody else's that succeeded.
 const ATTEMPTS: u32 = 100;
@@ -64,10 +64,16 @@ fn name(sequence: u64) -> String {
 }
 
 fn parse(place: &Place, name: &str, bytes: &[u8]) -> Result<Entry, Failed> {
-    let wrong = |why: &dyn std::fmt::Display| Failed {
+    let wrong = |why: String| Failed {
         reason: Reason::InvalidData,
-        message: format!("{place}/{name} is no promotion record: {why}. Move it away, or promote to another place."),
+        message: format!("{place}/{name} {why}. Move it away, or promote to another place."),
     };
+    parsed(bytes).map_err(wrong)
+}
+
+/// The entry that a file holds; what is wrong with it where it holds none.
+pub(crate) fn parsed(bytes: &[u8]) -> Result<Entry, String> {
+    let wrong = |why: &dyn std::fmt::Display| format!("is no promotion record: {why}");
     let entry: Entry = serde_json::from_slice(bytes).map_err(|error| wrong(&error))?;
     if entry.api_version == VERSION {
         Ok(entry)

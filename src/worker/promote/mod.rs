@@ -22,7 +22,7 @@ use crate::api::digest::sha256_hex;
 use crate::api::wire::{Assignment, Outcome};
 use crate::api::{Reason, ResolvedJob, floor};
 use crate::bake::Report;
-pub(crate) use ledger::{Act, Entry, Origin};
+pub(crate) use ledger::{Act, CURRENT, Entry, Origin, parsed};
 use ledger::{Listed, VERSION};
 use place::{Item, Place, changed};
 
@@ -90,28 +90,29 @@ pub(crate) fn promote(order: &Order) -> Result<Entry, Failed> {
     let version = format!("versions/{}", report.model);
     let to = root.join(&version);
 
+    // Two bakes of one model differ in their reports. Entries name the files of the first by digest, so these stay as long as they are whole.
+    let standing = of_version(&root, &version)?.filter(|entry| verify(&to, &items(entry), &to).is_ok());
     let mut put = Vec::new();
-    let copied = copy(&from, &to, &report.files, &mut put);
-    if let Err(failed) = copied {
-        if !known(&root, &version)? {
+    if standing.is_none()
+        && let Err(failed) = copy(&from, &to, &report.files, &mut put)
+    {
+        if of_version(&root, &version)?.is_none() {
             to.forget(&put);
         }
         return Err(failed);
     }
+    let listed = |item: &Item| Listed { file: item.name.clone(), sha256: item.sha256.clone() };
+    let files = standing.map_or_else(|| report.files.iter().map(listed).collect(), |entry| entry.files);
     let sha256 = format!("sha256:{}", report.model);
     ledger::append(&root, |newest| {
-        let promoted = newest.is_some_and(|newest| newest.sha256 == sha256);
+        let promoted = newest.is_some_and(|newest| newest.sha256 == sha256 && newest.files == files);
         Ok((!promoted).then(|| Entry {
             api_version: VERSION.to_owned(),
             sequence: 0,
             act: Act::Promote,
             sha256: sha256.clone(),
             version: version.clone(),
-            files: report
-                .files
-                .iter()
-                .map(|item| Listed { file: item.name.clone(), sha256: item.sha256.clone() })
-                .collect(),
+            files: files.clone(),
             bakejob: order.origin.clone(),
             time: Timestamp::now().to_string(),
         }))
@@ -132,10 +133,8 @@ pub(crate) fn rollback(to: &Path, name: &str, storage: Option<&Storage>) -> Resu
     }
     let before = before.ok_or_else(|| refuse("there is no other version to go back to."))?;
     // Somebody may have tidied up: what is not there whole is not promoted.
-    let files: Vec<Item> =
-        before.files.iter().map(|f| Item { name: f.file.clone(), sha256: f.sha256.clone() }).collect();
     let version = root.join(&before.version);
-    verify(&version, &files, &version)?;
+    verify(&version, &items(&before), &version)?;
     ledger::append(&root, |newest| {
         if newest.is_none_or(|newest| newest.sequence != now.sequence) {
             return Err(refuse("somebody promoted meanwhile; look at the history and decide again."));
@@ -243,13 +242,19 @@ fn verify(place: &Place, files: &[Item], called: &Place) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Whether any entry names this version.
-fn known(root: &Place, version: &str) -> Result<bool, Failed> {
+/// The newest entry that names this version.
+fn of_version(root: &Place, version: &str) -> Result<Option<Entry>, Failed> {
     let newest = ledger::newest(root)?.map_or(0, |entry| entry.sequence);
-    for sequence in 1..=newest {
-        if ledger::entry(root, sequence)?.is_some_and(|entry| entry.version == version) {
-            return Ok(true);
+    for sequence in (1..=newest).rev() {
+        let named = ledger::entry(root, sequence)?.filter(|entry| entry.version == version);
+        if named.is_some() {
+            return Ok(named);
         }
     }
-    Ok(false)
+    Ok(None)
+}
+
+/// The files of an entry.
+fn items(entry: &Entry) -> Vec<Item> {
+    entry.files.iter().map(|f| Item { name: f.file.clone(), sha256: f.sha256.clone() }).collect()
 }

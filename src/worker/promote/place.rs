@@ -163,7 +163,7 @@ impl Place {
             }
             #[cfg(feature = "store")]
             Self::Bucket { store, folder, field } => {
-                let file = Upload { name: item.name.clone(), sha256: item.sha256.clone() };
+                let file = Upload { name: item.name.clone(), sha256: item.sha256.clone(), names_others: false };
                 Ok(store.put(field, folder, from, &file)?)
             }
         }
