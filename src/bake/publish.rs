@@ -1,9 +1,11 @@
 //! Writing the results: everything into a hidden folder first, then renamed into place, the report last. Nothing half-written is ever seen under a final name.
+//! The result that lay there before is set aside first.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::BakeError;
+use super::{BakeError, earlier};
 use crate::signals::{HeldFolder, undivided};
 
 /// How the name of a hidden folder begins.
@@ -52,6 +54,7 @@ impl Staging {
         if run.is_some() {
             remove_hidden(target, &prefix).map_err(failed)?;
         }
+        earlier::check(target).map_err(|source| BakeError::Output { path: target.join(earlier::EARLIER), source })?;
         let folder = HeldFolder::inside(target, &prefix).map_err(failed)?;
         Ok(Self { folder, target: target.to_owned(), files: Vec::new() })
     }
@@ -97,9 +100,15 @@ impl Staging {
         self.files.push(PathBuf::from(name));
     }
 
-    /// Renames every file into place, in the order they were written. A signal ends the process before the first or after the last.
-    pub(super) fn publish(self) -> Result<(), BakeError> {
-        undivided(|| self.files.iter().try_for_each(|name| self.rename(name)))
+    /// Sets aside what lay there, then renames every file into place, in the order they were written. A signal ends the process before the first or
+    /// after the last. Returns a sentence where something that lay there could not be kept.
+    pub(super) fn publish(self) -> Result<Option<String>, BakeError> {
+        let _alone = alone(&self.target);
+        undivided(|| {
+            let said = earlier::set_aside(&self.target, self.folder.path())?;
+            self.files.iter().try_for_each(|name| self.rename(name))?;
+            Ok(said)
+        })
     }
 
     fn rename(&self, name: &Path) -> Result<(), BakeError> {
@@ -116,6 +125,13 @@ impl Staging {
         };
         rename().map_err(|source| BakeError::Output { path: to.clone(), source })
     }
+}
+
+/// Waits until no other process publishes into a folder, and keeps them waiting for as long as this is held. Where a file system knows no locks, each job
+/// has a folder of its own.
+fn alone(folder: &Path) -> Option<File> {
+    let held = File::open(folder).ok()?;
+    held.lock().ok().map(|()| held)
 }
 
 #[cfg(test)]

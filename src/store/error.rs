@@ -152,7 +152,7 @@ impl StoreError {
     }
 
     /// Whether these credentials may not do it.
-    pub(super) fn is_denied(&self) -> bool {
+    pub fn is_denied(&self) -> bool {
         self.0.fault == Fault::Denied
     }
 
@@ -283,6 +283,12 @@ fn classify(error: &object_store::Error) -> Fault {
         }
         _ => Fault::Refused,
     }
+}
+
+/// Some stores that speak S3 do not know `If-None-Match` and say so.
+pub(super) fn knows_no_condition(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. })
+        || error.to_string().contains("NotImplemented")
 }
 
 fn causes<'e>(error: &'e object_store::Error) -> impl Iterator<Item = &'e (dyn Error + 'static)> {

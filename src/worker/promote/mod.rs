@@ -10,7 +10,8 @@
 //! names them comes last, so nobody is ever pointed at less than a whole version. Doing it again changes nothing.
 
 mod ledger;
-mod place;
+pub(super) mod mark;
+pub(super) mod place;
 
 use std::path::Path;
 
@@ -99,7 +100,7 @@ pub(crate) fn promote(order: &Order) -> Result<Entry, Failed> {
         return Err(failed);
     }
     let sha256 = format!("sha256:{}", report.model);
-    ledger::append(&root, |newest| {
+    let entry = ledger::append(&root, |newest| {
         let promoted = newest.is_some_and(|newest| newest.sha256 == sha256);
         Ok((!promoted).then(|| Entry {
             api_version: VERSION.to_owned(),
@@ -115,7 +116,12 @@ pub(crate) fn promote(order: &Order) -> Result<Entry, Failed> {
             bakejob: order.origin.clone(),
             time: Timestamp::now().to_string(),
         }))
-    })
+    })?;
+    let evidence = report.files.iter().find(|item| item.name == REPORT);
+    if let Some(item) = evidence.filter(|item| entry.files.iter().any(|file| file.sha256 == item.sha256)) {
+        mark::set(&from, &item.sha256, &entry);
+    }
+    Ok(entry)
 }
 
 /// Promotes the version before the one that is promoted now.
@@ -197,7 +203,7 @@ fn passed(from: &Place, order: &Order) -> Result<Passed, Failed> {
     let mut files: Vec<Item> = clean::inside(&report.artifacts)
         .map(|artifact| Item { name: artifact.file.clone(), sha256: artifact.sha256.clone() })
         .collect();
-    let model = outcome::models(&report).next().map(|artifact| artifact.sha256.clone());
+    let model = outcome::models(&report.artifacts).next().map(|artifact| artifact.sha256.clone());
     let model = model.ok_or_else(|| invalid(format!("{from}/{REPORT} names no model")))?;
     if let Some(approved) = order.approved
         && approved != format!("sha256:{model}")
