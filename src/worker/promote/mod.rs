@@ -91,28 +91,30 @@ pub(crate) fn promote(order: &Order) -> Result<Entry, Failed> {
     let version = format!("versions/{}", report.model);
     let to = root.join(&version);
 
-    let mut put = Vec::new();
-    let copied = copy(&from, &to, &report.files, &mut put);
-    if let Err(failed) = copied {
-        if !known(&root, &version)? {
-            to.forget(&put);
+    let files = if let Some(files) = standing(&root, &version, &report.files)? {
+        files
+    } else {
+        let mut put = Vec::new();
+        if let Err(failed) = copy(&from, &to, &report.files, &mut put) {
+            if !known(&root, &version)? {
+                to.forget(&put);
+            }
+            return Err(failed);
         }
-        return Err(failed);
-    }
+        report.files.clone()
+    };
+    let listed: Vec<Listed> =
+        files.iter().map(|item| Listed { file: item.name.clone(), sha256: item.sha256.clone() }).collect();
     let sha256 = format!("sha256:{}", report.model);
     let entry = ledger::append(&root, |newest| {
-        let promoted = newest.is_some_and(|newest| newest.sha256 == sha256);
+        let promoted = newest.is_some_and(|newest| newest.sha256 == sha256 && newest.files == listed);
         Ok((!promoted).then(|| Entry {
             api_version: VERSION.to_owned(),
             sequence: 0,
             act: Act::Promote,
             sha256: sha256.clone(),
             version: version.clone(),
-            files: report
-                .files
-                .iter()
-                .map(|item| Listed { file: item.name.clone(), sha256: item.sha256.clone() })
-                .collect(),
+            files: listed.clone(),
             bakejob: order.origin.clone(),
             time: Timestamp::now().to_string(),
         }))
@@ -138,8 +140,7 @@ pub(crate) fn rollback(to: &Path, name: &str, storage: Option<&Storage>) -> Resu
     }
     let before = before.ok_or_else(|| refuse("there is no other version to go back to."))?;
     // Somebody may have tidied up: what is not there whole is not promoted.
-    let files: Vec<Item> =
-        before.files.iter().map(|f| Item { name: f.file.clone(), sha256: f.sha256.clone() }).collect();
+    let files = items(&before);
     let version = root.join(&before.version);
     verify(&version, &files, &version)?;
     ledger::append(&root, |newest| {
@@ -247,6 +248,25 @@ fn verify(place: &Place, files: &[Item], called: &Place) -> Result<(), Failed> {
         }
     }
     Ok(())
+}
+
+/// The files that a version was promoted with, if they lie there whole and are no fewer than `wanted`: another bake that ends in the same artifact does
+/// not replace the evidence that entries of the history name.
+fn standing(root: &Place, version: &str, wanted: &[Item]) -> Result<Option<Vec<Item>>, Failed> {
+    let newest = ledger::newest(root)?.map_or(0, |entry| entry.sequence);
+    for sequence in (1..=newest).rev() {
+        let Some(entry) = ledger::entry(root, sequence)?.filter(|entry| entry.version == version) else { continue };
+        let files = items(&entry);
+        let place = root.join(version);
+        let stands = wanted.iter().all(|wanted| files.iter().any(|file| file.name == wanted.name))
+            && verify(&place, &files, &place).is_ok();
+        return Ok(stands.then_some(files));
+    }
+    Ok(None)
+}
+
+fn items(entry: &Entry) -> Vec<Item> {
+    entry.files.iter().map(|file| Item { name: file.file.clone(), sha256: file.sha256.clone() }).collect()
 }
 
 /// Whether any entry names this version.
