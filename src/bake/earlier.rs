@@ -26,12 +26,18 @@ const TIME: &str = "%Y%m%dT%H%M%SZ";
 /// Digits of the report's digest in a name.
 const DIGITS: usize = 12;
 
+/// The first digits of a SHA-256 in hexadecimal, as names have them.
+pub(crate) fn digits(sha256: &str) -> &str {
+    sha256.get(..DIGITS).unwrap_or(sha256)
+}
+
 /// What a result is called in [`EARLIER`]: when it was finished, and the beginning of its report's digest. Names in their order are results in theirs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Name {
     /// When its last stage ended, in whole seconds.
     pub(crate) time: Timestamp,
-    digest: String,
+    /// The first digits of its report's SHA-256.
+    pub(crate) digest: String,
 }
 
 impl Name {
@@ -45,7 +51,7 @@ impl Name {
 
     /// Whether it may be that of the result whose report has this SHA-256.
     pub(crate) fn is_of(&self, sha256: &str) -> bool {
-        sha256.starts_with(&self.digest)
+        digits(sha256) == self.digest
     }
 }
 
@@ -88,7 +94,7 @@ impl Listing {
             return Err(format!("its {REPORT} is no report (apiVersion {})", text.api_version));
         }
         let ended = text.stages.last().ok_or_else(|| format!("its {REPORT} names no stage"))?;
-        let digest = sha256_hex(report)[..DIGITS].to_owned();
+        let digest = digits(&sha256_hex(report)).to_owned();
         let inside = |name: &str| {
             !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
         };

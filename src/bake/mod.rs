@@ -33,7 +33,7 @@ use std::time::{Duration, Instant};
 pub use assess::assess;
 pub use checkpoint::Checkpoints;
 pub(crate) use checkpoint::{NAMES as CHECKPOINT_NAMES, forget};
-pub(crate) use earlier::{EARLIER, Listing, Name, REPORT, not_kept, not_whole};
+pub(crate) use earlier::{EARLIER, Listing, Name, REPORT, digits, not_kept, not_whole};
 pub use error::BakeError;
 pub use progress::{Progress, Quiet, Stage, StageRecord};
 pub(crate) use publish::run_of_hidden;

@@ -19,7 +19,6 @@ use k8s_openapi::jiff::Timestamp;
 
 use super::promote::{mark, place::Place};
 use super::{Failed, outcome, promote};
-use crate::api::digest::sha256_hex;
 use crate::api::wire::Outcome;
 use crate::api::{Reason, ResolvedJob};
 use crate::bake::{EARLIER, Listing, Name, REPORT};
@@ -50,7 +49,7 @@ fn tidied(job: &ResolvedJob) -> Result<Option<String>, Failed> {
         return Ok(None);
     }
     // Somebody else's result may lie there by now; it is the newest all the same.
-    let Some((newest, _)) = listing_of(&output, REPORT)? else { return Ok(None) };
+    let Some(newest) = listing_of(&output, REPORT)? else { return Ok(None) };
     names.retain(|name| *name != newest.name);
     take_leftovers(&output, &newest, &names)?;
 
@@ -69,23 +68,30 @@ fn tidied(job: &ResolvedJob) -> Result<Option<String>, Failed> {
             Ok(None)
         }
         Err(failed) => Ok(Some(format!(
-            "{} of the results in {earlier} would have gone by keepRuns and keepDays, but whether they are promoted cannot be learned, so nothing was \
-             deleted: {failed}",
-            due.len()
+            "Results in {earlier} are to go by keepRuns and keepDays, but whether they are promoted cannot be learned, so nothing was deleted: {failed}"
         ))),
     }
 }
 
 /// Those of the results that are due which nobody promoted. An error means that this is not known of all of them.
 fn unpromoted(job: &ResolvedJob, output: &Place, due: &[Name], all: &[Name]) -> Result<Vec<(Place, Listing)>, Failed> {
-    let promoted = promoted(job)?;
-    let mut going = Vec::new();
+    let (mut going, mut open) = (Vec::new(), Vec::new());
     for name in due {
+        // Marks first: a history may be long.
+        if mark::is_set(output, name)? {
+            continue;
+        }
         let place = output.join(EARLIER).join(&name.to_string());
-        let Some(Lying { listing, report, leaving }) = lying(&place)? else { continue };
+        match lying(&place)? {
+            Some(Lying { listing, leaving: true }) => going.push((place, listing)),
+            Some(Lying { listing, leaving: false }) => open.push((name, place, listing)),
+            None => {}
+        }
+    }
+    let promoted = if open.is_empty() { Vec::new() } else { promoted(job)? };
+    for (name, place, listing) in open {
         let model = outcome::models(&listing.files).next().map(|artifact| artifact.sha256.as_str());
-        let stays = is_promoted(name, model, all, &promoted) || mark::is_set(output, &report)?;
-        if leaving || !stays {
+        if !is_promoted(name, model, all, &promoted) {
             going.push((place, listing));
         }
     }
@@ -111,17 +117,17 @@ fn cleared(job: &ResolvedJob) -> Result<(), Failed> {
     for name in names(&earlier)? {
         let place = earlier.join(&name.to_string());
         let found = match lying(&place)? {
-            Some(lying) => Some(lying),
+            Some(lying) => Some(lying.listing),
             // A process was killed on its way to set the newest one aside.
-            None => listing_of(&output, REPORT)?.filter(|(newest, _)| newest.name == name).map(Lying::whole),
+            None => listing_of(&output, REPORT)?.filter(|newest| newest.name == name),
         };
-        if let Some(lying) = found {
-            remove(&place, &lying.listing)?;
-            mark::take(&output, &lying.report)?;
+        if let Some(listing) = found {
+            remove(&place, &listing)?;
         }
+        mark::take(&output, &name)?;
     }
-    if let Some((_, report)) = listing_of(&output, REPORT)? {
-        mark::take(&output, &report)?;
+    if let Some(newest) = listing_of(&output, REPORT)? {
+        mark::take(&output, &newest.name)?;
     }
     earlier.delete(&[])
 }
@@ -136,30 +142,20 @@ fn names(earlier: &Place) -> Result<Vec<Name>, Failed> {
 /// A result that lies in a folder.
 struct Lying {
     listing: Listing,
-    /// SHA-256 of its report.
-    report: String,
     /// It is being deleted.
     leaving: bool,
 }
 
-impl Lying {
-    fn whole((listing, report): (Listing, String)) -> Self {
-        Self { listing, report, leaving: false }
-    }
-}
-
 fn lying(place: &Place) -> Result<Option<Lying>, Failed> {
-    if let Some(whole) = listing_of(place, REPORT)? {
-        return Ok(Some(Lying::whole(whole)));
+    if let Some(listing) = listing_of(place, REPORT)? {
+        return Ok(Some(Lying { listing, leaving: false }));
     }
-    let leaving = listing_of(place, LEAVING)?;
-    Ok(leaving.map(|(listing, report)| Lying { listing, report, leaving: true }))
+    Ok(listing_of(place, LEAVING)?.map(|listing| Lying { listing, leaving: true }))
 }
 
-/// What a report lists, and the report's SHA-256. What cannot be read as one is somebody else's.
-fn listing_of(place: &Place, report: &str) -> Result<Option<(Listing, String)>, Failed> {
-    let Some(text) = place.read(report)? else { return Ok(None) };
-    Ok(Listing::of(&text).ok().map(|listing| (listing, sha256_hex(&text))))
+/// What a report lists. What cannot be read as one is somebody else's.
+fn listing_of(place: &Place, report: &str) -> Result<Option<Listing>, Failed> {
+    Ok(place.read(report)?.and_then(|text| Listing::of(&text).ok()))
 }
 
 /// Deletes what earlier results left at the top and the newest one has not: formats that the job no longer asks for.
