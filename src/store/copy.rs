@@ -8,7 +8,8 @@ use object_store::{
 };
 
 use super::error::{At, Failed, Fault, StoreError, knows_no_condition};
-use super::publish::{MOST_PARTS, PART, Upload, attributes, give_up};
+use super::parts::{MOST_PARTS, PART, attributes, give_up};
+use super::publish::Upload;
 use super::uri::Scheme;
 use super::{Location, Store, entry, found};
 use crate::api::digest::sha256_hex;

@@ -22,6 +22,7 @@ mod fetch;
 mod gs;
 mod meter;
 mod once;
+mod parts;
 mod patience;
 mod publish;
 mod s3;

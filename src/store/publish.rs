@@ -10,22 +10,16 @@ use bytes::Bytes;
 use futures::stream::FuturesUnordered;
 use futures::{StreamExt, TryStreamExt};
 use object_store::{
-    Attribute, Attributes, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions,
-    PutPayload,
+    Attributes, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload,
 };
 use sha2::{Digest, Sha256};
 
 use super::error::{At, Fault, StoreError, knows_no_condition};
 use super::meter::Meter;
+use super::parts::{MOST_PARTS, PART, attributes, give_up};
 use super::uri::Scheme;
 use super::{Location, Store, entry};
 use crate::api::digest::{hex, sha256_hex};
-
-/// Larger files are uploaded in parts, and the least size of a part but the last.
-pub(super) const PART: usize = 8 << 20;
-
-/// S3 takes at most 10,000 parts.
-pub(super) const MOST_PARTS: u64 = 9_000;
 
 /// Parts that are under way at once. So many are in memory.
 const AT_ONCE: usize = 4;
@@ -343,26 +337,4 @@ async fn send_parts(
         meter.add(done.map_err(|error| file.at.failed(error))?);
     }
     file.check(hex(&hash.finalize()))
-}
-
-/// Parts of an upload that is never completed cost money until somebody removes them.
-pub(super) async fn give_up(mut upload: Box<dyn MultipartUpload>, at: &At) {
-    match upload.abort().await {
-        // It was completed, or somebody else was quicker.
-        Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-        Err(error) => {
-            let error = at.failed(error);
-            tracing::warn!("an unfinished upload may be left; a lifecycle rule of the bucket removes such: {error}");
-        }
-    }
-}
-
-/// What browsers and tools take the file for.
-pub(super) fn attributes(name: &str) -> Attributes {
-    let content = match name.rsplit_once('.').map(|(_, extension)| extension) {
-        Some("html") => "text/html; charset=utf-8",
-        Some("json") => "application/json",
-        _ => "application/octet-stream",
-    };
-    Attributes::from_iter([(Attribute::ContentType, content)])
 }
