@@ -57,14 +57,12 @@ impl Ground {
 
     /// Replaces a file.
     fn put(&self, bucket: &str, name: &str, bytes: &[u8]) {
-        match &self.server {
-            Some(server) => server.put(bucket, name, bytes),
-            None => {
-                let path = self.folder.path().join(bucket).join(name);
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                fs::write(path, bytes).unwrap();
-            }
+        if let Some(server) = &self.server {
+            return server.put(bucket, name, bytes);
         }
+        let path = self.folder.path().join(bucket).join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
     }
 
     /// A job that bakes the perceptron into `baked/<output>`, with this promotion.
