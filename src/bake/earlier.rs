@@ -21,7 +21,7 @@ pub(crate) const REPORT: &str = "report.json";
 const REPORTS: &str = "bakehouse.dev/report/";
 
 /// How the time stands in a name.
-const TIME: &str = "%Y%m%dT%H%M%SZ";
+const TIME: &str = "%Y%m%dT%H%M%S%.3fZ";
 
 /// Digits of the report's digest in a name.
 const DIGITS: usize = 12;
@@ -34,7 +34,7 @@ pub(crate) fn digits(sha256: &str) -> &str {
 /// What a result is called in [`EARLIER`]: when it was finished, and the beginning of its report's digest. Names in their order are results in theirs.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Name {
-    /// When its last stage ended, in whole seconds.
+    /// When its last stage ended, in whole milliseconds.
     pub(crate) time: Timestamp,
     /// The first digits of its report's SHA-256.
     pub(crate) digest: String,
@@ -99,14 +99,14 @@ impl Listing {
             !name.is_empty() && Path::new(name).components().all(|part| matches!(part, Component::Normal(_)))
         };
         Ok(Self {
-            name: Name { time: whole_seconds(ended.completion_time), digest },
+            name: Name { time: whole_milliseconds(ended.completion_time), digest },
             files: text.artifacts.into_iter().filter(|artifact| inside(&artifact.file)).collect(),
         })
     }
 }
 
-fn whole_seconds(time: Timestamp) -> Timestamp {
-    Timestamp::from_second(time.as_second()).unwrap_or(time)
+fn whole_milliseconds(time: Timestamp) -> Timestamp {
+    Timestamp::from_millisecond(time.as_millisecond()).unwrap_or(time)
 }
 
 /// The sentence on a result that has no place in [`EARLIER`] because of `why`.
@@ -222,15 +222,18 @@ mod tests {
         let text = report(7, &[]);
         let name = Listing::of(&text).unwrap().name;
         let digest = sha256_hex(&text);
-        assert_eq!(name.to_string(), format!("20260301T100007Z-{}", &digest[..12]));
+        assert_eq!(name.to_string(), format!("20260301T100007.123Z-{}", &digest[..12]));
         assert_eq!(Name::parse(&name.to_string()), Some(name.clone()));
         assert!(name.is_of(&digest) && !name.is_of(&sha256_hex(b"another")));
         assert!(Listing::of(&report(8, &[])).unwrap().name > name);
+        let sharp = "20260301T100007.000Z-0123456789ab";
+        assert_eq!(Name::parse(sharp).unwrap().to_string(), sharp);
         for other in [
             "notes",
-            "20260301T100007Z",
-            "20260301T100007Z-xyz",
-            "2026-03-01T10:00:07Z-0123456789ab",
+            "20260301T100007.123Z",
+            "20260301T100007.123Z-xyz",
+            "20260301T100007Z-0123456789ab",
+            "2026-03-01T10:00:07.123Z-0123456789ab",
             "-0123456789ab",
             "",
         ] {

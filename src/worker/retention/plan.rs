@@ -41,7 +41,7 @@ mod tests {
     use super::*;
 
     fn name(day: u32, digest: char) -> Name {
-        Name::parse(&format!("202603{day:02}T120000Z-{}", digest.to_string().repeat(12))).unwrap()
+        Name::parse(&format!("202603{day:02}T120000.000Z-{}", digest.to_string().repeat(12))).unwrap()
     }
 
     fn keep(runs: usize, days: u32) -> Keep {
