@@ -211,6 +211,17 @@ fn an_artifact_that_is_baked_and_promoted_again_keeps_a_history_that_can_be_gone
         let history = ground.assert_whole();
         assert_eq!(history.len(), 5, "{history:#?}");
         assert_eq!(history[4]["sha256"], history[0]["sha256"]);
+
+        // One more format of the same artifact is promoted with it.
+        let mut more = spec(ground, &size(), 5, 90);
+        more["exports"] = json!(["ONNX", "SafeTensors"]);
+        let job = ground.job("out", &more);
+        code(&ground.run(&["bake", "--quiet"], &job), 0);
+        code(&ground.promote(&job, history[0]["sha256"].as_str().unwrap()), 0);
+        let files = ground.files("promoted");
+        let newest: Value = serde_json::from_slice(&files["digits/current.json"]).unwrap();
+        let file = |file: &Value| file["file"] == "weights.safetensors";
+        assert!(newest["sequence"] == 6 && newest["files"].as_array().unwrap().iter().any(file), "{newest:#}");
     });
 }
 

@@ -10,8 +10,8 @@
 //! names them comes last, so nobody is ever pointed at less than a whole version. Doing it again changes nothing.
 
 mod ledger;
-pub(super) mod mark;
-pub(super) mod place;
+pub(in crate::worker) mod mark;
+pub(in crate::worker) mod place;
 
 use std::path::Path;
 
@@ -91,30 +91,32 @@ pub(crate) fn promote(order: &Order) -> Result<Entry, Failed> {
     let version = format!("versions/{}", report.model);
     let to = root.join(&version);
 
-    let files = if let Some(files) = standing(&root, &version, &report.files)? {
-        files
-    } else {
-        let mut put = Vec::new();
-        if let Err(failed) = copy(&from, &to, &report.files, &mut put) {
-            if !known(&root, &version)? {
-                to.forget(&put);
-            }
-            return Err(failed);
+    // Two bakes of one model differ in their reports. Entries name the files of the first by digest, so these stay as long as they are whole, and no
+    // other format was asked for.
+    let has = |entry: &Entry, file: &Item| entry.files.iter().any(|listed| listed.file == file.name);
+    let standing = of_version(&root, &version)?
+        .filter(|entry| report.files.iter().all(|file| has(entry, file)) && verify(&to, &items(entry), &to).is_ok());
+    let mut put = Vec::new();
+    if standing.is_none()
+        && let Err(failed) = copy(&from, &to, &report.files, &mut put)
+    {
+        if of_version(&root, &version)?.is_none() {
+            to.forget(&put);
         }
-        report.files.clone()
-    };
-    let listed: Vec<Listed> =
-        files.iter().map(|item| Listed { file: item.name.clone(), sha256: item.sha256.clone() }).collect();
+        return Err(failed);
+    }
+    let listed = |item: &Item| Listed { file: item.name.clone(), sha256: item.sha256.clone() };
+    let files = standing.map_or_else(|| report.files.iter().map(listed).collect(), |entry| entry.files);
     let sha256 = format!("sha256:{}", report.model);
     let entry = ledger::append(&root, |newest| {
-        let promoted = newest.is_some_and(|newest| newest.sha256 == sha256 && newest.files == listed);
+        let promoted = newest.is_some_and(|newest| newest.sha256 == sha256 && newest.files == files);
         Ok((!promoted).then(|| Entry {
             api_version: VERSION.to_owned(),
             sequence: 0,
             act: Act::Promote,
             sha256: sha256.clone(),
             version: version.clone(),
-            files: listed.clone(),
+            files: files.clone(),
             bakejob: order.origin.clone(),
             time: Timestamp::now().to_string(),
         }))
@@ -140,9 +142,8 @@ pub(crate) fn rollback(to: &Path, name: &str, storage: Option<&Storage>) -> Resu
     }
     let before = before.ok_or_else(|| refuse("there is no other version to go back to."))?;
     // Somebody may have tidied up: what is not there whole is not promoted.
-    let files = items(&before);
     let version = root.join(&before.version);
-    verify(&version, &files, &version)?;
+    verify(&version, &items(&before), &version)?;
     ledger::append(&root, |newest| {
         if newest.is_none_or(|newest| newest.sequence != now.sequence) {
             return Err(refuse("somebody promoted meanwhile; look at the history and decide again."));
@@ -250,32 +251,19 @@ fn verify(place: &Place, files: &[Item], called: &Place) -> Result<(), Failed> {
     Ok(())
 }
 
-/// The files that a version was promoted with, if they lie there whole and are no fewer than `wanted`: another bake that ends in the same artifact does
-/// not replace the evidence that entries of the history name.
-fn standing(root: &Place, version: &str, wanted: &[Item]) -> Result<Option<Vec<Item>>, Failed> {
+/// The newest entry that names this version.
+fn of_version(root: &Place, version: &str) -> Result<Option<Entry>, Failed> {
     let newest = ledger::newest(root)?.map_or(0, |entry| entry.sequence);
     for sequence in (1..=newest).rev() {
-        let Some(entry) = ledger::entry(root, sequence)?.filter(|entry| entry.version == version) else { continue };
-        let files = items(&entry);
-        let place = root.join(version);
-        let stands = wanted.iter().all(|wanted| files.iter().any(|file| file.name == wanted.name))
-            && verify(&place, &files, &place).is_ok();
-        return Ok(stands.then_some(files));
+        let named = ledger::entry(root, sequence)?.filter(|entry| entry.version == version);
+        if named.is_some() {
+            return Ok(named);
+        }
     }
     Ok(None)
 }
 
+/// The files of an entry.
 fn items(entry: &Entry) -> Vec<Item> {
-    entry.files.iter().map(|file| Item { name: file.file.clone(), sha256: file.sha256.clone() }).collect()
-}
-
-/// Whether any entry names this version.
-fn known(root: &Place, version: &str) -> Result<bool, Failed> {
-    let newest = ledger::newest(root)?.map_or(0, |entry| entry.sequence);
-    for sequence in 1..=newest {
-        if ledger::entry(root, sequence)?.is_some_and(|entry| entry.version == version) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+    entry.files.iter().map(|f| Item { name: f.file.clone(), sha256: f.sha256.clone() }).collect()
 }
