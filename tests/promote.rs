@@ -2,6 +2,8 @@
 #![cfg(feature = "tract")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "promote/retention.rs"]
+mod retention;
 #[allow(dead_code, reason = "the storage tests use the rest")]
 mod s3;
 
@@ -55,10 +57,12 @@ impl Ground {
 
     /// Replaces a file.
     fn put(&self, bucket: &str, name: &str, bytes: &[u8]) {
-        match &self.server {
-            Some(server) => server.put(bucket, name, bytes),
-            None => fs::write(self.folder.path().join(bucket).join(name), bytes).unwrap(),
+        if let Some(server) = &self.server {
+            return server.put(bucket, name, bytes);
         }
+        let path = self.folder.path().join(bucket).join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
     }
 
     /// A job that bakes the perceptron into `baked/<output>`, with this promotion.
@@ -201,9 +205,10 @@ fn an_automatic_promotion_follows_the_bake_and_doing_it_again_changes_nothing() 
         assert_eq!(history.len(), 1);
         let files = ground.files("promoted");
         let version = history[0]["version"].as_str().unwrap();
-        for (name, bytes) in ground.files("baked") {
+        let baked = ground.files("baked");
+        for (name, bytes) in baked.iter().filter(|(name, _)| !name.starts_with("a/earlier/promoted/")) {
             let name = name.strip_prefix("a/").unwrap();
-            assert_eq!(files[&format!("digits/{version}/{name}")], bytes, "{name} is promoted as it was baked");
+            assert_eq!(&files[&format!("digits/{version}/{name}")], bytes, "{name} is promoted as it was baked");
         }
         code(&ground.run(&["promote"], &job), 0);
         assert_eq!(ground.files("promoted"), files);

@@ -114,6 +114,17 @@ pub struct Promotion {
     pub approved: Option<String>,
 }
 
+/// Which results of earlier runs stay in the output.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keep {
+    /// The most runs, the newest among them.
+    pub runs: usize,
+    /// The most days.
+    pub days: u32,
+    /// The place of promoted artifacts, whatever the policy says now: what is promoted there stays.
+    pub promoted: Option<PathBuf>,
+}
+
 /// Everything a bake needs to know. What this holds needs no further check.
 ///
 /// A path may be a URI of object storage as it was written, until the room `store` has put a local file or folder in its place. The source may be the
@@ -162,6 +173,8 @@ pub struct ResolvedJob {
     pub exports: Vec<Export>,
     /// The folder the result goes to.
     pub output: PathBuf,
+    /// How long earlier results stay there.
+    pub keep: Keep,
     /// The promotion of a result that passed its gates; `None` where none is wished for.
     pub promotion: Option<Promotion>,
     /// The longest a run may take.
@@ -207,8 +220,9 @@ impl ResolvedJob {
         });
         let output = path("spec.output.uri", &spec.output.uri);
         let wish = &spec.promotion;
-        let promotion = wish.uri.as_ref().filter(|_| wish.policy != PromotionPolicy::Never).map(|uri| Promotion {
-            to: path("spec.promotion.uri", uri),
+        let promoted = wish.uri.as_ref().map(|uri| path("spec.promotion.uri", uri));
+        let promotion = promoted.as_ref().filter(|_| wish.policy != PromotionPolicy::Never).map(|to| Promotion {
+            to: to.clone(),
             at_once: wish.policy == PromotionPolicy::Automatic,
             approved: wish.approved_digest.clone(),
         });
@@ -259,6 +273,7 @@ impl ResolvedJob {
             gates,
             exports: spec.exports.clone(),
             output,
+            keep: Keep { runs: spec.output.keep_runs as usize, days: spec.output.keep_days, promoted },
             promotion,
             deadline: spec.active_deadline_seconds.map(|s| Duration::from_secs(s.into())),
             storage: spec.storage.clone(),

@@ -4,6 +4,7 @@ mod assess;
 mod checkpoint;
 mod choose;
 pub mod compare;
+mod earlier;
 pub mod error;
 mod figures;
 mod handoff;
@@ -32,6 +33,7 @@ use std::time::{Duration, Instant};
 pub use assess::assess;
 pub use checkpoint::Checkpoints;
 pub(crate) use checkpoint::{NAMES as CHECKPOINT_NAMES, forget};
+pub(crate) use earlier::{EARLIER, Listing, Name, REPORT, digits, not_kept, not_whole};
 pub use error::BakeError;
 pub use progress::{Progress, Quiet, Stage, StageRecord};
 pub(crate) use publish::run_of_hidden;
@@ -187,8 +189,10 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
     let mut report =
         figures::report(job, options, &loaded, &timer, machine, search, baseline, &chosen, stages.ended(), remarks);
     report.package = package.map(|package| carried(package, reproduced, job));
-    let summary = export(&mut staging, &chosen, &recipe, handed, report, job, started)?;
-    staging.publish()?;
+    let mut summary = export(&mut staging, &chosen, &recipe, handed, report, job, started)?;
+    if let Some(said) = staging.publish()? {
+        summary.message = format!("{} {said}", summary.message);
+    }
     Ok(summary)
 }
 

@@ -1,9 +1,11 @@
 //! Writing the results: everything into a hidden folder first, then renamed into place, the report last. Nothing half-written is ever seen under a final name.
+//! The result that lay there before is set aside first.
 
+use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use super::BakeError;
+use super::{BakeError, earlier};
 use crate::signals::{HeldFolder, undivided};
 
 /// How the name of a hidden folder begins.
@@ -52,6 +54,7 @@ impl Staging {
         if run.is_some() {
             remove_hidden(target, &prefix).map_err(failed)?;
         }
+        earlier::check(target).map_err(|source| BakeError::Output { path: target.join(earlier::EARLIER), source })?;
         let folder = HeldFolder::inside(target, &prefix).map_err(failed)?;
         Ok(Self { folder, target: target.to_owned(), files: Vec::new() })
     }
@@ -97,24 +100,15 @@ impl Staging {
         self.files.push(PathBuf::from(name));
     }
 
-    /// Renames every file into place, in the order they were written. The last one names the others, so that of an earlier bake goes first: killed in
-    /// between, nothing names files that were replaced. A signal ends the process before the first or after the last.
-    pub(super) fn publish(self) -> Result<(), BakeError> {
+    /// Sets aside what lay there, then renames every file into place, in the order they were written. A signal ends the process before the first or
+    /// after the last. Returns a sentence where something that lay there could not be kept.
+    pub(super) fn publish(self) -> Result<Option<String>, BakeError> {
+        let _alone = alone(&self.target);
         undivided(|| {
-            self.files.last().map_or(Ok(()), |name| self.withdraw(name))?;
-            self.files.iter().try_for_each(|name| self.rename(name))
+            let said = earlier::set_aside(&self.target, self.folder.path())?;
+            self.files.iter().try_for_each(|name| self.rename(name))?;
+            Ok(said)
         })
-    }
-
-    /// Takes an earlier file of this name away. It goes with the hidden folder.
-    fn withdraw(&self, name: &Path) -> Result<(), BakeError> {
-        let (earlier, aside) = (self.target.join(name), self.folder.path().join("withdrawn"));
-        match std::fs::rename(&earlier, aside) {
-            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
-                Err(BakeError::Output { path: earlier, source })
-            }
-            _ => Ok(()),
-        }
     }
 
     fn rename(&self, name: &Path) -> Result<(), BakeError> {
@@ -131,6 +125,13 @@ impl Staging {
         };
         rename().map_err(|source| BakeError::Output { path: to.clone(), source })
     }
+}
+
+/// Waits until no other process publishes into a folder, and keeps them waiting for as long as this is held. Where a file system knows no locks, each job
+/// has a folder of its own.
+fn alone(folder: &Path) -> Option<File> {
+    let held = File::open(folder).ok()?;
+    held.lock().ok().map(|()| held)
 }
 
 #[cfg(test)]

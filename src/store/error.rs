@@ -152,7 +152,7 @@ impl StoreError {
     }
 
     /// Whether these credentials may not do it.
-    pub(super) fn is_denied(&self) -> bool {
+    pub fn is_denied(&self) -> bool {
         self.0.fault == Fault::Denied
     }
 
@@ -259,8 +259,8 @@ fn classify(error: &object_store::Error) -> Fault {
             Fault::Broken
         }
         (_, object_store::Error::Precondition { .. }) => Fault::Replaced,
-        // The last is what versitygw answers, with 404, to keys that it does not know.
-        ("ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "XAdminUserNotFound", _)
+        // The last of these is what versitygw answers, with 404, to keys that it does not know.
+        ("AccessDenied" | "ExpiredToken" | "InvalidToken" | "TokenRefreshRequired" | "XAdminUserNotFound", _)
         | (_, object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. }) => {
             Fault::Denied
         }
@@ -272,6 +272,8 @@ fn classify(error: &object_store::Error) -> Fault {
             "SlowDown" | "RequestTimeout" | "ServiceUnavailable" | "InternalError" | "ServerBusy" | "OperationTimedOut",
             _,
         ) => Fault::Unreachable,
+        // The client has no kind for what may not be listed.
+        _ if matches!(status, Some(401 | 403)) => Fault::Denied,
         _ if text.contains("redirect without LOCATION") || matches!(status, Some(301 | 307 | 308)) => Fault::Region,
         _ if text.contains("invalid peer certificate")
             || causes(error).any(|c| c.to_string().contains("invalid peer certificate")) =>
@@ -283,6 +285,12 @@ fn classify(error: &object_store::Error) -> Fault {
         }
         _ => Fault::Refused,
     }
+}
+
+/// Some stores that speak S3 do not know `If-None-Match` and say so.
+pub(super) fn knows_no_condition(error: &object_store::Error) -> bool {
+    matches!(error, object_store::Error::NotImplemented { .. } | object_store::Error::NotSupported { .. })
+        || error.to_string().contains("NotImplemented")
 }
 
 fn causes<'e>(error: &'e object_store::Error) -> impl Iterator<Item = &'e (dyn Error + 'static)> {
@@ -355,6 +363,8 @@ mod tests {
             (answer("502 Bad Gateway", "<html>\nlong"), Reason::StorageUnreachable, "502 Bad Gateway"),
             (answer("429 Too Many Requests", ""), Reason::StorageUnreachable, "429"),
             (answer("400 Bad Request", &xml("ExpiredToken", "Old.")), Reason::AccessDenied, "ExpiredToken: Old."),
+            (answer("403 Forbidden", &xml("AccessDenied", "Never.")), Reason::AccessDenied, "AccessDenied: Never."),
+            (answer("403 Forbidden", ""), Reason::AccessDenied, "403 Forbidden"),
             (answer("400 Bad Request", &xml("AuthorizationHeaderMalformed", "Region.")), Reason::InvalidJob, "Region."),
             (answer("400 Bad Request", &xml("InvalidArgument", "What?")), Reason::InvalidJob, "InvalidArgument: What?"),
             (answer("400 Bad Request", &xml("XAmzContentSHA256Mismatch", "Bad.")), Reason::StorageUnreachable, "Bad."),

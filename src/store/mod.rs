@@ -9,17 +9,20 @@
 //!   is no temporary prefix, no copy, and nothing to clean up but what a lifecycle rule removes. Then the manifest of an earlier run goes, each file takes
 //!   its name, and the new manifest is put last, on the condition that none is there. A single PUT, and the completion of an upload in parts, are
 //!   atomic: under a name lies a whole file or none. Each file is hashed as it is sent, and what does not hash to what the manifest will claim
-//!   never takes a name. Publishing again replaces objects by their like; so a run that was cut off is simply run again.
+//!   never takes a name. Publishing again replaces objects by their like; so a run that was cut off is simply run again. Before the manifest of an
+//!   earlier run goes, its result may be copied to another folder (`copy.rs`).
 //! - **Waits** are bounded (`patience.rs`): each request is tried again within its budget, with random pauses; a dead connection is given up well
 //!   before that.
 
 mod az;
 mod client;
+mod copy;
 mod error;
 mod fetch;
 mod gs;
 mod meter;
 mod once;
+mod parts;
 mod patience;
 mod publish;
 mod s3;

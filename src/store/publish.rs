@@ -10,22 +10,16 @@ use bytes::Bytes;
 use futures::stream::FuturesUnordered;
 use futures::{StreamExt, TryStreamExt};
 use object_store::{
-    Attribute, Attributes, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions,
-    PutPayload,
+    Attributes, MultipartUpload, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload,
 };
 use sha2::{Digest, Sha256};
 
-use super::error::{At, Fault, StoreError};
+use super::error::{At, Fault, StoreError, knows_no_condition};
 use super::meter::Meter;
+use super::parts::{MOST_PARTS, PART, attributes, give_up};
 use super::uri::Scheme;
 use super::{Location, Store, entry};
 use crate::api::digest::{hex, sha256_hex};
-
-/// Larger files are uploaded in parts, and the least size of a part but the last.
-const PART: usize = 8 << 20;
-
-/// S3 takes at most 10,000 parts.
-const MOST_PARTS: u64 = 9_000;
 
 /// Parts that are under way at once. So many are in memory.
 const AT_ONCE: usize = 4;
@@ -75,11 +69,11 @@ impl Store {
         })
     }
 
-    /// Uploads files of a folder under the same names. The last one names the others. `tell` hears what is done.
+    /// Uploads files of a folder under the same names. The last one names the others. `tell` hears what is done. `aside` is called when all are sent and
+    /// nothing is seen of them yet: what lies there may be moved out of the way.
     ///
-    /// All of them are sent before anything is seen of them: an upload in parts has no name until it is completed. Only then goes what an earlier run
-    /// left under the last name, and one file after the other takes its name. Whatever fails, and whenever: under a name lies a whole file or
-    /// none, and a manifest names only files that lie there.
+    /// An upload in parts has no name until it is completed. After `aside`, what an earlier run left under the last name goes, and one file after the
+    /// other takes its name. Whatever fails, and whenever: under a name lies a whole file or none, and a manifest names only files that lie there.
     pub fn publish(
         &self,
         field: &str,
@@ -87,10 +81,17 @@ impl Store {
         from: &Path,
         files: &[Upload],
         tell: &mut dyn FnMut(&str),
+        aside: &mut dyn FnMut() -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
+        let mut sent = Vec::new();
+        let mut ended = self.runtime.block_on(self.send_all(field, to, from, files, tell, &mut sent));
+        if ended.is_ok() {
+            ended = aside();
+        }
         self.runtime.block_on(async {
-            let mut sent = Vec::new();
-            let ended = self.send_and_name(field, to, from, files, tell, &mut sent).await;
+            if ended.is_ok() {
+                ended = self.name_all(files, &mut sent).await;
+            }
             for file in sent {
                 file.give_up().await;
             }
@@ -110,8 +111,7 @@ impl Store {
         })
     }
 
-    /// What is left in `sent` took no name.
-    async fn send_and_name(
+    async fn send_all(
         &self,
         field: &str,
         to: &Location,
@@ -130,6 +130,11 @@ impl Store {
             meter.say(&format!("uploading {}", file.expected.name));
             sent.push(self.send(file, &mut meter).await?);
         }
+        Ok(())
+    }
+
+    /// What is left in `sent` took no name.
+    async fn name_all(&self, files: &[Upload], sent: &mut Vec<Sent>) -> Result<(), StoreError> {
         let Some(manifest) = sent.last() else { return Ok(()) };
         let mode = self.withdraw(manifest).await?;
         for (_, sent) in files.iter().zip(&*sent).filter(|(file, _)| file.names_others) {
@@ -337,31 +342,4 @@ async fn send_parts(
         meter.add(done.map_err(|error| file.at.failed(error))?);
     }
     file.check(hex(&hash.finalize()))
-}
-
-/// Parts of an upload that is never completed cost money until somebody removes them.
-async fn give_up(mut upload: Box<dyn MultipartUpload>, at: &At) {
-    match upload.abort().await {
-        // It was completed, or somebody else was quicker.
-        Ok(()) | Err(object_store::Error::NotFound { .. }) => {}
-        Err(error) => {
-            let error = at.failed(error);
-            tracing::warn!("an unfinished upload may be left; a lifecycle rule of the bucket removes such: {error}");
-        }
-    }
-}
-
-/// Some stores that speak S3 do not know `If-None-Match` and say so.
-fn knows_no_condition(error: &object_store::Error) -> bool {
-    matches!(error, object_store::Error::NotImplemented { .. }) || error.to_string().contains("NotImplemented")
-}
-
-/// What browsers and tools take the file for.
-fn attributes(name: &str) -> Attributes {
-    let content = match name.rsplit_once('.').map(|(_, extension)| extension) {
-        Some("html") => "text/html; charset=utf-8",
-        Some("json") => "application/json",
-        _ => "application/octet-stream",
-    };
-    Attributes::from_iter([(Attribute::ContentType, content)])
 }

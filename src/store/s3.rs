@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use object_store::ObjectStore;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey, S3CopyIfNotExists};
 
 use super::client::{Chain, Reach};
 use super::error::{At, Fault, StoreError};
@@ -33,6 +33,8 @@ fn configured(variables: AmazonS3Builder, reach: &Reach<'_>, bucket: &str) -> Am
         .with_virtual_hosted_style_request(!path_style)
         // The plain request that every S3 has; there are few files.
         .with_disable_bulk_delete(true)
+        // What is copied so has no type of its own to lose.
+        .with_copy_if_not_exists(S3CopyIfNotExists::Multipart)
         .with_client_options(reach.options(endpoint.as_deref()))
         .with_retry(reach.retries());
     if let Some(region) = reach.storage().and_then(|s| s.region.as_ref()) {

@@ -60,16 +60,17 @@ fn delete(output: &Path) -> std::io::Result<usize> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
         Err(error) => return Err(error),
     };
-    let files = named_by(&text)
+    let mut files = named_by(&text)
         .map_err(|error| std::io::Error::new(ErrorKind::InvalidData, format!("report.json: {error}")))?;
+    // The report last: without it a second try would not know the files.
+    files.push(REPORT.to_owned());
     delete_files(output, &files)
 }
 
-/// Deletes files by name, then the report, then the folders that they leave empty.
-fn delete_files(output: &Path, files: &[String]) -> std::io::Result<usize> {
+/// Deletes files by name, in their order, then the folders that they leave empty.
+pub(super) fn delete_files(output: &Path, files: &[String]) -> std::io::Result<usize> {
     let mut count = 0;
-    // The report last: without it a second try would not know the files.
-    for path in files.iter().map(|file| output.join(file)).chain([output.join(REPORT)]) {
+    for path in files.iter().map(|file| output.join(file)) {
         match std::fs::remove_file(&path) {
             Ok(()) => count += 1,
             Err(error) if error.kind() == ErrorKind::NotFound => {}

@@ -8,6 +8,7 @@ mod clean;
 mod outcome;
 mod progress;
 pub(crate) mod promote;
+mod retention;
 mod stages;
 #[cfg(feature = "store")]
 mod stored;
@@ -73,9 +74,14 @@ impl From<crate::store::StoreError> for Failed {
     }
 }
 
-/// Bakes a job wherever its files lie. Finished stages are kept until the result is published, a bucket's included, or cannot come about.
+/// Bakes a job wherever its files lie, and lets earlier results go as it says. Finished stages are kept until the result is published, a bucket's included, or cannot come about.
 pub(crate) fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -> Result<Baked, Failed> {
-    let ended = published(job, options, progress);
+    let mut ended = published(job, options, progress);
+    if let Ok(baked) = &mut ended
+        && let Some(said) = retention::tidy(job)
+    {
+        baked.summary.message = format!("{} {said}", baked.summary.message);
+    }
     if !ended.as_ref().is_err_and(|failed| failed.reason.worth_a_retry()) {
         crate::bake::forget(options);
     }
@@ -140,7 +146,9 @@ fn done(text: &str, ort_lib: Option<&Path>) -> Outcome {
     match assignment.task {
         Task::Bake => outcome::marked(assigned(&assignment, &job, ort_lib), &raised),
         Task::Promote => promote::assigned(&assignment, &job),
-        Task::Clean => stages::clean(&assignment, &job).unwrap_or_else(|| clean::clean(&job)),
+        Task::Clean => {
+            stages::clean(&assignment, &job).or_else(|| retention::clear(&job)).unwrap_or_else(|| clean::clean(&job))
+        }
     }
 }
 

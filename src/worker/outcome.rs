@@ -11,7 +11,7 @@ use crate::api::digest::sha256_hex;
 use crate::api::metric::Unit;
 use crate::api::wire::Outcome;
 use crate::api::{Metric, Reason, floor};
-use crate::bake::report::ModelFigures;
+use crate::bake::report::{Artifact as Written, ModelFigures};
 use crate::bake::{Report, Summary};
 
 /// The outcome of a bake whose files lie in `folder`, which the job calls `uri`.
@@ -40,7 +40,7 @@ fn from_report(report: &Report, summary: &Summary, uri: &str, report_sha256: &st
         baseline: Some(model(&report.baseline)),
         baked: Some(baked(report, summary)),
         gates: report.gates.iter().map(gate).collect(),
-        artifacts: models(report)
+        artifacts: models(&report.artifacts)
             .map(|a| Artifact {
                 format: a.format.clone(),
                 uri: at(&a.file),
@@ -64,7 +64,7 @@ fn from_report(report: &Report, summary: &Summary, uri: &str, report_sha256: &st
             })
             .collect(),
         passes: report.passes.iter().map(pass).collect(),
-        ..Outcome::bare(report.outcome.reason, report.outcome.message.clone())
+        ..Outcome::bare(report.outcome.reason, summary.message.clone())
     }
 }
 
@@ -109,8 +109,8 @@ pub(super) fn marked(mut outcome: Outcome, raised: &[Metric]) -> Outcome {
 
 /// The files that are the model in one format or another; the one that was measured comes first. A package is one of them: its manifest names the
 /// other files with their digests.
-pub(super) fn models(report: &Report) -> impl Iterator<Item = &crate::bake::report::Artifact> {
-    report.artifacts.iter().filter(|a| !matches!(a.format.as_str(), "Recipe" | "HTML" | "Phase7File"))
+pub(super) fn models(artifacts: &[Written]) -> impl Iterator<Item = &Written> {
+    artifacts.iter().filter(|a| !matches!(a.format.as_str(), "Recipe" | "HTML" | "Phase7File"))
 }
 
 pub(super) fn gate(gate: &crate::quality::GateResult) -> GateStatus {

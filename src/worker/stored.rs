@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::retention::aside;
 use super::{Baked, Failed, clean, scratch};
 use crate::api::digest::sha256_hex;
 use crate::api::wire::Outcome;
@@ -99,7 +100,9 @@ impl Place {
         }
         let mut summary = bake::bake(&self.job, options, progress).map_err(|error| self.said(Failed::from(error)))?;
         if let Some(output) = &self.output {
-            publish(&self.store, output, &self.job.output, progress)?;
+            if let Some(said) = publish(&self.store, output, &self.job.output, progress)? {
+                summary.message = format!("{} {said}", summary.message);
+            }
             if let Some(figures) = &mut summary.result {
                 figures.folder = PathBuf::from(output.to_string());
                 figures.report = PathBuf::from(output.join("report.html").to_string());
@@ -209,8 +212,8 @@ fn make_folder_of(path: &Path) -> Result<(), Failed> {
     })
 }
 
-/// Uploads what the report names, then the report.
-fn publish(store: &Store, to: &Location, from: &Path, progress: &mut dyn Progress) -> Result<(), Failed> {
+/// Uploads what the report names, then the report; the result that lies there is set aside. A sentence where it could not be kept.
+fn publish(store: &Store, to: &Location, from: &Path, progress: &mut dyn Progress) -> Result<Option<String>, Failed> {
     let lost = |error: &dyn std::fmt::Display| Failed {
         reason: Reason::Internal,
         message: format!("the bake ended, but its {MANIFEST} cannot be read back: {error}"),
@@ -226,9 +229,11 @@ fn publish(store: &Store, to: &Location, from: &Path, progress: &mut dyn Progres
     let files: Vec<Upload> = artifacts
         .chain([Upload { name: MANIFEST.to_owned(), sha256: sha256_hex(&text), names_others: false }])
         .collect();
-    store.publish(OUTPUT, to, from, &files, &mut |text| progress.transfer(text))?;
+    let mut said = None;
+    let mut aside = || aside::set_aside(store, to).map(|set_aside| said = set_aside);
+    store.publish(OUTPUT, to, from, &files, &mut |text| progress.transfer(text), &mut aside)?;
     tracing::info!(uri = %to, files = files.len(), "published");
-    Ok(())
+    Ok(said)
 }
 
 /// Deletes what the report in a bucket names, and the report.

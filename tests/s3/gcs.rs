@@ -10,7 +10,7 @@ use std::process::{Child, Command};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::http::{Request, answer, ask, serve};
+use super::http::{Request, answer, ask, end_of_head, serve};
 use super::tools::{free_port, listening};
 
 pub(crate) struct Gcs {
@@ -101,7 +101,18 @@ impl Wire {
             }
             ("PUT", ..) => {
                 let only_new = request.header("x-goog-if-generation-match") == Some("0");
-                self.put(bucket, object, if only_new { "&ifGenerationMatch=0" } else { "" }, &request.body)
+                let bytes = match request.header("x-goog-copy-source").and_then(|source| source.split_once('/')) {
+                    None => request.body.clone(),
+                    Some((bucket, object)) => {
+                        let target = format!("/storage/v1/b/{bucket}/o/{object}?alt=media");
+                        let there = ask(self.server, &self.lines("GET", &target, ""), b"")?;
+                        if status(&there) != "200" {
+                            return Ok(there);
+                        }
+                        there[end_of_head(&there).unwrap_or_default()..].to_vec()
+                    }
+                };
+                self.put(bucket, object, if only_new { "&ifGenerationMatch=0" } else { "" }, &bytes)
             }
             _ => {
                 let host = request.header("host").unwrap_or_default().to_owned();

@@ -290,7 +290,7 @@ fn while_publishing() -> Vec<Row> {
             error_500,
             "500 when an upload is completed",
             None,
-            ("POST", "uploadId="),
+            ("POST", "/wide/weights.bin?uploadId="),
             StorageUnreachable,
             &[OUTPUT, AGAIN],
             Left::Files,
@@ -299,7 +299,7 @@ fn while_publishing() -> Vec<Row> {
             |_| Fault::Lost,
             "an upload is completed, the answer lost",
             Some(("POST", "uploadId=")),
-            ("POST", "uploadId="),
+            ("POST", "/wide/weights.bin?uploadId="),
             Reason::NoImprovement,
             &[],
             Left::New,
@@ -374,9 +374,20 @@ fn stocked() -> Option<Server> {
     Some(server)
 }
 
-/// What lies under the final names of a bucket; kept stages are no result.
+/// What lies under the final names of a bucket; kept stages are no result, and earlier results no longer the result.
 fn results(server: &Server, bucket: &str) -> BTreeMap<String, Vec<u8>> {
-    server.objects(bucket).into_iter().filter(|(key, _)| !key.contains("/runs/")).collect()
+    let beside = |key: &str| key.contains("/runs/") || key.contains("/earlier/");
+    server.objects(bucket).into_iter().filter(|(key, _)| !beside(key)).collect()
+}
+
+/// The result that was set aside, by its names at the top.
+fn set_aside(server: &Server, bucket: &str) -> BTreeMap<String, Vec<u8>> {
+    let objects = server.objects(bucket).into_iter();
+    let aside = objects.filter_map(|(key, bytes)| {
+        let (_, file) = key.strip_prefix("wide/earlier/")?.split_once('/')?;
+        Some((format!("wide/{file}"), bytes))
+    });
+    aside.collect()
 }
 
 #[test]
@@ -463,6 +474,8 @@ fn lasts(server: &Server, earlier: &BTreeMap<String, Vec<u8>>, row: &Row) {
     assert_eq!(whole::check(&server.folder(&bucket)), Ok(()), "{what}");
     assert_eq!(server.unfinished(&bucket), 0, "{what}");
     let now = results(server, &bucket);
+    let aside = if *left == Left::Earlier { BTreeMap::new() } else { earlier.clone() };
+    assert!(set_aside(server, &bucket) == aside, "{what}: the earlier result is moved whole or not at all");
     match left {
         Left::Earlier => assert!(now == *earlier, "{what}: {:?}", now.keys()),
         Left::New => {

@@ -10,7 +10,8 @@
 //! names them comes last, so nobody is ever pointed at less than a whole version. Doing it again changes nothing.
 
 mod ledger;
-mod place;
+pub(in crate::worker) mod mark;
+pub(in crate::worker) mod place;
 
 use std::path::Path;
 
@@ -90,8 +91,11 @@ pub(crate) fn promote(order: &Order) -> Result<Entry, Failed> {
     let version = format!("versions/{}", report.model);
     let to = root.join(&version);
 
-    // Two bakes of one model differ in their reports. Entries name the files of the first by digest, so these stay as long as they are whole.
-    let standing = of_version(&root, &version)?.filter(|entry| verify(&to, &items(entry), &to).is_ok());
+    // Two bakes of one model differ in their reports. Entries name the files of the first by digest, so these stay as long as they are whole, and no
+    // other format was asked for.
+    let has = |entry: &Entry, file: &Item| entry.files.iter().any(|listed| listed.file == file.name);
+    let standing = of_version(&root, &version)?
+        .filter(|entry| report.files.iter().all(|file| has(entry, file)) && verify(&to, &items(entry), &to).is_ok());
     let mut put = Vec::new();
     if standing.is_none()
         && let Err(failed) = copy(&from, &to, &report.files, &mut put)
@@ -104,7 +108,7 @@ pub(crate) fn promote(order: &Order) -> Result<Entry, Failed> {
     let listed = |item: &Item| Listed { file: item.name.clone(), sha256: item.sha256.clone() };
     let files = standing.map_or_else(|| report.files.iter().map(listed).collect(), |entry| entry.files);
     let sha256 = format!("sha256:{}", report.model);
-    ledger::append(&root, |newest| {
+    let entry = ledger::append(&root, |newest| {
         let promoted = newest.is_some_and(|newest| newest.sha256 == sha256 && newest.files == files);
         Ok((!promoted).then(|| Entry {
             api_version: VERSION.to_owned(),
@@ -116,7 +120,12 @@ pub(crate) fn promote(order: &Order) -> Result<Entry, Failed> {
             bakejob: order.origin.clone(),
             time: Timestamp::now().to_string(),
         }))
-    })
+    })?;
+    let evidence = report.files.iter().find(|item| item.name == REPORT);
+    if let Some(item) = evidence.filter(|item| entry.files.iter().any(|file| file.sha256 == item.sha256)) {
+        mark::set(&from, &item.sha256, &entry);
+    }
+    Ok(entry)
 }
 
 /// Promotes the version before the one that is promoted now.
@@ -196,7 +205,7 @@ fn passed(from: &Place, order: &Order) -> Result<Passed, Failed> {
     let mut files: Vec<Item> = clean::inside(&report.artifacts)
         .map(|artifact| Item { name: artifact.file.clone(), sha256: artifact.sha256.clone() })
         .collect();
-    let model = outcome::models(&report).next().map(|artifact| artifact.sha256.clone());
+    let model = outcome::models(&report.artifacts).next().map(|artifact| artifact.sha256.clone());
     let model = model.ok_or_else(|| invalid(format!("{from}/{REPORT} names no model")))?;
     if let Some(approved) = order.approved
         && approved != format!("sha256:{model}")
