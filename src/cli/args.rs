@@ -1,6 +1,7 @@
 //! What may be typed. Each doc comment is the help text a person reads.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
@@ -11,7 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     after_help = "Exit codes: 0 baked, gates passed · 2 usage or invalid BakeJob · 3 a gate failed · 4 a gate is inconclusive · 10 invalid model · \
 11 unsupported operator · 12 invalid data · 13 access denied · 14 output unwritable · 22 memory limit too small · 70 internal · 130 and 143 ended by SIGINT or SIGTERM, nothing written\n\n\
 Environment: BAKEHOUSE_ORT_LIB is ONNX Runtime's library, or none · BAKEHOUSE_MEMORY_LIMIT is the bytes that a bake may use, where the control group does \
-not tell · BAKEHOUSE_LOG is a filter for log lines"
+not tell · BAKEHOUSE_CACHE is where results are kept for later bakes · BAKEHOUSE_LOG is a filter for log lines"
 )]
 pub(crate) struct Cli {
     /// What to do.
@@ -35,6 +36,8 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// Make a phase 5 package of loose files: model, data splits, weights, what is known of the training.
     Package(PackageArgs),
+    /// Show what is kept of earlier bakes, or delete what is old.
+    Cache(CacheArgs),
     /// Check a finished bake or a package again: digests, outputs, recipe and every claim.
     Verify(VerifyArgs),
     /// Copy a finished bake that passed its gates to spec.promotion.uri, with its evidence; or go back to the version before.
@@ -117,6 +120,13 @@ pub(crate) struct BakeArgs {
     /// Nodes or weights to leave alone, as glob patterns.
     #[arg(long, value_name = "GLOB")]
     pub(crate) exclude: Vec<String>,
+    /// Where results are kept for later bakes of the same inputs: a folder, or s3://, gs://, az://. Named here, it is used by jobs whose spec.cache is not
+    /// set, too. Default: `BAKEHOUSE_CACHE`, then ~/.cache/bakehouse/bakes.
+    #[arg(long, value_name = "URI")]
+    pub(crate) cache: Option<String>,
+    /// What to do with it, in place of spec.cache: use, refresh (bake anew and replace what is kept) or off.
+    #[arg(long, value_name = "POLICY", ignore_case = true)]
+    pub(crate) cache_policy: Option<String>,
     /// How many bakes of a batch run at a time. Timing runs never overlap.
     #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) jobs: u16,
@@ -273,6 +283,47 @@ pub(crate) struct VerifyArgs {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct CacheArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) action: CacheAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheAction {
+    /// Show everything that is kept: for which job, when it was baked and last taken, how many bytes.
+    List(CacheListArgs),
+    /// Delete what is damaged, what interrupted writes left, and with limits what was not used for longest.
+    Gc(CacheGcArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheListArgs {
+    /// The cache. Default: `BAKEHOUSE_CACHE`, then ~/.cache/bakehouse/bakes.
+    #[arg(long, value_name = "URI")]
+    pub(crate) cache: Option<String>,
+    /// Print JSON.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheGcArgs {
+    /// Delete results that were neither written nor taken for so long: 30d, 12h, 90m or 45s.
+    #[arg(long, value_name = "AGE", value_parser = parse_age)]
+    pub(crate) max_age: Option<Duration>,
+    /// Delete those that were not used for longest until the rest takes no more bytes than this: 10Gi, 500M or a number.
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
+    pub(crate) max_bytes: Option<u64>,
+    /// Say what would be deleted, and delete nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// What to look at, and how to print it.
+    #[command(flatten)]
+    pub(crate) list: CacheListArgs,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct WorkerArgs {
     /// ONNX Runtime's shared library.
     #[arg(long, value_name = "FILE", env = "BAKEHOUSE_ORT_LIB")]
@@ -311,6 +362,26 @@ fn parse_figure(text: &str) -> Result<(String, f64), String> {
     }
 }
 
+fn parse_age(text: &str) -> Result<Duration, String> {
+    let wrong = || "give a number and its unit, e.g. 30d, 12h, 90m or 45s".to_owned();
+    let each = match text.chars().last() {
+        Some('d') => 86_400,
+        Some('h') => 3_600,
+        Some('m') => 60,
+        Some('s') => 1,
+        _ => return Err(wrong()),
+    };
+    let count = &text[..text.len() - 1];
+    // A sign is taken by the parser of numbers.
+    let plain = count.bytes().all(|b| b.is_ascii_digit());
+    let seconds = count.parse::<u64>().ok().filter(|_| plain).and_then(|count| count.checked_mul(each));
+    seconds.map(Duration::from_secs).ok_or_else(wrong)
+}
+
+fn parse_bytes(text: &str) -> Result<u64, String> {
+    crate::api::value::bytes(text).map(|bytes| bytes as u64)
+}
+
 fn parse_percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').ok_or("give a percentage, e.g. 1%")?;
     match number.trim().parse::<f64>() {
@@ -333,6 +404,19 @@ mod tests {
     fn a_figure_is_a_name_and_a_number() {
         assert_eq!(parse_figure("Top1=0.979"), Ok(("Top1".to_owned(), 0.979)));
         assert!(parse_figure("Top1").is_err() && parse_figure("=1").is_err() && parse_figure("Top1=nan").is_err());
+    }
+
+    #[test]
+    fn an_age_is_a_number_with_a_unit() {
+        assert_eq!(parse_age("30d"), Ok(Duration::from_secs(30 * 86_400)));
+        assert_eq!((parse_age("12h"), parse_age("0s")), (Ok(Duration::from_secs(43_200)), Ok(Duration::ZERO)));
+        for text in
+            ["", "d", "30", "-1d", "+1d", "1.5h", "30days", "1w", "99999999999999999999d", "18446744073709551615d"]
+        {
+            assert!(parse_age(text).is_err(), "{text}");
+        }
+        assert_eq!((parse_bytes("1Ki"), parse_bytes("10")), (Ok(1024), Ok(10)));
+        assert!(parse_bytes("10GB").is_err());
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! [`bake`] is that pipeline with the files of object storage fetched before it and published after it; a shell goes through it too.
 
 mod assignment;
+pub(crate) mod cache;
 mod clean;
 mod outcome;
 mod progress;
@@ -74,20 +75,31 @@ impl From<crate::store::StoreError> for Failed {
 }
 
 /// Bakes a job wherever its files lie. Finished stages are kept until the result is published, a bucket's included, or cannot come about.
-pub(crate) fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -> Result<Baked, Failed> {
-    let ended = published(job, options, progress);
+/// `cache` is where results are kept for later bakes of the same inputs.
+pub(crate) fn bake(
+    job: &ResolvedJob,
+    options: &Options,
+    cache: Option<&Path>,
+    progress: &mut dyn Progress,
+) -> Result<Baked, Failed> {
+    let ended = published(job, options, cache, progress);
     if !ended.as_ref().is_err_and(|failed| failed.reason.worth_a_retry()) {
         crate::bake::forget(options);
     }
     ended
 }
 
-fn published(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -> Result<Baked, Failed> {
+fn published(
+    job: &ResolvedJob,
+    options: &Options,
+    cache: Option<&Path>,
+    progress: &mut dyn Progress,
+) -> Result<Baked, Failed> {
     #[cfg(feature = "store")]
     if let Some(place) = stored::Place::of(job)? {
-        return place.bake(options, progress);
+        return place.bake(options, cache, progress);
     }
-    let summary = crate::bake::bake(job, options, progress)?;
+    let summary = cache::bake(job, options, cache, progress)?;
     Ok(Baked { summary, folder: job.output.clone(), _held: None })
 }
 
@@ -156,7 +168,12 @@ fn assigned(assignment: &Assignment, job: &ResolvedJob, ort_lib: Option<&Path>) 
         low_memory: assignment.low_memory,
         checkpoints: stages::of(assignment, job),
     };
-    match bake(job, &options, &mut Lines::new(std::io::stdout())) {
+    // The platform's place goes before one that the job's own variables name.
+    let cache = match assignment.cache.as_deref().map_or_else(cache::named, |uri| cache::located(uri).map(Some)) {
+        Ok(cache) => cache,
+        Err(message) => return Outcome::bare(Reason::InvalidJob, message),
+    };
+    match bake(job, &options, cache.as_deref(), &mut Lines::new(std::io::stdout())) {
         Ok(baked) => outcome::of(&baked.summary, &baked.folder, &assignment.spec.output.uri),
         Err(failed) => Outcome::bare(failed.reason, failed.message),
     }

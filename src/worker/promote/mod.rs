@@ -10,7 +10,7 @@
 //! names them comes last, so nobody is ever pointed at less than a whole version. Doing it again changes nothing.
 
 mod ledger;
-mod place;
+pub(in crate::worker) mod place;
 
 use std::path::Path;
 

@@ -17,13 +17,13 @@ use crate::store::{Fetch, Location, Store, Upload, named};
 
 /// A file by its name in the folder, with what it hashes to, in hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Item {
-    pub(super) name: String,
-    pub(super) sha256: String,
+pub(in crate::worker) struct Item {
+    pub(in crate::worker) name: String,
+    pub(in crate::worker) sha256: String,
 }
 
 /// The folder, and the field of the job that names it.
-pub(super) enum Place {
+pub(in crate::worker) enum Place {
     Folder(PathBuf),
     #[cfg(feature = "store")]
     Bucket {
@@ -45,7 +45,7 @@ impl std::fmt::Display for Place {
 
 impl Place {
     #[cfg_attr(not(feature = "store"), allow(unused_variables, clippy::unnecessary_wraps))]
-    pub(super) fn of(field: &'static str, path: &Path, storage: Option<&Storage>) -> Result<Self, Failed> {
+    pub(in crate::worker) fn of(field: &'static str, path: &Path, storage: Option<&Storage>) -> Result<Self, Failed> {
         #[cfg(feature = "store")]
         if let Some(uri) = named(path) {
             let folder = Location::folder(field, uri)?;
@@ -55,7 +55,7 @@ impl Place {
     }
 
     /// A folder in this one.
-    pub(super) fn join(&self, name: &str) -> Self {
+    pub(in crate::worker) fn join(&self, name: &str) -> Self {
         match self {
             Self::Folder(path) => Self::Folder(path.join(name)),
             #[cfg(feature = "store")]
@@ -66,7 +66,7 @@ impl Place {
     }
 
     /// The bytes of a small file; `None` when there is none.
-    pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Failed> {
+    pub(in crate::worker) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Failed> {
         match self {
             Self::Folder(path) => match fs::read(path.join(name)) {
                 Ok(bytes) => Ok(Some(bytes)),
@@ -79,7 +79,7 @@ impl Place {
     }
 
     /// Writes a small file unless there is one of that name, and says whether it did. Nobody ever sees a part of it.
-    pub(super) fn create(&self, name: &str, bytes: &[u8]) -> Result<bool, Failed> {
+    pub(in crate::worker) fn create(&self, name: &str, bytes: &[u8]) -> Result<bool, Failed> {
         match self {
             Self::Folder(path) => {
                 let to = path.join(name);
@@ -97,7 +97,7 @@ impl Place {
     }
 
     /// Writes a small file in place of the one that is there.
-    pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Failed> {
+    pub(in crate::worker) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Failed> {
         match self {
             Self::Folder(path) => {
                 let to = path.join(name);
@@ -112,7 +112,7 @@ impl Place {
     }
 
     /// What a file hashes to, in hexadecimal; `None` when there is none.
-    pub(super) fn sha256(&self, name: &str) -> Result<Option<String>, Failed> {
+    pub(in crate::worker) fn sha256(&self, name: &str) -> Result<Option<String>, Failed> {
         match self {
             Self::Folder(path) => match File::open(path.join(name)).and_then(sha256_hex_of) {
                 Ok(found) => Ok(Some(found)),
@@ -126,7 +126,7 @@ impl Place {
 
     /// A folder of this machine with these files in it, whatever is in them: itself, or `scratch` after they were fetched.
     #[cfg_attr(not(feature = "store"), allow(unused_variables, clippy::unnecessary_wraps))]
-    pub(super) fn local(&self, items: &[Item], scratch: &Path) -> Result<PathBuf, Failed> {
+    pub(in crate::worker) fn local(&self, items: &[Item], scratch: &Path) -> Result<PathBuf, Failed> {
         match self {
             Self::Folder(path) => Ok(path.clone()),
             #[cfg(feature = "store")]
@@ -148,7 +148,7 @@ impl Place {
     }
 
     /// Copies a file of a folder of this machine, whole and as it is said to be, or not at all.
-    pub(super) fn put(&self, from: &Path, item: &Item) -> Result<(), Failed> {
+    pub(in crate::worker) fn put(&self, from: &Path, item: &Item) -> Result<(), Failed> {
         match self {
             Self::Folder(path) => {
                 let (from, to) = (from.join(&item.name), path.join(&item.name));
@@ -170,7 +170,7 @@ impl Place {
     }
 
     /// Deletes files; what cannot be deleted stays.
-    pub(super) fn forget(&self, items: &[Item]) {
+    pub(in crate::worker) fn forget(&self, items: &[Item]) {
         match self {
             Self::Folder(path) => {
                 for item in items {
@@ -191,7 +191,7 @@ impl Place {
 }
 
 /// A file that is not the one its digest says.
-pub(super) fn changed(path: &impl std::fmt::Display, item: &Item, found: &str) -> Failed {
+pub(in crate::worker) fn changed(path: &impl std::fmt::Display, item: &Item, found: &str) -> Failed {
     let Item { name, sha256 } = item;
     Failed {
         reason: Reason::InvalidData,
