@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::args::{CacheAction, CacheArgs, CacheGcArgs, CacheListArgs};
 use super::{Failure, json, print, text};
-use crate::worker::cache::{self, Held, Limits, NO_PLACE, State};
+use crate::worker::cache::{self, Held, Limits, NO_PLACE, Shelf, State};
 
 pub(super) fn run(args: &CacheArgs) -> Result<u8, Failure> {
     match &args.action {
@@ -27,7 +27,7 @@ fn needed(named: Option<&str>) -> Result<PathBuf, Failure> {
 
 fn list(args: &CacheListArgs) -> Result<u8, Failure> {
     let place = needed(args.cache.as_deref())?;
-    let held = cache::held(&cache::open(&place, None)?)?;
+    let held = Shelf::open(&place)?.held()?;
     if args.json {
         return print(&json(&held)?);
     }
@@ -50,12 +50,12 @@ struct Gone<'h> {
 
 fn gc(args: &CacheGcArgs) -> Result<u8, Failure> {
     let place = needed(args.list.cache.as_deref())?;
-    let root = cache::open(&place, None)?;
+    let shelf = Shelf::open(&place)?;
     let limits = Limits { max_age: args.max_age, max_bytes: args.max_bytes };
-    let doomed = cache::doomed(cache::held(&root)?, limits, jiff::Timestamp::now());
+    let doomed = cache::doomed(shelf.held()?, limits, jiff::Timestamp::now());
     let mut gone = Vec::new();
     for (held, reason) in &doomed {
-        let deleted = !args.dry_run && cache::delete(&root, held)?;
+        let deleted = !args.dry_run && shelf.delete(held)?;
         if deleted || args.dry_run {
             gone.push(Gone { held, reason, deleted });
         }

@@ -18,7 +18,7 @@ use crate::api::job::local_path;
 use crate::bake::{self, BakeError, Options, Progress, Summary};
 use crate::worker::Failed;
 use crate::worker::promote::place::Place;
-pub(crate) use shelf::{Held, Limits, State, delete, doomed, held};
+pub(crate) use shelf::{Held, Limits, Shelf, State, doomed};
 use slot::Slot;
 
 /// The variable that says where the cache lies.
@@ -54,8 +54,7 @@ pub(crate) fn named() -> Result<Option<PathBuf>, String> {
     std::env::var(VARIABLE).ok().filter(|uri| !uri.is_empty()).map(|uri| located(&uri)).transpose()
 }
 
-/// A cache as a place that can be listed.
-pub(crate) fn open(cache: &Path, storage: Option<&Storage>) -> Result<Place, Failed> {
+fn open(cache: &Path, storage: Option<&Storage>) -> Result<Place, Failed> {
     Place::of(FIELD, cache, storage)
 }
 

@@ -9,6 +9,7 @@
 //! Whatever has another name lies here by mistake and is left alone.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -99,26 +100,46 @@ struct Files {
     unnamed: Vec<Listed>,
 }
 
-/// Everything in a cache, by key.
-pub(crate) fn held(root: &Place) -> Result<Vec<Held>, Failed> {
-    let mut keys: BTreeMap<String, Files> = BTreeMap::new();
-    for file in list(root)? {
-        if let Some((key, name)) = ours(&file.name) {
-            let (key, name) = (key.to_owned(), name.to_owned());
-            let files = keys.entry(key).or_default();
-            match name.split_once('/') {
-                None if name == ENTRY => files.manifest = Some(file),
-                None if name == USED => files.used = Some(file),
-                Some((attempt, _)) => files.attempts.entry(attempt.to_owned()).or_default().push(file),
-                None => files.unnamed.push(file),
+/// A cache as a whole.
+pub(crate) struct Shelf(Place);
+
+impl Shelf {
+    pub(crate) fn open(cache: &Path) -> Result<Self, Failed> {
+        Ok(Self(super::open(cache, None)?))
+    }
+
+    /// Everything in it, by key.
+    pub(crate) fn held(&self) -> Result<Vec<Held>, Failed> {
+        let mut keys: BTreeMap<String, Files> = BTreeMap::new();
+        for file in list(&self.0)? {
+            if let Some((key, name)) = ours(&file.name) {
+                let (key, name) = (key.to_owned(), name.to_owned());
+                let files = keys.entry(key).or_default();
+                match name.split_once('/') {
+                    None if name == ENTRY => files.manifest = Some(file),
+                    None if name == USED => files.used = Some(file),
+                    Some((attempt, _)) => files.attempts.entry(attempt.to_owned()).or_default().push(file),
+                    None => files.unnamed.push(file),
+                }
             }
         }
+        let mut held = Vec::new();
+        for (key, files) in keys {
+            of_key(&self.0, &key, files, &mut held)?;
+        }
+        Ok(held)
     }
-    let mut held = Vec::new();
-    for (key, files) in keys {
-        of_key(root, &key, files, &mut held)?;
+
+    /// Deletes a thing, its manifest first, and says whether it did: somebody may have replaced it meanwhile.
+    pub(crate) fn delete(&self, held: &Held) -> Result<bool, Failed> {
+        if let Some(manifest) = &held.manifest
+            && self.0.join(&folder_of(&held.key)).read(ENTRY)?.as_ref() != Some(manifest)
+        {
+            return Ok(false);
+        }
+        remove(&self.0, &held.names)?;
+        Ok(true)
     }
-    Ok(held)
 }
 
 /// Key and name of a file that a cache writes; `None` for any other.
@@ -229,17 +250,6 @@ pub(crate) fn doomed(held: Vec<Held>, limits: Limits, now: Timestamp) -> Vec<(He
     doomed
 }
 
-/// Deletes a thing, its manifest first, and says whether it did: somebody may have replaced it meanwhile.
-pub(crate) fn delete(root: &Place, held: &Held) -> Result<bool, Failed> {
-    if let Some(manifest) = &held.manifest
-        && root.join(&folder_of(&held.key)).read(ENTRY)?.as_ref() != Some(manifest)
-    {
-        return Ok(false);
-    }
-    remove(root, &held.names)?;
-    Ok(true)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,7 +328,7 @@ mod tests {
     #[test]
     fn a_cache_is_seen_as_what_it_is_and_deleted_manifest_first() {
         let folder = tempfile::tempdir().unwrap();
-        let root = Place::Folder(folder.path().to_owned());
+        let shelf = Shelf::open(folder.path()).unwrap();
         let keys = ["ab", "cd", "ef"].map(|short| format!("{short}{}", "0".repeat(62)));
         let write = |name: &str, bytes: &[u8]| {
             let path = folder.path().join(name);
@@ -336,7 +346,7 @@ mod tests {
         write(&format!("{}/{ENTRY}", folder_of(&keys[2])), b"{}");
         write("notes.txt", b"mine");
 
-        let all = held(&root).unwrap();
+        let all = shelf.held().unwrap();
         let states: Vec<_> = all.iter().map(|held| (held.key[..2].to_owned(), &held.state)).collect();
         assert!(matches!(states[0], (ref key, State::Kept { .. }) if key == "ab"), "{states:?}");
         assert!(matches!(states[1], (ref key, State::Leftover) if key == "ab"), "{states:?}");
@@ -351,11 +361,11 @@ mod tests {
 
         // What somebody replaced meanwhile stays.
         write(&format!("{}/{ENTRY}", folder_of(&keys[2])), b"{ }");
-        assert!(!delete(&root, &all[3]).unwrap());
+        assert!(!shelf.delete(&all[3]).unwrap());
         for held in &all[..3] {
-            assert!(delete(&root, held).unwrap());
+            assert!(shelf.delete(held).unwrap());
         }
-        let left: Vec<String> = list(&root).unwrap().into_iter().map(|file| file.name).collect();
+        let left: Vec<String> = list(&shelf.0).unwrap().into_iter().map(|file| file.name).collect();
         assert_eq!(left, [format!("{}/{ENTRY}", folder_of(&keys[2])), "notes.txt".to_owned()]);
     }
 }
