@@ -6,7 +6,7 @@
 #[allow(dead_code, reason = "the storage tests use the rest")]
 mod s3;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -488,9 +488,9 @@ fn garbage_is_collected_by_age_by_size_and_when_it_is_left_over() {
     let jobs = || {
         let listed = ground.run(&["cache", "list", "--json"]).code(0).json();
         let jobs = listed.as_array().unwrap().iter().filter_map(|held| held["job"].as_str());
-        jobs.map(str::to_owned).collect::<std::collections::BTreeSet<_>>()
+        jobs.map(str::to_owned).collect::<BTreeSet<_>>()
     };
-    let both = || ["digits", "second"].map(str::to_owned).into();
+    let both = || BTreeSet::from(["digits", "second"].map(str::to_owned));
     let gc = |arguments: &[&str]| {
         let ended = ground.run(&[&["cache", "gc", "--json"], arguments].concat());
         let gone = ended.code(0).json();
@@ -531,11 +531,11 @@ fn garbage_is_collected_by_age_by_size_and_when_it_is_left_over() {
     assert_eq!(gc(&["--max-age", "9d"]), Vec::<String>::new());
     age(&first("digits").join("used"), 10);
     assert_eq!(gc(&["--max-age", "9d"]), ["not used for longer than --max-age"]);
-    assert_eq!(jobs(), ["second".to_owned()].into());
+    assert_eq!(jobs(), BTreeSet::from(["second".to_owned()]));
     assert_eq!(gc(&["--max-bytes", "10Mi"]), Vec::<String>::new());
     fs::remove_file(of("recipe.json").pop().unwrap()).unwrap();
     assert_eq!(gc(&[]), ["damaged: recipe.json is missing"]);
-    assert_eq!(jobs(), [].into());
+    assert_eq!(jobs(), BTreeSet::new());
     ground.bake("second", &json!({"profile": {"iterations": 11}})).code(0);
     assert_eq!(gc(&["--max-bytes", "1k"]), ["used least recently, beyond --max-bytes"]);
     let left = ground.kept();

@@ -38,9 +38,9 @@ impl<'a> Slot<'a> {
         let Some(bytes) = self.place.read(ENTRY)? else { return Ok(None) };
         let entry = Entry::read(&bytes, &self.identity.key);
         // Equal keys are equal inputs, unless somebody wrote what is not so.
-        let entry = entry.and_then(|entry| match entry.inputs == self.identity.inputs {
-            true => Ok(entry),
-            false => Err("it is that of other inputs".to_owned()),
+        let entry = entry.and_then(|entry| {
+            let same = entry.inputs == self.identity.inputs;
+            if same { Ok(entry) } else { Err("it is that of other inputs".to_owned()) }
         });
         Ok(Some((bytes, entry)))
     }
