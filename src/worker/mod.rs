@@ -17,6 +17,7 @@ mod verify;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use crate::api::bakejob::Cache;
 use crate::api::wire::{ASSIGNMENT_VARIABLE, Assignment, Outcome, TERMINATION_PATH, TERMINATION_VARIABLE, Task};
 use crate::api::{Reason, ResolvedJob, floor};
 use crate::bake::{BakeError, Options, Progress, Summary};
@@ -169,7 +170,12 @@ fn assigned(assignment: &Assignment, job: &ResolvedJob, ort_lib: Option<&Path>) 
         checkpoints: stages::of(assignment, job),
     };
     // The platform's place goes before one that the job's own variables name.
-    let cache = match assignment.cache.as_deref().map_or_else(cache::named, |uri| cache::located(uri).map(Some)) {
+    let cache = match assignment.cache.as_deref() {
+        _ if job.cache == Cache::Off => Ok(None),
+        Some(uri) => cache::located(uri).map(Some),
+        None => cache::named(),
+    };
+    let cache = match cache {
         Ok(cache) => cache,
         Err(message) => return Outcome::bare(Reason::InvalidJob, message),
     };

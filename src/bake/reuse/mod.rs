@@ -181,7 +181,9 @@ fn coherent(report: &Report, identity: &Identity, files: &[(&str, &str)]) -> Res
 fn retold(mut report: Report, job: &ResolvedJob, identity: &Identity, origin: FromCache) -> Report {
     let said = format!(
         "Taken from the cache: baked at {} for {}, on {}; every figure was measured then.",
-        origin.baked_at, origin.job, report.machine.cpu
+        to_the_second(&origin.baked_at),
+        origin.job,
+        report.machine.cpu
     );
     report.outcome.message = format!("{} {said}", report.outcome.message);
     report.remarks.insert(0, said);
@@ -193,6 +195,11 @@ fn retold(mut report: Report, job: &ResolvedJob, identity: &Identity, origin: Fr
     }
     report.cache = Some(origin);
     report
+}
+
+/// A time without the parts of its second.
+pub(crate) fn to_the_second(time: &str) -> String {
+    time.split_once('.').map_or_else(|| time.to_owned(), |(whole, _)| format!("{whole}Z"))
 }
 
 /// Lists the files that lie in the staging folder, and writes page and report behind them.

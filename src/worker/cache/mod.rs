@@ -15,7 +15,7 @@ use std::time::Instant;
 use crate::api::ResolvedJob;
 use crate::api::bakejob::{Cache, Storage};
 use crate::api::job::local_path;
-use crate::bake::{self, BakeError, Options, Progress, Summary};
+use crate::bake::{self, BakeError, Options, Progress, Summary, reuse};
 use crate::worker::Failed;
 use crate::worker::promote::place::Place;
 pub(crate) use shelf::{Held, Limits, Shelf, State, doomed};
@@ -106,7 +106,7 @@ pub(crate) fn prospect(job: &ResolvedJob, options: &Options, cache: Option<&Path
         Ok(Some((_, Ok(entry)))) => format!(
             "a hit in {}: baked at {} for {}; it is taken when its files are whole",
             cache.display(),
-            entry.baked_at,
+            reuse::to_the_second(&entry.baked_at),
             entry.job
         ),
         Ok(Some((_, Err(why)))) => format!("no hit in {}: what is kept is damaged ({why})", cache.display()),
