@@ -1,9 +1,10 @@
 //! What may be typed. Each doc comment is the help text a person reads.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use super::cache::CacheArgs;
 
 /// Bakes trained ONNX models before deployment: smaller, faster, proven to keep their quality.
 #[derive(Debug, Parser)]
@@ -283,47 +284,6 @@ pub(crate) struct VerifyArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct CacheArgs {
-    /// What to do.
-    #[command(subcommand)]
-    pub(crate) action: CacheAction,
-}
-
-#[derive(Debug, Subcommand)]
-pub(crate) enum CacheAction {
-    /// Show everything that is kept: for which job, when it was baked and last taken, how many bytes.
-    List(CacheListArgs),
-    /// Delete what is damaged, what interrupted writes left, and with limits what was not used for longest.
-    Gc(CacheGcArgs),
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CacheListArgs {
-    /// The cache. Default: `BAKEHOUSE_CACHE`, then ~/.cache/bakehouse/bakes.
-    #[arg(long, value_name = "URI")]
-    pub(crate) cache: Option<String>,
-    /// Print JSON.
-    #[arg(long)]
-    pub(crate) json: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct CacheGcArgs {
-    /// Delete results that were neither written nor taken for so long: 30d, 12h, 90m or 45s.
-    #[arg(long, value_name = "AGE", value_parser = parse_age)]
-    pub(crate) max_age: Option<Duration>,
-    /// Delete those that were not used for longest until the rest takes no more bytes than this: 10Gi, 500M or a number.
-    #[arg(long, value_name = "BYTES", value_parser = parse_bytes)]
-    pub(crate) max_bytes: Option<u64>,
-    /// Say what would be deleted, and delete nothing.
-    #[arg(long)]
-    pub(crate) dry_run: bool,
-    /// What to look at, and how to print it.
-    #[command(flatten)]
-    pub(crate) list: CacheListArgs,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct WorkerArgs {
     /// ONNX Runtime's shared library.
     #[arg(long, value_name = "FILE", env = "BAKEHOUSE_ORT_LIB")]
@@ -362,26 +322,6 @@ fn parse_figure(text: &str) -> Result<(String, f64), String> {
     }
 }
 
-fn parse_age(text: &str) -> Result<Duration, String> {
-    let wrong = || "give a number and its unit, e.g. 30d, 12h, 90m or 45s".to_owned();
-    let each = match text.chars().last() {
-        Some('d') => 86_400,
-        Some('h') => 3_600,
-        Some('m') => 60,
-        Some('s') => 1,
-        _ => return Err(wrong()),
-    };
-    let count = &text[..text.len() - 1];
-    // A sign is taken by the parser of numbers.
-    let plain = count.bytes().all(|b| b.is_ascii_digit());
-    let seconds = count.parse::<u64>().ok().filter(|_| plain).and_then(|count| count.checked_mul(each));
-    seconds.map(Duration::from_secs).ok_or_else(wrong)
-}
-
-fn parse_bytes(text: &str) -> Result<u64, String> {
-    crate::api::value::bytes(text).map(|bytes| bytes as u64)
-}
-
 fn parse_percent(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix('%').ok_or("give a percentage, e.g. 1%")?;
     match number.trim().parse::<f64>() {
@@ -404,19 +344,6 @@ mod tests {
     fn a_figure_is_a_name_and_a_number() {
         assert_eq!(parse_figure("Top1=0.979"), Ok(("Top1".to_owned(), 0.979)));
         assert!(parse_figure("Top1").is_err() && parse_figure("=1").is_err() && parse_figure("Top1=nan").is_err());
-    }
-
-    #[test]
-    fn an_age_is_a_number_with_a_unit() {
-        assert_eq!(parse_age("30d"), Ok(Duration::from_secs(30 * 86_400)));
-        assert_eq!((parse_age("12h"), parse_age("0s")), (Ok(Duration::from_secs(43_200)), Ok(Duration::ZERO)));
-        for text in
-            ["", "d", "30", "-1d", "+1d", "1.5h", "30days", "1w", "99999999999999999999d", "18446744073709551615d"]
-        {
-            assert!(parse_age(text).is_err(), "{text}");
-        }
-        assert_eq!((parse_bytes("1Ki"), parse_bytes("10")), (Ok(1024), Ok(10)));
-        assert!(parse_bytes("10GB").is_err());
     }
 
     #[test]

@@ -105,6 +105,12 @@ impl Entry {
         Ok(entry)
     }
 
+    /// The version of a manifest that is whole, and not one of this version.
+    pub(super) fn other_version(bytes: &[u8]) -> Option<String> {
+        let value: Value = serde_json::from_str(sealed::open(bytes).ok()?).ok()?;
+        value["apiVersion"].as_str().filter(|version| *version != VERSION).map(str::to_owned)
+    }
+
     /// Its files.
     pub(super) fn files(&self) -> &[File] {
         &self.files

@@ -5,6 +5,7 @@
 //! and leads to an ordinary bake.
 
 mod entry;
+mod gc;
 mod place;
 mod shelf;
 mod slot;
@@ -18,7 +19,8 @@ use crate::api::job::local_path;
 use crate::bake::{self, BakeError, Options, Progress, Summary, reuse};
 use crate::worker::Failed;
 use crate::worker::promote::place::Place;
-pub(crate) use shelf::{Held, Limits, Shelf, State, doomed};
+pub(crate) use gc::{Limits, doomed};
+pub(crate) use shelf::{Held, Shelf, State};
 use slot::Slot;
 
 /// The variable that says where the cache lies.

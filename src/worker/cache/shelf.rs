@@ -1,4 +1,4 @@
-//! A whole cache: what is kept in it, what is left of interrupted writes, and what of it goes.
+//! A whole cache: what is kept in it, and what is left of interrupted writes.
 //!
 //! ```text
 //! <cache>/<ab>/<key>/entry.json          the manifest: written last, once, and deleted first
@@ -10,7 +10,6 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -25,9 +24,6 @@ pub(super) const USED: &str = "used";
 
 /// How files begin that have no name yet.
 const UNNAMED: &str = ".promote-";
-
-/// What an interrupted write left may still be under way for so long.
-const UNDER_WAY: Duration = Duration::from_hours(24);
 
 /// The folder of a key.
 pub(super) fn folder_of(key: &str) -> String {
@@ -48,7 +44,7 @@ pub(crate) struct Held {
     /// When it was written or last taken.
     pub(crate) last_used: String,
     #[serde(skip)]
-    since: Timestamp,
+    pub(super) since: Timestamp,
     /// The manifest as it was read.
     #[serde(skip)]
     manifest: Option<Vec<u8>>,
@@ -78,17 +74,13 @@ pub(crate) enum State {
         /// What is wrong with it.
         why: String,
     },
+    /// Something that another version of Bakehouse keeps.
+    Unknown {
+        /// The version of its manifest.
+        version: String,
+    },
     /// Files that no manifest names.
     Leftover,
-}
-
-/// What may stay.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Limits {
-    /// Results that were not used for longer go.
-    pub(crate) max_age: Option<Duration>,
-    /// Beyond so many bytes, those that were not used for longest go.
-    pub(crate) max_bytes: Option<u64>,
 }
 
 /// The files of one key, sorted out.
@@ -165,9 +157,13 @@ fn of_key(root: &Place, key: &str, mut files: Files, held: &mut Vec<Held>) -> Re
     if let (Some(bytes), Some(listed)) = (manifest, files.manifest.take()) {
         let mut own = vec![listed];
         own.extend(files.used.take());
-        let state = match Entry::read(&bytes, key) {
-            Err(why) => State::Damaged { why: format!("{ENTRY}: {why}") },
-            Ok(entry) => {
+        let state = match (Entry::read(&bytes, key), Entry::other_version(&bytes)) {
+            (Err(_), Some(version)) => {
+                own.extend(std::mem::take(&mut files.attempts).into_values().flatten());
+                State::Unknown { version }
+            }
+            (Err(why), None) => State::Damaged { why: format!("{ENTRY}: {why}") },
+            (Ok(entry), _) => {
                 let there = files.attempts.remove(&entry.attempt).unwrap_or_default();
                 let state = whole(&folder, &entry, &there)?;
                 own.extend(there);
@@ -200,7 +196,7 @@ fn whole(folder: &Place, entry: &Entry, there: &[Listed]) -> Result<State, Faile
 }
 
 impl Held {
-    fn of(key: &str, state: State, manifest: Option<Vec<u8>>, files: Vec<Listed>) -> Self {
+    pub(super) fn of(key: &str, state: State, manifest: Option<Vec<u8>>, files: Vec<Listed>) -> Self {
         // Of a result, when it was written or taken; of what is left, when the last of it was written.
         let since = files.iter().map(|file| file.modified).max().unwrap_or_default();
         Self {
@@ -215,93 +211,12 @@ impl Held {
     }
 }
 
-/// What goes, and why: what is damaged, what is left of writes that cannot be under way any more, and what the limits leave no room for.
-pub(crate) fn doomed(held: Vec<Held>, limits: Limits, now: Timestamp) -> Vec<(Held, String)> {
-    let age = |held: &Held| Duration::try_from(now.duration_since(held.since)).unwrap_or_default();
-    let mut doomed = Vec::new();
-    let mut kept = Vec::new();
-    for held in held {
-        let old = limits.max_age.is_some_and(|most| age(&held) > most);
-        match &held.state {
-            State::Damaged { why } => {
-                let why = format!("damaged: {why}");
-                doomed.push((held, why));
-            }
-            State::Leftover if age(&held) > UNDER_WAY => doomed.push((held, "left of an interrupted write".to_owned())),
-            State::Kept { .. } if old => doomed.push((held, "not used for longer than --max-age".to_owned())),
-            State::Leftover => {}
-            State::Kept { .. } => kept.push(held),
-        }
-    }
-    if let Some(most) = limits.max_bytes {
-        // The newest first, and the same ones in the same order for whoever runs it.
-        kept.sort_by(|a, b| b.since.cmp(&a.since).then_with(|| a.key.cmp(&b.key)));
-        let mut total = 0_u64;
-        let mut full = false;
-        for held in kept {
-            full |= total.saturating_add(held.bytes) > most;
-            if full {
-                doomed.push((held, "used least recently, beyond --max-bytes".to_owned()));
-            } else {
-                total += held.bytes;
-            }
-        }
-    }
-    doomed
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bake::sealed;
     use crate::worker::cache::entry::new_attempt;
     use crate::worker::cache::entry::tests::entry;
-
-    const HOUR: Duration = Duration::from_hours(1);
-
-    fn now() -> Timestamp {
-        "2026-02-03T04:05:06Z".parse().unwrap()
-    }
-
-    fn thing(name: &str, state: State, bytes: u64, age: Duration) -> Held {
-        let modified = now() - jiff::SignedDuration::try_from(age).unwrap();
-        Held::of(name, state, None, vec![Listed { name: name.to_owned(), bytes, modified }])
-    }
-
-    fn kept() -> State {
-        State::Kept { job: String::new(), baked_at: String::new(), engine: String::new(), cpu: String::new() }
-    }
-
-    fn gone(held: &[Held], limits: Limits) -> Vec<String> {
-        let mut gone: Vec<_> = doomed(held.to_vec(), limits, now()).into_iter().map(|(held, _)| held.key).collect();
-        gone.sort();
-        gone
-    }
-
-    #[test]
-    fn what_is_old_goes_by_age_and_what_is_too_much_by_last_use() {
-        let held = [
-            thing("a", kept(), 10, HOUR * 30),
-            thing("b", kept(), 10, HOUR),
-            thing("c", kept(), 10, HOUR * 2),
-            thing("d", State::Leftover, 10, HOUR * 30),
-            thing("e", State::Leftover, 10, HOUR * 23),
-            thing("f", State::Damaged { why: "x".into() }, 10, HOUR),
-        ];
-        let with = |max_age, max_bytes| gone(&held, Limits { max_age, max_bytes });
-        assert_eq!(with(None, None), ["d", "f"]);
-        assert_eq!(with(Some(HOUR * 29), None), ["a", "d", "f"]);
-        assert_eq!(with(Some(HOUR * 31), Some(30)), ["d", "f"]);
-        assert_eq!(with(None, Some(29)), ["a", "d", "f"]);
-        assert_eq!(with(None, Some(10)), ["a", "c", "d", "f"]);
-        assert_eq!(with(None, Some(0)), ["a", "b", "c", "d", "f"]);
-        assert_eq!(with(Some(HOUR), Some(100)), ["a", "c", "d", "f"]);
-    }
-
-    #[test]
-    fn nothing_older_stays_when_something_newer_had_no_room() {
-        let held = [thing("a", kept(), 1, HOUR * 2), thing("b", kept(), 100, HOUR)];
-        assert_eq!(gone(&held, Limits { max_age: None, max_bytes: Some(50) }), ["a", "b"]);
-    }
 
     #[test]
     fn only_files_that_a_cache_writes_are_its_own() {
@@ -329,7 +244,7 @@ mod tests {
     fn a_cache_is_seen_as_what_it_is_and_deleted_manifest_first() {
         let folder = tempfile::tempdir().unwrap();
         let shelf = Shelf::open(folder.path()).unwrap();
-        let keys = ["ab", "cd", "ef"].map(|short| format!("{short}{}", "0".repeat(62)));
+        let keys = ["ab", "cd", "ef", "fe"].map(|short| format!("{short}{}", "0".repeat(62)));
         let write = |name: &str, bytes: &[u8]| {
             let path = folder.path().join(name);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -344,6 +259,9 @@ mod tests {
         }
         write(&format!("{}/{}/model.onnx", folder_of(&keys[0]), new_attempt()), b"half");
         write(&format!("{}/{ENTRY}", folder_of(&keys[2])), b"{}");
+        let newer = sealed::seal("{\"apiVersion\":\"bakehouse.dev/cache-entry/v9\"}");
+        write(&format!("{}/{ENTRY}", folder_of(&keys[3])), newer.as_bytes());
+        write(&format!("{}/{attempt}/model", folder_of(&keys[3])), b"1");
         write("notes.txt", b"mine");
 
         let all = shelf.held().unwrap();
@@ -356,13 +274,14 @@ mod tests {
         };
         assert_eq!(why(states[2].1), "report.json has 19 bytes, not 20");
         assert_eq!(why(states[3].1), "entry.json: it is damaged");
-        assert_eq!(states.len(), 4);
+        assert!(matches!(states[4].1, State::Unknown { version } if version.ends_with("v9")), "{states:?}");
+        assert_eq!((states.len(), all[4].names.len()), (5, 2));
         assert!(all[0].names[0].ends_with(ENTRY));
 
         // What somebody replaced meanwhile stays.
         write(&format!("{}/{ENTRY}", folder_of(&keys[2])), b"{ }");
         assert!(!shelf.delete(&all[3]).unwrap());
-        for held in &all[..3] {
+        for held in all[..3].iter().chain([&all[4]]) {
             assert!(shelf.delete(held).unwrap());
         }
         let left: Vec<String> = list(&shelf.0).unwrap().into_iter().map(|file| file.name).collect();
