@@ -250,7 +250,7 @@ mod tests {
             ("room", |i| i.device.memory = Some(1)),
             ("plan for memory", |i| i.low_memory = true),
             ("level", |i| i.spec.level = Level::Conservative),
-            ("gates", |i| drop(i.spec.gates.insert("Speedup >= 9".into()))),
+            ("gates", |i| i.spec.gates = ["Speedup >= 9".to_owned()].into()),
         ];
         let key = inputs().key().unwrap();
         assert_eq!(key, inputs().key().unwrap());
@@ -276,7 +276,7 @@ mod tests {
             |j| j.cpu_features = vec!["avx2".into()],
             |j| j.runtime = Some(Runtime::Bakehouse),
             |j| j.profile.batch_sizes = vec![4],
-            |j| drop(j.profile.shapes.insert("x".into(), vec![1])),
+            |j| j.profile.shapes = [("x".to_owned(), vec![1])].into(),
             |j| j.profile.warmup += 1,
             |j| j.profile.iterations += 1,
             |j| j.gates.push(Gate { metric: Metric::Speedup, bound: Bound::Min(1.5) }),
