@@ -167,8 +167,8 @@ mod tests {
 
     #[test]
     fn an_age_is_a_number_with_a_unit() {
-        assert_eq!(parse_age("30d"), Ok(Duration::from_secs(30 * 86_400)));
-        assert_eq!((parse_age("12h"), parse_age("0s")), (Ok(Duration::from_secs(43_200)), Ok(Duration::ZERO)));
+        assert_eq!(parse_age("30d"), Ok(Duration::from_hours(30 * 24)));
+        assert_eq!((parse_age("12h"), parse_age("0s")), (Ok(Duration::from_hours(12)), Ok(Duration::ZERO)));
         for text in
             ["", "d", "30", "-1d", "+1d", "1.5h", "30days", "1w", "99999999999999999999d", "18446744073709551615d"]
         {

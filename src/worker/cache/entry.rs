@@ -40,13 +40,13 @@ pub(crate) struct Entry {
     pub(crate) cpu: String,
     /// The engine that it was measured on.
     pub(crate) engine: String,
-    files: Vec<File>,
+    files: Vec<KeptFile>,
 }
 
 /// A file of the result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct File {
+pub(super) struct KeptFile {
     /// Its name.
     pub(super) file: String,
     /// Its SHA-256, in hexadecimal.
@@ -65,7 +65,7 @@ pub(super) struct Parts {
     pub(super) reason: Reason,
     pub(super) cpu: String,
     pub(super) engine: String,
-    pub(super) files: Vec<File>,
+    pub(super) files: Vec<KeptFile>,
 }
 
 impl From<Parts> for Entry {
@@ -112,7 +112,7 @@ impl Entry {
     }
 
     /// Its files.
-    pub(super) fn files(&self) -> &[File] {
+    pub(super) fn files(&self) -> &[KeptFile] {
         &self.files
     }
 
@@ -153,8 +153,8 @@ pub(super) mod tests {
             cpu: "AMD EPYC 9B14".to_owned(),
             engine: "tract 0.23.9".to_owned(),
             files: vec![
-                File { file: "phase7/model.onnx".to_owned(), sha256: "1".to_owned(), bytes: 10 },
-                File { file: REPORT.to_owned(), sha256: "2".to_owned(), bytes: 20 },
+                KeptFile { file: "phase7/model.onnx".to_owned(), sha256: "1".to_owned(), bytes: 10 },
+                KeptFile { file: REPORT.to_owned(), sha256: "2".to_owned(), bytes: 20 },
             ],
         })
     }

@@ -32,7 +32,7 @@ pub(crate) fn doomed(held: Vec<Held>, limits: Limits, now: Timestamp) -> Vec<(He
             }
             State::Leftover if age(&held) > UNDER_WAY => doomed.push((held, "left of an interrupted write".to_owned())),
             State::Kept { .. } | State::Unknown { .. } if old => {
-                doomed.push((held, "not used for longer than --max-age".to_owned()))
+                doomed.push((held, "not used for longer than --max-age".to_owned()));
             }
             State::Leftover => {}
             State::Kept { .. } | State::Unknown { .. } => kept.push(held),

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::entry::{ENTRY, Entry, File, Parts, REPORT, new_attempt};
+use super::entry::{ENTRY, Entry, KeptFile, Parts, REPORT, new_attempt};
 use super::place::remove;
 use super::shelf::{USED, folder_of};
 use crate::api::bakejob::Cache;
@@ -155,7 +155,7 @@ impl<'a> Slot<'a> {
     }
 
     /// The report of this bake and the files of its result. The output may be somebody else's by now: it has to be this very report.
-    fn baked(&self, summary: &Summary) -> Result<(Report, Vec<File>), String> {
+    fn baked(&self, summary: &Summary) -> Result<(Report, Vec<KeptFile>), String> {
         let path = self.job.output.join(REPORT);
         let text = std::fs::read(&path).map_err(|error| format!("{}: {error}", path.display()))?;
         let sha256 = sha256_hex(&text);
@@ -164,8 +164,8 @@ impl<'a> Slot<'a> {
         }
         let report: Report = serde_json::from_slice(&text).map_err(|error| format!("{}: {error}", path.display()))?;
         let named = report.artifacts.iter();
-        let named = named.map(|a| File { file: a.file.clone(), sha256: a.sha256.clone(), bytes: a.bytes });
-        let itself = File { file: REPORT.to_owned(), sha256, bytes: text.len() as u64 };
+        let named = named.map(|a| KeptFile { file: a.file.clone(), sha256: a.sha256.clone(), bytes: a.bytes });
+        let itself = KeptFile { file: REPORT.to_owned(), sha256, bytes: text.len() as u64 };
         let files = named.chain([itself]).collect();
         Ok((report, files))
     }
