@@ -170,7 +170,7 @@ dry_run() {
   local -A variants=(
     [default]='' [namespaced]='--set watchNamespaces={default}' [kueue]='--set kueue.enabled=true' [single]='--set replicas=1'
     [network]='--set networkPolicy.enabled=true' [dashboard]='--set grafanaDashboard.enabled=true' [policy]="${VAP[*]}" [no-aggregate]='--set rbac.aggregatedRoles=false'
-    [caps]='--set caps.maxBakes=4,caps.maxBakesPerNamespace=2 --set gateFloors={AccuracyRetention>=0.95}' [existing-account]='--set serviceAccount.create=false,serviceAccount.name=default'
+    [caps]='--set caps.maxBakes=4,caps.maxBakesPerNamespace=2 --set gateFloors={AccuracyRetention>=0.95} --set cache.uri=s3://bakes/cache' [existing-account]='--set serviceAccount.create=false,serviceAccount.name=default'
   )
   for name in "${!variants[@]}"; do
     step "API server: chart, $name"

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::bakejob::{
-    BakeJob, Device, Export, Fallback, GateSpec, Goal, Level, PromotionPolicy, Runtime, Storage, TaskMetric,
+    BakeJob, Cache, Device, Export, Fallback, GateSpec, Goal, Level, PromotionPolicy, Runtime, Storage, TaskMetric,
 };
 use super::digest::spec_digest;
 use super::error::{JobError, Problem};
@@ -179,6 +179,8 @@ pub struct ResolvedJob {
     pub promotion: Option<Promotion>,
     /// The longest a run may take.
     pub deadline: Option<Duration>,
+    /// Whether the result of an earlier bake of the same inputs is taken.
+    pub cache: Cache,
     /// How object storage is reached.
     pub storage: Option<Storage>,
     /// The URIs of files that were fetched, by where they lie now.
@@ -276,6 +278,7 @@ impl ResolvedJob {
             keep: Keep { runs: spec.output.keep_runs as usize, days: spec.output.keep_days, promoted },
             promotion,
             deadline: spec.active_deadline_seconds.map(|s| Duration::from_secs(s.into())),
+            cache: spec.cache.unwrap_or(Cache::Off),
             storage: spec.storage.clone(),
             origins: BTreeMap::new(),
         })

@@ -40,8 +40,6 @@ const NOT_BUILT: &[(&str, What, &str)] = &[
     ("spec.exports", Is("OCI"), "use Phase7"),
     ("spec.hardware.device", Is("CUDA"), "use CPU or Auto"),
     ("spec.hardware.gpu", Set, "leave it out"),
-    ("spec.cache", Is("Use"), "use Off, or leave it out"),
-    ("spec.cache", Is("Refresh"), "use Off, or leave it out"),
     ("*", Scheme("oci://"), "use a path, file://, s3://, gs:// or az://"),
     ("*", Scheme("pvc://"), "use a path, file://, s3://, gs:// or az://; claims are mounted in a cluster only"),
 ];
@@ -143,15 +141,9 @@ mod tests {
             said(|s| s.hardware.device = Device::Cuda),
             ["spec.hardware.device: CUDA is not built yet; use CPU or Auto."]
         );
-        assert_eq!(
-            said(|s| s.cache = Some(Cache::Use)),
-            ["spec.cache: Use is not built yet; use Off, or leave it out."]
-        );
-        assert_eq!(
-            said(|s| s.cache = Some(Cache::Use)),
-            ["spec.cache: Use is not built yet; use Off, or leave it out."]
-        );
-        assert_eq!(said(|s| s.cache = Some(Cache::Off)), Vec::<String>::new());
+        for built in [Cache::Use, Cache::Refresh, Cache::Off] {
+            assert_eq!(said(|s| s.cache = Some(built)), Vec::<String>::new());
+        }
         assert_eq!(
             said(|s| s.output.uri = "oci://registry/baked".into()),
             ["spec.output.uri: oci:// is not built yet; use a path, file://, s3://, gs:// or az://."]

@@ -114,6 +114,9 @@ pub struct Assignment {
     /// Bounds of the platform that the job's gates may not undercut.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gate_floors: Vec<GateSpec>,
+    /// Where results are kept for later bakes of the same inputs: a folder, or one of a bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<String>,
     /// What to promote, when that is the task.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub candidate: Option<Candidate>,

@@ -6,7 +6,7 @@
 
 mod key;
 mod saved;
-mod sealed;
+pub(crate) mod sealed;
 
 use std::io;
 

@@ -231,12 +231,19 @@ pub(super) fn report(
         quality: Some(chosen.quality.clone()),
         gates: chosen.gates.clone(),
         engine_fusion: chosen.engine_fusion.clone(),
+        cache: None,
         artifacts: Vec::new(),
     }
 }
 
-/// The short form of a report.
-pub(super) fn summary(job: &ResolvedJob, report: &Report, seconds: f64, peak_rss_bytes: Option<u64>) -> Summary {
+/// The short form of a report, whose file has this digest.
+pub(super) fn summary(
+    job: &ResolvedJob,
+    report: &Report,
+    report_sha256: String,
+    seconds: f64,
+    peak_rss_bytes: Option<u64>,
+) -> Summary {
     let baked = report.baked.as_ref().unwrap_or(&report.baseline);
     let retention = report.quality.as_ref().and_then(|q| interval(&q.accuracy_retention));
     let speedup = report.speedup.first().map(|s| &s.paired);
@@ -259,6 +266,7 @@ pub(super) fn summary(job: &ResolvedJob, report: &Report, seconds: f64, peak_rss
             retention,
             gates: report.gates.iter().map(gate_line).collect(),
             report: job.output.join("report.html"),
+            report_sha256,
         }),
     }
 }

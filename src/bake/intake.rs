@@ -140,7 +140,7 @@ pub(super) fn load(job: &ResolvedJob, package: Option<&Package>, options: &Optio
 }
 
 /// The files of a package that were read before the model was: its manifest, and where its weights lie apart, all that the model was put together from.
-fn of_package(job: &ResolvedJob, package: Option<&Package>) -> Vec<SourceFile> {
+pub(super) fn of_package(job: &ResolvedJob, package: Option<&Package>) -> Vec<SourceFile> {
     let Some(package) = package else { return Vec::new() };
     let file = |role, path: &Path, sha256: &str| SourceFile::new(role, path, sha256.to_owned(), &job.origins);
     let mut files = Vec::new();

@@ -35,6 +35,14 @@ pub(super) fn check(job: &ResolvedJob, package: Option<&Package>, machine: &Mach
     if limit > 0 && needed > limit { Err(BakeError::Memory { limit, needed }) } else { Ok(()) }
 }
 
+/// The power of two below the bytes that this process may use: machines of one class differ by less. `None` without a known limit.
+///
+/// # Errors
+/// [`BakeError::Job`] when the variable holds no number.
+pub(super) fn class(machine: &MachineFacts) -> Result<Option<u32>, BakeError> {
+    Ok(limit(std::env::var(LIMIT_VARIABLE).ok().as_deref(), machine)?.checked_ilog2())
+}
+
 /// Bytes that passes may take now: what the limit leaves beside what this process holds. `None` without a known limit.
 ///
 /// # Errors

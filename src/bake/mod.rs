@@ -21,18 +21,19 @@ pub mod progress;
 mod publish;
 pub mod report;
 mod reproduce;
+pub(crate) mod reuse;
 pub mod source;
 mod stages;
 pub mod summary;
 mod timing;
 pub mod verify;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use assess::assess;
 pub use checkpoint::Checkpoints;
-pub(crate) use checkpoint::{NAMES as CHECKPOINT_NAMES, forget};
+pub(crate) use checkpoint::{NAMES as CHECKPOINT_NAMES, forget, sealed};
 pub(crate) use earlier::{EARLIER, Listing, Name, REPORT, digits, not_kept, not_whole};
 pub use error::BakeError;
 pub use progress::{Progress, Quiet, Stage, StageRecord};
@@ -189,7 +190,12 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
     let mut report =
         figures::report(job, options, &loaded, &timer, machine, search, baseline, &chosen, stages.ended(), remarks);
     report.package = package.map(|package| carried(package, reproduced, job));
-    let mut summary = export(&mut staging, &chosen, &recipe, handed, report, job, started)?;
+    let summary = export(&mut staging, &chosen, &recipe, handed, report, job, started)?;
+    published(staging, summary)
+}
+
+/// Publishes what was staged, and says so where what lay there before could not be kept.
+fn published(staging: Staging, mut summary: Summary) -> Result<Summary, BakeError> {
     if let Some(said) = staging.publish()? {
         summary.message = format!("{} {said}", summary.message);
     }
@@ -212,10 +218,15 @@ fn put_together(job: &mut ResolvedJob, package: &Package, staging: &Staging) -> 
 
 /// What the report carries of a package.
 fn carried(package: Package, baseline: Vec<Reproduced>, job: &ResolvedJob) -> PackageFigures {
-    let lay = job.origins.get(&package.folder).map(PathBuf::from);
-    let path = lay.unwrap_or_else(|| std::path::absolute(&package.folder).unwrap_or_else(|_| package.folder.clone()));
+    let path = lay(job, &package.folder);
     let Package { layout, manifest, manifest_sha256, .. } = package;
     PackageFigures { layout, path, manifest_sha256, manifest, baseline }
+}
+
+/// Where a package lay: its folder, or the URI it was fetched from.
+fn lay(job: &ResolvedJob, folder: &Path) -> PathBuf {
+    let fetched = job.origins.get(folder).map(PathBuf::from);
+    fetched.unwrap_or_else(|| std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned()))
 }
 
 /// What the optimise stage ends with.
@@ -307,9 +318,10 @@ fn export(
         sha256: digest.0,
         bytes: digest.1,
     });
-    staging.write("report.json", pretty(&report)?.as_bytes())?;
+    let text = pretty(&report)?;
+    staging.write("report.json", text.as_bytes())?;
     let peak = clock::peak_rss_bytes();
-    Ok(figures::summary(job, &report, started.elapsed().as_secs_f64(), peak))
+    Ok(figures::summary(job, &report, sha256_hex(text.as_bytes()), started.elapsed().as_secs_f64(), peak))
 }
 
 fn pretty(value: &impl serde::Serialize) -> Result<String, BakeError> {

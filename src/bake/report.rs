@@ -73,8 +73,28 @@ pub struct Report {
     /// What the engine itself fuses when it loads the artifact: operators before and after.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub engine_fusion: Option<EngineFusion>,
+    /// Where all of this comes from, when it was not baked for this job: everything but the job's name, spec digest and paths is then that of an earlier
+    /// bake of the same inputs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cache: Option<FromCache>,
     /// The files.
     pub artifacts: Vec<Artifact>,
+}
+
+/// The bake that a result was taken from.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct FromCache {
+    /// SHA-256 of its inputs: what the cache knows it by.
+    pub key: String,
+    /// Where it was kept.
+    pub uri: String,
+    /// Name of the job that it was baked for.
+    pub job: String,
+    /// Spec digest of that job.
+    pub spec_digest: String,
+    /// When its last stage ended (RFC 3339, UTC).
+    pub baked_at: String,
 }
 
 /// What was asked for.

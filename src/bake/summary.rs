@@ -68,6 +68,9 @@ pub struct ResultFigures {
     pub gates: Vec<GateLine>,
     /// The HTML report.
     pub report: PathBuf,
+    /// SHA-256 of the report that was written, by which whoever reads it again knows it.
+    #[serde(skip)]
+    pub report_sha256: String,
 }
 
 /// One gate of the result table.

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use super::cache::CacheArgs;
+
 /// Bakes trained ONNX models before deployment: smaller, faster, proven to keep their quality.
 #[derive(Debug, Parser)]
 #[command(name = "bakehouse", version, arg_required_else_help = true, propagate_version = true)]
@@ -11,7 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
     after_help = "Exit codes: 0 baked, gates passed · 2 usage or invalid BakeJob · 3 a gate failed · 4 a gate is inconclusive · 10 invalid model · \
 11 unsupported operator · 12 invalid data · 13 access denied · 14 output unwritable · 22 memory limit too small · 70 internal · 130 and 143 ended by SIGINT or SIGTERM, nothing written\n\n\
 Environment: BAKEHOUSE_ORT_LIB is ONNX Runtime's library, or none · BAKEHOUSE_MEMORY_LIMIT is the bytes that a bake may use, where the control group does \
-not tell · BAKEHOUSE_LOG is a filter for log lines"
+not tell · BAKEHOUSE_CACHE is where results are kept for later bakes · BAKEHOUSE_LOG is a filter for log lines"
 )]
 pub(crate) struct Cli {
     /// What to do.
@@ -35,6 +37,8 @@ pub(crate) enum Command {
     Compare(CompareArgs),
     /// Make a phase 5 package of loose files: model, data splits, weights, what is known of the training.
     Package(PackageArgs),
+    /// Show what is kept of earlier bakes, or delete what is old.
+    Cache(CacheArgs),
     /// Check a finished bake or a package again: digests, outputs, recipe and every claim.
     Verify(VerifyArgs),
     /// Copy a finished bake that passed its gates to spec.promotion.uri, with its evidence; or go back to the version before.
@@ -117,6 +121,13 @@ pub(crate) struct BakeArgs {
     /// Nodes or weights to leave alone, as glob patterns.
     #[arg(long, value_name = "GLOB")]
     pub(crate) exclude: Vec<String>,
+    /// Where results are kept for later bakes of the same inputs: a folder, or s3://, gs://, az://. Named here, it is used by jobs whose spec.cache is not
+    /// set, too. Default: `BAKEHOUSE_CACHE`, then ~/.cache/bakehouse/bakes.
+    #[arg(long, value_name = "URI")]
+    pub(crate) cache: Option<String>,
+    /// What to do with it, in place of spec.cache: use, refresh (bake anew and replace what is kept) or off.
+    #[arg(long, value_name = "POLICY", ignore_case = true)]
+    pub(crate) cache_policy: Option<String>,
     /// How many bakes of a batch run at a time. Timing runs never overlap.
     #[arg(short, long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
     pub(crate) jobs: u16,

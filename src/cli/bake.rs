@@ -1,6 +1,7 @@
 //! `bakehouse bake`: one job in this process, or a batch of processes.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use comfy_table::{Table, presets};
@@ -9,7 +10,7 @@ use super::args::BakeArgs;
 use super::jobs::{Planned, planned};
 use super::watch::Terminal;
 use super::{Failure, batch, json, print, promote, text};
-use crate::api::bakejob::Export;
+use crate::api::bakejob::{Cache, Export};
 use crate::api::{Reason, ResolvedJob};
 use crate::bake::summary::Interval;
 use crate::bake::{self, Options, Summary};
@@ -20,7 +21,7 @@ use crate::worker;
 pub(super) fn run(args: &BakeArgs) -> Result<u8, Failure> {
     let jobs = planned(args)?;
     if args.dry_run {
-        return dry_run(&jobs);
+        return dry_run(args, &jobs);
     }
     match <[Planned; 1]>::try_from(jobs) {
         Ok([only]) => single(args, only),
@@ -31,16 +32,9 @@ pub(super) fn run(args: &BakeArgs) -> Result<u8, Failure> {
 fn single(args: &BakeArgs, planned: Planned) -> Result<u8, Failure> {
     let started = Instant::now();
     let ended = planned.job.and_then(|job| {
-        let options = Options {
-            engines: Engines::discover(args.ort_lib.as_deref()),
-            ort_lib: args.ort_lib.clone(),
-            program: std::env::current_exe()
-                .map_err(|e| Failure::new(Reason::Internal, format!("cannot find this program again: {e}")))?,
-            low_memory: args.low_memory,
-            checkpoints: None,
-        };
+        let (options, cache) = (options(args)?, cache(args, &job)?);
         let mut progress = Terminal::new(&job.name, args.quiet || args.json);
-        Ok((worker::bake(&job, &options, &mut progress)?.summary, job))
+        Ok((worker::bake(&job, &options, cache.as_deref(), &mut progress)?.summary, job))
     });
     match ended {
         Err(failure) => {
@@ -61,6 +55,22 @@ fn single(args: &BakeArgs, planned: Planned) -> Result<u8, Failure> {
             Ok(summary.reason.exit_code())
         }
     }
+}
+
+fn options(args: &BakeArgs) -> Result<Options, Failure> {
+    Ok(Options {
+        engines: Engines::discover(args.ort_lib.as_deref()),
+        ort_lib: args.ort_lib.clone(),
+        program: std::env::current_exe()
+            .map_err(|e| Failure::new(Reason::Internal, format!("cannot find this program again: {e}")))?,
+        low_memory: args.low_memory,
+        checkpoints: None,
+    })
+}
+
+/// Where results are kept, for a job that wants to know.
+fn cache(args: &BakeArgs, job: &ResolvedJob) -> Result<Option<PathBuf>, Failure> {
+    if job.cache == Cache::Off { Ok(None) } else { super::cache::place(args.cache.as_deref()) }
 }
 
 /// Promotes a result as its job asks; where a person is to approve it, says how.
@@ -105,6 +115,8 @@ fn passed_on(args: &BakeArgs) -> Vec<String> {
     option("--runtime", args.runtime.clone());
     option("--max-drop", args.max_drop.map(|d| format!("{}%", d * 100.0)));
     option("--ort-lib", args.ort_lib.as_ref().map(|p| p.display().to_string()));
+    option("--cache", args.cache.clone());
+    option("--cache-policy", args.cache_policy.clone());
     for glob in &args.exclude {
         option("--exclude", Some(glob.clone()));
     }
@@ -114,7 +126,7 @@ fn passed_on(args: &BakeArgs) -> Vec<String> {
     flags
 }
 
-fn dry_run(jobs: &[Planned]) -> Result<u8, Failure> {
+fn dry_run(args: &BakeArgs, jobs: &[Planned]) -> Result<u8, Failure> {
     let mut out = String::new();
     let mut worst = 0;
     for planned in jobs {
@@ -123,7 +135,14 @@ fn dry_run(jobs: &[Planned]) -> Result<u8, Failure> {
                 let _ = writeln!(out, "{}: refused: {}", planned.name, failure.message);
                 worst = failure.reason.exit_code();
             }
-            Ok(job) => out.push_str(&intention(job)),
+            Ok(job) => {
+                out.push_str(&intention(job));
+                if job.cache == Cache::Off {
+                    continue;
+                }
+                let prospect = worker::cache::prospect(job, &options(args)?, cache(args, job)?.as_deref());
+                let _ = writeln!(out, "  {:<12} {prospect}", "cache");
+            }
         }
     }
     print(&out)?;

@@ -171,6 +171,11 @@ fn with_flags(args: &BakeArgs, job: &BakeJob, file: &Path) -> Result<BakeJob, Fa
     if let Some(out) = &args.out {
         object["spec"]["output"]["uri"] = json!(absolute(out));
     }
+    if let Some(policy) = &args.cache_policy {
+        object["spec"]["cache"] = capitalised(policy);
+    } else if args.cache.is_some() && object["spec"]["cache"].is_null() {
+        object["spec"]["cache"] = json!("Use");
+    }
     if let Some(runtime) = &args.runtime {
         object["spec"]["runtime"] = match runtime.to_lowercase().as_str() {
             "onnxruntime" | "ort" => json!("OnnxRuntime"),

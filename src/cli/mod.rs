@@ -3,6 +3,7 @@
 mod args;
 mod bake;
 mod batch;
+mod cache;
 mod compare;
 mod inspect;
 mod jobs;
@@ -76,6 +77,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Package(args) => package::run(&args),
+        Command::Cache(args) => cache::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Promote(args) => promote::run(&args),
         Command::Probe(args) => probe::run(&args),

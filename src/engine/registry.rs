@@ -108,6 +108,14 @@ impl Engines {
         &self.backends
     }
 
+    /// ONNX Runtime's library, where it was loaded.
+    pub fn library(&self) -> Option<&Path> {
+        #[cfg(feature = "ort")]
+        return self.onnx_runtime.as_ref().map(super::ort::OrtEngine::path);
+        #[cfg(not(feature = "ort"))]
+        None
+    }
+
     /// The engine of this kind, or why it is not there.
     pub fn get(&self, runtime: Runtime) -> Result<SharedEngine, EngineError> {
         let gone =

@@ -40,6 +40,10 @@ pub struct OperatorArgs {
         value_parser = floor::parse
     )]
     pub gate_floors: Vec<GateSpec>,
+    /// Where workers keep results for later bakes of the same inputs: s3://, gs:// or az://, or a folder that workers have mounted. Without it, spec.cache of a
+    /// BakeJob has no effect.
+    #[arg(long, env = "BAKEHOUSE_CACHE", value_name = "URI", value_parser = cache)]
+    pub cache: Option<String>,
     /// Do not look at nodes: for a service account without rights outside its namespace.
     #[arg(long, env = "BAKEHOUSE_NO_NODES")]
     pub no_nodes: bool,
@@ -74,6 +78,7 @@ impl OperatorArgs {
             fallback_after: Duration::from_secs(self.fallback_seconds.into()),
             keep_jobs: Duration::from_secs(self.keep_job_seconds.into()),
             gate_floors: self.gate_floors.clone(),
+            cache: self.cache.clone(),
         }
     }
 
@@ -88,8 +93,33 @@ impl OperatorArgs {
     }
 }
 
+/// Whether workers can write there.
+fn cache(uri: &str) -> Result<String, String> {
+    let writable = ["/", "file:///", "s3://", "gs://", "az://"].iter().any(|start| uri.starts_with(start));
+    if writable {
+        Ok(uri.to_owned())
+    } else {
+        Err("give s3://bucket/folder, gs://, az://, or an absolute path".to_owned())
+    }
+}
+
 fn host_name() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     let name = name.trim();
     (!name.is_empty()).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cache_is_a_place_that_a_worker_can_write_to() {
+        for uri in ["s3://bakes", "gs://bakes/a", "az://bakes/a/", "/mnt/cache", "file:///mnt/cache"] {
+            assert_eq!(cache(uri).unwrap(), uri);
+        }
+        for uri in ["", "cache", "https://host/cache", "oci://registry/cache", "pvc://claim/cache", "file://cache"] {
+            assert!(cache(uri).unwrap_err().contains("s3://"), "{uri}");
+        }
+    }
 }

@@ -23,6 +23,8 @@ pub struct Defaults {
     pub keep_jobs: Duration,
     /// Bounds that no job's gates may undercut.
     pub gate_floors: Vec<GateSpec>,
+    /// Where workers keep results for later bakes of the same inputs.
+    pub cache: Option<String>,
 }
 
 impl Default for Defaults {
@@ -32,6 +34,7 @@ impl Default for Defaults {
             fallback_after: Duration::from_mins(5),
             keep_jobs: Duration::from_hours(24),
             gate_floors: Vec::new(),
+            cache: None,
         }
     }
 }

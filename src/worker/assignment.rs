@@ -54,6 +54,7 @@ mod tests {
             low_memory: false,
             device,
             gate_floors: Vec::new(),
+            cache: None,
             candidate: None,
             spec,
         }

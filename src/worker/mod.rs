@@ -4,6 +4,7 @@
 //! [`bake`] is that pipeline with the files of object storage fetched before it and published after it; a shell goes through it too.
 
 mod assignment;
+pub(crate) mod cache;
 mod clean;
 mod outcome;
 mod progress;
@@ -17,6 +18,7 @@ mod verify;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
+use crate::api::bakejob::Cache;
 use crate::api::wire::{ASSIGNMENT_VARIABLE, Assignment, Outcome, TERMINATION_PATH, TERMINATION_VARIABLE, Task};
 use crate::api::{Reason, ResolvedJob, floor};
 use crate::bake::{BakeError, Options, Progress, Summary};
@@ -74,9 +76,15 @@ impl From<crate::store::StoreError> for Failed {
     }
 }
 
-/// Bakes a job wherever its files lie, and lets earlier results go as it says. Finished stages are kept until the result is published, a bucket's included, or cannot come about.
-pub(crate) fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -> Result<Baked, Failed> {
-    let mut ended = published(job, options, progress);
+/// Bakes a job wherever its files lie, and lets earlier results go as it says. Finished stages are kept until the result is published, a bucket's
+/// included, or cannot come about. `cache` is where results are kept for later bakes of the same inputs.
+pub(crate) fn bake(
+    job: &ResolvedJob,
+    options: &Options,
+    cache: Option<&Path>,
+    progress: &mut dyn Progress,
+) -> Result<Baked, Failed> {
+    let mut ended = published(job, options, cache, progress);
     if let Ok(baked) = &mut ended
         && let Some(said) = retention::tidy(job)
     {
@@ -88,12 +96,17 @@ pub(crate) fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Prog
     ended
 }
 
-fn published(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -> Result<Baked, Failed> {
+fn published(
+    job: &ResolvedJob,
+    options: &Options,
+    cache: Option<&Path>,
+    progress: &mut dyn Progress,
+) -> Result<Baked, Failed> {
     #[cfg(feature = "store")]
     if let Some(place) = stored::Place::of(job)? {
-        return place.bake(options, progress);
+        return place.bake(options, cache, progress);
     }
-    let summary = crate::bake::bake(job, options, progress)?;
+    let summary = cache::bake(job, options, cache, progress)?;
     Ok(Baked { summary, folder: job.output.clone(), _held: None })
 }
 
@@ -164,7 +177,17 @@ fn assigned(assignment: &Assignment, job: &ResolvedJob, ort_lib: Option<&Path>) 
         low_memory: assignment.low_memory,
         checkpoints: stages::of(assignment, job),
     };
-    match bake(job, &options, &mut Lines::new(std::io::stdout())) {
+    // The platform's place goes before one that the job's own variables name.
+    let cache = match assignment.cache.as_deref() {
+        _ if job.cache == Cache::Off => Ok(None),
+        Some(uri) => cache::located(uri).map(Some),
+        None => cache::named(),
+    };
+    let cache = match cache {
+        Ok(cache) => cache,
+        Err(message) => return Outcome::bare(Reason::InvalidJob, message),
+    };
+    match bake(job, &options, cache.as_deref(), &mut Lines::new(std::io::stdout())) {
         Ok(baked) => outcome::of(&baked.summary, &baked.folder, &assignment.spec.output.uri),
         Err(failed) => Outcome::bare(failed.reason, failed.message),
     }

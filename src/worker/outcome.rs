@@ -54,9 +54,11 @@ fn from_report(report: &Report, summary: &Summary, uri: &str, report_sha256: &st
             .iter()
             .find(|a| a.format == "Recipe")
             .map(|a| FileRef { uri: at(&a.file), sha256: digest(&a.sha256) }),
+        // Stages of an earlier bake were none of this run.
         stages: report
             .stages
             .iter()
+            .filter(|_| report.cache.is_none())
             .map(|s| Stage {
                 name: format!("{:?}", s.name),
                 start_time: time(&s.start_time),

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::retention::aside;
-use super::{Baked, Failed, clean, scratch};
+use super::{Baked, Failed, cache, clean, scratch};
 use crate::api::digest::sha256_hex;
 use crate::api::wire::Outcome;
 use crate::api::{Reason, ResolvedJob};
@@ -29,6 +29,13 @@ pub(super) struct Place {
     inputs: Vec<Fetch>,
     package: Option<Prefix>,
     output: Option<Location>,
+}
+
+/// Whether files of a job are to be fetched before anything is known of them.
+pub(super) fn fetches(job: &ResolvedJob) -> bool {
+    let splits = [Some(&job.validation.path), job.calibration.as_ref().map(|c| &c.path), job.training.as_ref()];
+    let others = [Some(&job.source.path), job.recipe.as_ref().map(|r| &r.path)];
+    splits.into_iter().chain(others).flatten().any(|path| named(path).is_some())
 }
 
 /// A package in a bucket and the folder that it becomes.
@@ -91,14 +98,20 @@ impl Place {
     }
 
     /// Fetches, bakes, publishes.
-    pub(super) fn bake(mut self, options: &Options, progress: &mut dyn Progress) -> Result<Baked, Failed> {
+    pub(super) fn bake(
+        mut self,
+        options: &Options,
+        cache: Option<&Path>,
+        progress: &mut dyn Progress,
+    ) -> Result<Baked, Failed> {
         progress.stage(Stage::Load);
         self.fetch(progress)?;
         if let Some(output) = &self.output {
             // An hour of baking must not end with a bucket that cannot be written.
             self.store.check_writable(OUTPUT, output, MANIFEST)?;
         }
-        let mut summary = bake::bake(&self.job, options, progress).map_err(|error| self.said(Failed::from(error)))?;
+        let baked = cache::bake(&self.job, options, cache, progress);
+        let mut summary = baked.map_err(|error| self.said(Failed::from(error)))?;
         if let Some(output) = &self.output {
             if let Some(said) = publish(&self.store, output, &self.job.output, progress)? {
                 summary.message = format!("{} {said}", summary.message);

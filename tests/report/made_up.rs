@@ -463,6 +463,7 @@ pub(crate) fn report() -> Report {
             nodes: [61, 44],
             fused: BTreeMap::from([("FusedConv".to_owned(), 7), ("DynamicQuantizeMatMul".to_owned(), 1)]),
         }),
+        cache: None,
         artifacts: vec![
             Artifact {
                 format: "ONNX".to_owned(),

@@ -7,12 +7,12 @@ const BEFORE_TEXT: &str = "\",\"saved\":";
 const END: &str = "}";
 
 /// The text under its digest.
-pub(super) fn seal(text: &str) -> String {
+pub(crate) fn seal(text: &str) -> String {
     format!("{BEFORE_DIGEST}{}{BEFORE_TEXT}{text}{END}", sha256_hex(text.as_bytes()))
 }
 
 /// The text, when it is what was sealed.
-pub(super) fn open(bytes: &[u8]) -> Result<&str, String> {
+pub(crate) fn open(bytes: &[u8]) -> Result<&str, String> {
     let parts = || {
         let text = std::str::from_utf8(bytes).ok()?;
         let (digest, text) = text.strip_prefix(BEFORE_DIGEST)?.split_once(BEFORE_TEXT)?;

@@ -37,6 +37,7 @@ pub fn bake(job: &Validated, attempt: &Attempt) -> Job {
         attempt: attempt.number,
         low_memory: attempt.low_memory,
         device: attempt.placement.device,
+        cache: job.defaults.cache.clone(),
         ..assignment(job, Task::Bake)
     };
     let name = names::job(&job.name, attempt.run, attempt.number);
@@ -122,6 +123,7 @@ fn assignment(job: &Validated, task: Task) -> Assignment {
         low_memory: true,
         device: GivenDevice::Cpu,
         gate_floors: job.defaults.gate_floors.clone(),
+        cache: None,
         candidate: None,
         spec: job.spec.clone(),
     }

@@ -155,6 +155,20 @@ fn with_kueue_the_job_is_made_suspended_and_carries_its_labels() {
 }
 
 #[test]
+fn only_a_bake_is_told_of_the_cache() {
+    let mut validated = job(&json!({"cache": "Use"}), &json!({}));
+    validated.defaults.cache = Some("s3://bakes/cache".to_owned());
+    let told = |job: k8s_openapi::api::batch::v1::Job| {
+        let job = serde_json::to_value(job).unwrap();
+        let env = job["spec"]["template"]["spec"]["containers"][0]["env"].as_array().unwrap().clone();
+        serde_json::from_str::<Assignment>(env.last().unwrap()["value"].as_str().unwrap()).unwrap().cache
+    };
+    assert_eq!(told(bake(&validated, &attempt(1))).as_deref(), Some("s3://bakes/cache"));
+    assert_eq!(told(cleanup(&validated)), None);
+    assert_eq!(told(promotion(&validated)), None);
+}
+
+#[test]
 fn the_cleanup_asks_for_no_device_and_ends_by_itself() {
     let job = serde_json::to_value(cleanup(&job(
         &json!({"worker": {"resources": {"limits": {"memory": "64Gi"}}}}),
