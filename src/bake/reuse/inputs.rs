@@ -153,6 +153,7 @@ impl Spec {
             // What happens to a result, and how it is reached and come by, changes nothing in it.
             spec_digest: _,
             output: _,
+            keep: _,
             promotion: _,
             deadline: _,
             cache: _,

@@ -1,5 +1,6 @@
 //! Before a result is published into a bucket, the one that lies there is copied among the earlier ones.
 
+use crate::bake::report::Artifact;
 use crate::bake::{EARLIER, Listing, REPORT, not_kept, not_whole};
 use crate::store::{Location, Store, StoreError, Upload};
 
@@ -42,8 +43,9 @@ fn keep(store: &Store, output: &Location, report: &[u8]) -> Result<Option<String
     if store.has(OUTPUT, &to, REPORT).unwrap_or(false) {
         return Ok(None);
     }
-    let files = listing.files.into_iter().map(|file| (Upload { name: file.file, sha256: file.sha256 }, file.bytes));
-    if let Some(file) = store.copy(OUTPUT, output, &to, &files.collect::<Vec<_>>())? {
+    let upload = |file: Artifact| (Upload { name: file.file, sha256: file.sha256, names_others: false }, file.bytes);
+    let files: Vec<_> = listing.files.into_iter().map(upload).collect();
+    if let Some(file) = store.copy(OUTPUT, output, &to, &files)? {
         return Ok(Some(not_whole(output, &file)));
     }
     store.write(OUTPUT, &to, REPORT, report)?;
