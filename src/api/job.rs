@@ -208,7 +208,11 @@ impl ResolvedJob {
         let output = path("spec.output.uri", &spec.output.uri);
         let wish = &spec.promotion;
         let promotion = wish.uri.as_ref().filter(|_| wish.policy != PromotionPolicy::Never).map(|uri| Promotion {
-            to: path("spec.promotion.uri", uri),
+            to: if uri.starts_with(REGISTRY) && cfg!(feature = "store") {
+                PathBuf::from(uri)
+            } else {
+                path("spec.promotion.uri", uri)
+            },
             at_once: wish.policy == PromotionPolicy::Automatic,
             approved: wish.approved_digest.clone(),
         });
@@ -310,6 +314,9 @@ pub fn gate(spec: &GateSpec) -> Result<Gate, String> {
     };
     Ok(Gate { metric, bound })
 }
+
+/// Begins the URI of a registry, which a promotion may go to.
+pub const REGISTRY: &str = "oci://";
 
 /// What the room `store` fetches from; the last is only read.
 const STORED: [&str; 4] = ["s3", "gs", "az", "https"];

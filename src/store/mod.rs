@@ -10,6 +10,7 @@
 //!   its name, and the new manifest is put last, on the condition that none is there. A single PUT, and the completion of an upload in parts, are
 //!   atomic: under a name lies a whole file or none. Each file is hashed as it is sent, and what does not hash to what the manifest will claim
 //!   never takes a name. Publishing again replaces objects by their like; so a run that was cut off is simply run again.
+//! - **A registry** (`registry/`) is another thing: blobs under their digests, and tags. Blobs first, the manifest last.
 //! - **Waits** are bounded (`patience.rs`): each request is tried again within its budget, with random pauses; a dead connection is given up well
 //!   before that.
 
@@ -22,6 +23,7 @@ mod meter;
 mod once;
 mod patience;
 mod publish;
+mod registry;
 mod s3;
 mod uri;
 
@@ -39,6 +41,7 @@ use error::{At, Failed, Fault};
 pub use fetch::Fetch;
 use patience::Patience;
 pub use publish::Upload;
+pub use registry::{Blob, Reference, Registry, in_registry, is_tag};
 pub use uri::{Location, named};
 
 /// Object storage as one job reaches it.
