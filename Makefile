@@ -17,7 +17,7 @@ test: tools ort servers  ## Everything that needs no cluster
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo clippy --locked --test e2e --bench scale -- -D warnings
-	BAKEHOUSE_REQUIRE_ORT=1 $(REQUIRE_S3) cargo test --locked
+	BAKEHOUSE_REQUIRE_ORT=1 $(REQUIRE_S3) $(REQUIRE_REGISTRY) cargo test --locked
 	cargo check --locked --no-default-features --features operator
 	scripts/deny.sh
 
@@ -28,11 +28,14 @@ build: tools
 tools:
 	@scripts/tools.sh
 
-# The S3 server of the storage tests, made once (a minute or two of Go). Where it cannot be made, this says why, and those tests are skipped.
+# The servers of the storage tests: for S3, made once (a minute or two of Go), and Debian's registry. Where one cannot be had, this says why, and its tests
+# are skipped.
 REQUIRE_S3 = $(shell ls $(CACHE)/versitygw-*/versitygw >/dev/null 2>&1 && echo BAKEHOUSE_REQUIRE_S3=1)
+REQUIRE_REGISTRY = $(shell command -v docker-registry >/dev/null && command -v skopeo >/dev/null && echo BAKEHOUSE_REQUIRE_REGISTRY=1)
 .PHONY: servers
 servers:
 	@e2e/cluster/components.sh versitygw || echo "the tests of object storage are skipped" >&2
+	@e2e/cluster/components.sh docker-registry || echo "the tests of registries are skipped" >&2
 
 clouds: tools ort  ## The storage tests against what stands for Google's and Azure's stores (fake-gcs-server, Azurite: made once, with Go and npm)
 	BAKEHOUSE_REQUIRE_ORT=1 BAKEHOUSE_REQUIRE_GCS=1 BAKEHOUSE_REQUIRE_AZURE=1 cargo test --locked --test store clouds

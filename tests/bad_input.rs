@@ -281,13 +281,12 @@ fn jobs() -> Vec<Case> {
             2,
             &["Medium", "use Conservative or Light"],
         ),
-        spec("an export that is not built", "/exports", json!(["NNEF"]), 2, &["NNEF", "use ONNX"]),
         spec(
             "a store that is not built",
             "/source/uri",
             json!("oci://models/m.onnx"),
             2,
-            &["oci://", "use a path, file://, s3://, gs:// or az://"],
+            &["oci://", "use a path, file://, s3://, gs:// or az://; promotion alone goes to a registry"],
         ),
         spec(
             "a folder of a bucket as data",

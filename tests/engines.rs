@@ -6,12 +6,12 @@
 
 use std::path::Path;
 
-use bakehouse::engine::tract::TractEngine;
-use bakehouse::engine::{Engine, EngineError, Feed, LoadOptions};
+use bakehouse::engine::tract::{NnefForm, TractEngine};
+use bakehouse::engine::{Dataset, Engine, EngineError, Feed, LoadOptions, dataset};
 use bakehouse::model::build::Builder;
 use bakehouse::model::edit::{float, int, ints, node};
 use bakehouse::model::onnx::{NodeProto, type_proto};
-use bakehouse::model::{DType, Model, Tensor};
+use bakehouse::model::{DType, IntakeOptions, Model, Tensor};
 
 /// Numbers in -1..1 without a random source.
 fn wave(n: usize) -> Vec<f32> {
@@ -313,4 +313,111 @@ fn a_model_that_returns_text_is_refused_when_it_is_loaded() {
     }
     let error = engine.load(&text, &LoadOptions::default()).err().unwrap().to_string();
     assert!(error.contains("output 'y' is text"), "{error}");
+}
+
+/// Activations that are rounded to 8 bits around a softmax, which tract takes for a table when it simplifies; weights by channel.
+fn quantised() -> Model {
+    let weights: Vec<i8> = (0..24).map(|i| (i * 37 % 255 - 127) as i8).collect();
+    Builder::new(17)
+        .input("x", DType::F32, &["N", "8"])
+        .initializer("sx", Tensor::scalar(0.01_f32))
+        .initializer("zx", Tensor::scalar(128_u8))
+        .initializer("w", Tensor::new(&[8, 3], &weights))
+        .initializer("sw", Tensor::new(&[3], &[0.01_f32, 0.02, 0.005]))
+        .initializer("zw", Tensor::new(&[3], &[0_i8, 0, 0]))
+        .initializer("sp", Tensor::scalar(1.0_f32 / 255.0))
+        .initializer("zp", Tensor::scalar(0_u8))
+        .node("QuantizeLinear", &["x", "sx", "zx"], "q", vec![])
+        .node("DequantizeLinear", &["q", "sx", "zx"], "d", vec![])
+        .node("DequantizeLinear", &["w", "sw", "zw"], "dw", vec![int("axis", 1)])
+        .node("MatMul", &["d", "dw"], "h", vec![])
+        .node("QuantizeLinear", &["h", "sx", "zx"], "qh", vec![])
+        .node("DequantizeLinear", &["qh", "sx", "zx"], "dh", vec![])
+        .node("Softmax", &["dh"], "p", vec![int("axis", -1)])
+        .node("QuantizeLinear", &["p", "sp", "zp"], "qp", vec![])
+        .node("DequantizeLinear", &["qp", "sp", "zp"], "y", vec![])
+        .output("y", DType::F32, &["N", "3"])
+        .build()
+}
+
+/// Writes a model as NNEF in the first form that tract has for it; the archive, or what tract says of the best form.
+fn nnef(model: &Model, sample: &Feed) -> Result<(NnefForm, Vec<u8>), String> {
+    let engine = TractEngine::new();
+    let mut refused = None;
+    for form in NnefForm::ALL {
+        let mut archive = Vec::new();
+        match engine.write_nnef(model, sample, form, &mut archive) {
+            Ok(()) => return Ok((form, archive)),
+            Err(why) => refused = refused.or(Some(why)),
+        }
+    }
+    Err(refused.unwrap())
+}
+
+#[test]
+fn nnef_is_the_same_archive_each_time_and_computes_what_the_model_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = |model: &Model| model.input_names().into_iter().map(str::to_owned).collect::<Vec<_>>();
+    // Names that NNEF cannot spell, and that are the same once they can.
+    let named = Builder::new(17)
+        .input("in/x", DType::F32, &["N", "4"])
+        .initializer("w/0", Tensor::new(&[4, 4], &wave(16)))
+        .initializer("w.0", Tensor::new(&[4, 4], &wave(32)[16..]))
+        .node("MatMul", &["in/x", "w/0"], "h/0", vec![])
+        .node("MatMul", &["h/0", "w.0"], "h.0", vec![])
+        .node("Add", &["h/0", "h.0"], "h_0", vec![])
+        .output("h_0", DType::F32, &["N", "4"])
+        .output("h.0", DType::F32, &["N", "4"])
+        .build();
+    let mut cases = vec![
+        ("mlp", mlp(), feed(&[("x", Tensor::new(&[5, 8], &wave(40)))])),
+        ("cnn", cnn(), feed(&[("x", Tensor::new(&[2, 2, 6, 10], &wave(240)))])),
+        ("quantised", quantised(), feed(&[("x", Tensor::new(&[3, 8], &wave(24)))])),
+        ("names", named, feed(&[("in/x", Tensor::new(&[3, 4], &wave(12)))])),
+    ];
+    for example in ["mlp", "cnn", "resnet", "lstm", "gru", "encoder"] {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(example);
+        let model = Model::intake(&root.join("model.onnx"), &IntakeOptions::default()).unwrap().0;
+        let data = Dataset::load(&root.join("validation.npz"), &model, dataset::Limits::default()).unwrap().dataset;
+        let sample = data.feeds[0].clone();
+        cases.push((example, model, sample));
+    }
+    for (name, model, sample) in cases {
+        let (form, archive) = nnef(&model, &sample).unwrap_or_else(|why| panic!("{name}: {why}"));
+        println!("{name}: {form:?}, {} bytes", archive.len());
+        assert!(form.declared, "{name} keeps its symbols");
+        assert!(nnef(&model, &sample).unwrap().1 == archive, "{name} is not the same archive twice");
+        let path = folder.path().join(format!("{name}.nnef.tar"));
+        std::fs::write(&path, &archive).unwrap();
+        let engine = TractEngine::new();
+        let mut loaded = engine.load_nnef(&path, names(&model)).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let expected = run(&engine, &model, &LoadOptions { optimise: false, ..LoadOptions::default() }, &sample);
+        let found = loaded.run(&sample).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert_eq!(found.len(), expected.len());
+        for (expected, found) in expected.iter().zip(&found) {
+            // A difference in the last digit may flip a step of 1/255.
+            assert_close(found, expected, if name == "quantised" { 5e-3 } else { 1e-5 }, name);
+        }
+    }
+}
+
+#[test]
+fn what_has_no_form_in_nnef_is_named() {
+    let weights: Vec<i8> = (0..12).collect();
+    let model = Builder::new(17)
+        .input("x", DType::F32, &["4", "4"])
+        .initializer("w", Tensor::new(&[4, 3], &weights))
+        .node_with_outputs("DynamicQuantizeLinear", &["x"], &["q", "s", "z"], vec![])
+        .node("MatMulInteger", &["q", "w", "z"], "i", vec![])
+        .node("Cast", &["i"], "f", vec![int("to", 1)])
+        .node("Mul", &["f", "s"], "y", vec![])
+        .output("y", DType::F32, &["4", "3"])
+        .build();
+    let sample = feed(&[("x", Tensor::new(&[4, 4], &wave(16)))]);
+    assert_eq!(run(&TractEngine::new(), &model, &LoadOptions::default(), &sample)[0].shape(), [4, 3]);
+    let why = nnef(&model, &sample).unwrap_err();
+    assert!(why.starts_with("tract has no form for node ") && why.ends_with("DynamicQuantizeLinearU8"), "{why}");
+    let unknown = Builder::new(17).input("x", DType::F32, &["4"]).node("Unheard", &["x"], "y", vec![]);
+    let why = nnef(&unknown.output("y", DType::F32, &["4"]).build(), &sample).unwrap_err();
+    assert!(why.contains("operator Unheard of node 'Unheard_0'"), "{why}");
 }

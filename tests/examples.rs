@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use bakehouse::api::bakejob::{Goal, Level, Verdict};
+use bakehouse::api::bakejob::{Export, Goal, Level, Verdict};
 use bakehouse::api::digest::sha256_hex;
 use bakehouse::api::{Metric, Reason, ResolvedJob, load};
 use bakehouse::bake::{self, Options, Quiet, Report, Summary, passes, probe};
@@ -33,6 +33,7 @@ fn job(example: &str) -> ResolvedJob {
     let mut job = ResolvedJob::resolve(&jobs[0], &file).unwrap();
     job.profile.iterations = 10;
     job.profile.warmup = 1;
+    job.exports = vec![Export::Onnx, Export::Nnef];
     job
 }
 
@@ -97,6 +98,10 @@ fn every_example_bakes_well(level: Level, goal: Goal, mut further: impl FnMut(&B
         assert_eq!(passed, Metric::DEFAULT_GATES.map(|(metric, _)| metric), "{key}: {:#?}", baked.report.gates);
         assert_eq!(baked.summary.reason, outcome.reason, "{key}");
         reloads_to_the_same_outputs(baked, example, &key);
+        // Either it is there, reloaded and compared, or the result says what has no form in it; what is lossless always has one.
+        let nnef = baked.report.artifacts.iter().any(|a| a.format == "NNEF");
+        assert_eq!(nnef, !outcome.message.contains("NNEF was not written: "), "{key}: {}", outcome.message);
+        assert!(nnef || level != Level::Conservative, "{key}: {}", outcome.message);
         further(baked, &key);
     }
 }

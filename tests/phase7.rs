@@ -10,8 +10,9 @@ use std::sync::OnceLock;
 use assert_cmd::Command;
 use bakehouse::api::digest::sha256_hex;
 use bakehouse::model::build::Builder;
-use bakehouse::model::edit::{ints, node};
+use bakehouse::model::edit::{int, ints, node};
 use bakehouse::model::{DType, Model, Tensor, safetensors};
+use bakehouse::package::oci;
 use bakehouse::package::phase7::{self, Defect, deployment_schema, manifest_schema};
 use serde_json::{Value, json};
 
@@ -73,7 +74,7 @@ fn baked() -> &'static Path {
                 "source": {"uri": "digits/"},
                 "optimization": {"level": "Light", "goal": "Size"},
                 "runtime": "Bakehouse",
-                "exports": ["ONNX", "Phase7", "SafeTensors", "ONNXStandard"],
+                "exports": ["ONNX", "Phase7", "SafeTensors", "ONNXStandard", "NNEF", "OCI"],
                 "output": {"uri": "out"},
             }),
         );
@@ -749,20 +750,105 @@ fn a_model_that_mixes_its_rows_is_said_to_and_a_claim_of_the_contrary_is_caught(
 }
 
 #[test]
-fn formats_that_are_not_built_are_refused_by_name() {
+fn an_archive_of_nnef_is_listed_and_computes_what_the_model_does() {
+    let report = json_of(&out().join("report.json"));
+    let listed = report["artifacts"].as_array().unwrap().iter().find(|a| a["format"] == "NNEF").unwrap();
+    let archive = out().join("model.nnef.tar");
+    assert_eq!(listed["file"], "model.nnef.tar");
+    assert_eq!(listed["sha256"], json!(sha256_hex(&fs::read(&archive).unwrap())));
+    let probe = |nnef: &Path| {
+        let mut command = bakehouse();
+        command.arg("probe").arg(out().join("model.onnx")).arg("--nnef").arg(nnef);
+        command.arg("--data").arg(example("validation.npz")).args(["--samples", "20"]).output().unwrap()
+    };
+    let seen: Value = serde_json::from_slice(&probe(&archive).stdout).unwrap();
+    assert_eq!(seen["samples"], 20);
+    assert!(seen["maxDifference"].as_f64().unwrap() <= 1e-5, "{seen}");
+
+    // One byte of a weight is another one: the same check says so.
+    let mut bytes = fs::read(&archive).unwrap();
+    let weights = bytes.windows(8).rposition(|w| w.iter().all(|b| *b != 0)).unwrap();
+    bytes[weights..weights + 8].copy_from_slice(&[0x7f; 8]);
+    let other = baked().join("changed.nnef.tar");
+    fs::write(&other, bytes).unwrap();
+    let output = probe(&other);
+    let seen: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    assert!(!seen["maxDifference"].as_f64().is_some_and(|d| d <= 1e-5), "{seen}");
+}
+
+#[test]
+fn a_model_that_has_no_form_in_nnef_is_refused_before_the_bake_by_its_operator() {
     let folder = tempfile::tempdir().unwrap();
-    for (format, instead) in [("NNEF", "ONNX"), ("OCI", "Phase7")] {
-        let (code, said) = bake(
-            folder.path(),
-            &json!({
-                "source": {"uri": example("model.onnx")}, "data": {"validation": {"uri": example("validation.npz")}}, "runtime": "Bakehouse",
-                "exports": ["ONNX", format], "output": {"uri": "out"},
-            }),
-        );
-        assert_eq!(code, Some(2), "{said}");
-        assert!(said.contains(&format!("spec.exports[1]: {format} is not built yet; use {instead}.")), "{said}");
-        assert!(!folder.path().join("out").exists());
-    }
+    let model = Builder::new(17)
+        .input("x", DType::F32, &["N", "4"])
+        .initializer("w", Tensor::new(&[4, 4], &[3_i8; 16]))
+        .node_with_outputs("DynamicQuantizeLinear", &["x"], &["q", "s", "z"], vec![])
+        .node("MatMulInteger", &["q", "w", "z"], "i", vec![])
+        .node("Cast", &["i"], "f", vec![int("to", 1)])
+        .node("Mul", &["f", "s"], "y", vec![])
+        .output("y", DType::F32, &["N", "4"])
+        .build();
+    fs::write(folder.path().join("model.onnx"), model.to_bytes()).unwrap();
+    let split = BTreeMap::from([("x".to_owned(), Tensor::new(&[60, 1, 4], &[0.5_f32; 240]))]);
+    fs::write(folder.path().join("validation.safetensors"), safetensors::write(&split, None).unwrap()).unwrap();
+    let (code, said) = bake(
+        folder.path(),
+        &json!({
+            "source": {"uri": "model.onnx"}, "data": {"validation": {"uri": "validation.safetensors"}}, "runtime": "Bakehouse",
+            "optimization": {"level": "Conservative"}, "exports": ["ONNX", "NNEF"], "output": {"uri": "out"},
+        }),
+    );
+    assert_eq!(code, Some(2), "{said}");
+    let said: String = said.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(said.contains("spec.exports: NNEF cannot be written: ") && said.contains("Leave NNEF out."), "{said}");
+    assert!(said.contains("DynamicQuantizeLinear"), "{said}");
+    assert!(!folder.path().join("out/report.json").exists());
+}
+
+#[test]
+fn the_image_layout_holds_every_other_file_and_a_changed_blob_is_found() {
+    let layout = out().join("oci");
+    let opened = oci::open(&layout).unwrap();
+    let report = json_of(&out().join("report.json"));
+    let mut listed: Vec<(String, String)> = report["artifacts"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|a| !matches!(a["format"].as_str(), Some("OCI" | "OCIFile" | "HTML")))
+        .map(|a| (a["file"].as_str().unwrap().to_owned(), a["sha256"].as_str().unwrap().to_owned()))
+        .collect();
+    let mut held: Vec<(String, String)> = opened.files.into_iter().map(|file| (file.path, file.sha256)).collect();
+    assert_eq!(held[0].0, "model.onnx", "the model comes first");
+    listed.sort();
+    held.sort();
+    assert_eq!(held, listed);
+
+    let probe = |folder: &Path| bakehouse().arg("probe").arg(folder).arg("--layout").output().unwrap();
+    assert!(probe(&layout).status.success());
+    let root = tempfile::tempdir().unwrap();
+    let copied = Command::new("cp").arg("-r").arg(&layout).arg(root.path()).output().unwrap();
+    assert!(copied.status.success());
+    let blob =
+        root.path().join("oci/blobs/sha256").join(&held.iter().find(|f| f.0 == "weights.safetensors").unwrap().1);
+    flip(&blob);
+    let said = String::from_utf8_lossy(&probe(&root.path().join("oci")).stderr).into_owned();
+    assert!(said.contains(blob.file_name().unwrap().to_str().unwrap()), "{said}");
+}
+
+#[test]
+fn a_folder_of_somebodys_own_is_not_taken_for_an_image_layout() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::create_dir_all(folder.path().join("out/oci")).unwrap();
+    fs::write(folder.path().join("out/oci/mine.txt"), b"mine").unwrap();
+    let (code, said) = bake(
+        folder.path(),
+        &json!({
+            "source": {"uri": example("model.onnx")}, "data": {"validation": {"uri": example("validation.npz")}}, "runtime": "Bakehouse",
+            "exports": ["ONNX", "OCI"], "output": {"uri": "out"},
+        }),
+    );
+    assert!(code == Some(14) && said.contains("out/oci") && said.contains("not replaced"), "{code:?}: {said}");
+    assert!(folder.path().join("out/oci/mine.txt").exists());
 }
 
 #[test]

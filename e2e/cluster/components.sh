@@ -8,6 +8,7 @@
 #   kueue      the binary, with its chart in charts/kueue
 #   argocd     the binary, under the names of its parts too, with its manifests in manifests/; Debian's redis-server
 #   promtool   Debian's
+#   docker-registry   Debian's, with skopeo beside it as a second reader, for tests/oci.rs
 #
 # Without a name: packages, kube, coredns, versitygw and helm: what `make cluster` needs.
 # Everything but azurite is compiled from its Go module: this works wherever a Go module proxy can be reached, and needs no other download.
@@ -150,7 +151,8 @@ component() {
     kueue)     make kueue "$KUEUE_VERSION" build_kueue ;;
     argocd)    install redis-server git; make argocd "$ARGOCD_VERSION" build_argocd ;;
     promtool)  install prometheus ;;
-    *) say "components.sh: no component is called $1: packages, kube, coredns, versitygw, fake-gcs-server, azurite, helm, kwok, kueue, argocd, promtool"; exit 2 ;;
+    docker-registry) install docker-registry skopeo ;;
+    *) say "components.sh: no component is called $1: packages, kube, coredns, versitygw, fake-gcs-server, azurite, helm, kwok, kueue, argocd, promtool, docker-registry"; exit 2 ;;
   esac
 }
 

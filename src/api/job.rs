@@ -222,7 +222,13 @@ impl ResolvedJob {
         });
         let output = path("spec.output.uri", &spec.output.uri);
         let wish = &spec.promotion;
-        let promoted = wish.uri.as_ref().map(|uri| path("spec.promotion.uri", uri));
+        let promoted = wish.uri.as_ref().map(|uri| {
+            if uri.starts_with(REGISTRY) && cfg!(feature = "store") {
+                PathBuf::from(uri)
+            } else {
+                path("spec.promotion.uri", uri)
+            }
+        });
         let promotion = promoted.as_ref().filter(|_| wish.policy != PromotionPolicy::Never).map(|to| Promotion {
             to: to.clone(),
             at_once: wish.policy == PromotionPolicy::Automatic,
@@ -328,6 +334,9 @@ pub fn gate(spec: &GateSpec) -> Result<Gate, String> {
     };
     Ok(Gate { metric, bound })
 }
+
+/// Begins the URI of a registry, which a promotion may go to.
+pub const REGISTRY: &str = "oci://";
 
 /// What the room `store` fetches from; the last is only read.
 const STORED: [&str; 4] = ["s3", "gs", "az", "https"];

@@ -36,13 +36,14 @@ const NOT_BUILT: &[(&str, What, &str)] = &[
     ("spec.optimization.level", Is("Medium"), "use Conservative or Light"),
     ("spec.optimization.level", Is("Aggressive"), "use Conservative or Light"),
     ("spec.optimization.level", Is("Maximum"), "use Conservative or Light"),
-    ("spec.exports", Is("NNEF"), "use ONNX"),
-    ("spec.exports", Is("OCI"), "use Phase7"),
     ("spec.hardware.device", Is("CUDA"), "use CPU or Auto"),
     ("spec.hardware.gpu", Set, "leave it out"),
-    ("*", Scheme("oci://"), "use a path, file://, s3://, gs:// or az://"),
+    ("*", Scheme("oci://"), "use a path, file://, s3://, gs:// or az://; promotion alone goes to a registry"),
     ("*", Scheme("pvc://"), "use a path, file://, s3://, gs:// or az://; claims are mounted in a cluster only"),
 ];
+
+/// A field that a scheme is built for, while the others are not.
+const BUILT: (&str, &str) = ("spec.promotion.uri", "oci://");
 
 /// Every field that holds a URI.
 const URIS: [&str; 7] = [
@@ -95,6 +96,7 @@ fn matches(job: &Value, (field, what, instead): &(&'static str, What, &'static s
         Set => vec![refusal(field, field.rsplit('.').next().unwrap_or(field))],
         Scheme(scheme) => URIS
             .iter()
+            .filter(|uri| (**uri, *scheme) != BUILT)
             .filter(|uri| at(job, uri).as_str().is_some_and(|uri| uri.starts_with(scheme)))
             .map(|uri| refusal(uri, scheme))
             .collect(),
@@ -132,11 +134,8 @@ mod tests {
             said(|s| s.optimization.level = Level::Medium),
             ["spec.optimization.level: Medium is not built yet; use Conservative or Light."]
         );
-        assert_eq!(said(|s| s.exports.push(Export::Nnef)), ["spec.exports[1]: NNEF is not built yet; use ONNX."]);
-        assert_eq!(
-            said(|s| s.exports.extend([Export::Phase7, Export::SafeTensors, Export::OnnxStandard])),
-            Vec::<String>::new()
-        );
+        let exports = [Export::Phase7, Export::SafeTensors, Export::OnnxStandard, Export::Nnef, Export::Oci];
+        assert_eq!(said(|s| s.exports.extend(exports)), Vec::<String>::new());
         assert_eq!(
             said(|s| s.hardware.device = Device::Cuda),
             ["spec.hardware.device: CUDA is not built yet; use CPU or Auto."]
@@ -146,8 +145,11 @@ mod tests {
         }
         assert_eq!(
             said(|s| s.output.uri = "oci://registry/baked".into()),
-            ["spec.output.uri: oci:// is not built yet; use a path, file://, s3://, gs:// or az://."]
+            [
+                "spec.output.uri: oci:// is not built yet; use a path, file://, s3://, gs:// or az://; promotion alone goes to a registry."
+            ]
         );
+        assert_eq!(said(|s| s.promotion.uri = Some("oci://registry/models".into())), Vec::<String>::new());
         for built in ["s3://bucket/baked", "gs://bucket/baked", "az://container/baked"] {
             assert_eq!(said(|s| s.output.uri = built.into()), Vec::<String>::new());
         }

@@ -1,7 +1,10 @@
-//! The formats beside the model itself: the package for deployment, plain-operator ONNX, the weights alone. What is written is read again by a fresh process
-//! before anything is published.
+//! The formats beside the model itself: the package for deployment, plain-operator ONNX, the weights alone, tract's NNEF, and an OCI image layout of
+//! them all. What is written is read again by a fresh process before anything is published.
 
+mod image;
 mod measured;
+#[cfg(feature = "tract")]
+mod nnef;
 mod package;
 mod plain;
 
@@ -19,7 +22,7 @@ use crate::api::bakejob::Export;
 use crate::api::digest::sha256_hex_of;
 use crate::hardware::MachineFacts;
 use crate::optimizer::{PassRecord, Recipe};
-use crate::package::{Package, phase7};
+use crate::package::{Package, oci, phase7};
 
 pub(super) use measured::{Extreme, Outputs, batch_rows, difference, limits, ranges, run_all, wall, wall_plan};
 pub(super) use package::{MANIFEST_FORMAT, figures, machine, source_claims};
@@ -40,12 +43,19 @@ pub(super) struct Handoff<'a> {
 }
 
 impl Handoff<'_> {
-    /// Writes what the job asks for into the staging folder.
-    pub(super) fn write(&self, staging: &mut Staging) -> Result<Vec<Artifact>, BakeError> {
+    /// Writes what the job asks for into the staging folder. With the files, a sentence on each format that cannot hold the artifact.
+    pub(super) fn write(&self, staging: &mut Staging) -> Result<(Vec<Artifact>, Vec<String>), BakeError> {
         let wants = |export| self.job.exports.contains(&export);
-        let mut written = Vec::new();
+        let (mut written, mut missing) = (Vec::new(), Vec::new());
         if wants(Export::OnnxStandard) {
             written.extend(self.standard(staging)?);
+        }
+        #[cfg(feature = "tract")]
+        if wants(Export::Nnef) {
+            match self.nnef(staging)? {
+                Ok(archive) => written.push(archive),
+                Err(why) => missing.push(format!("NNEF was not written: {why}.")),
+            }
         }
         if wants(Export::SafeTensors) {
             written.push(self.weights(staging)?);
@@ -53,21 +63,34 @@ impl Handoff<'_> {
         if wants(Export::Phase7) {
             written.extend(self.package(staging)?);
         }
-        Ok(written)
+        // Last: it holds all others.
+        if wants(Export::Oci) {
+            let layout = self.image(staging, &written)?;
+            written.extend(layout);
+        }
+        Ok((written, missing))
     }
 }
 
 /// Refuses before any work what could not be written after it.
 pub(super) fn check_output(job: &ResolvedJob) -> Result<(), BakeError> {
-    let folder = job.output.join(phase7::FOLDER);
-    if !job.exports.contains(&Export::Phase7) || !folder.exists() || phase7::is_package(&folder) {
-        return Ok(());
+    let folders = [
+        (Export::Phase7, phase7::FOLDER, "package", phase7::is_package as fn(&Path) -> bool),
+        (Export::Oci, oci::FOLDER, "OCI image layout", oci::is_layout),
+    ];
+    for (export, name, kind, is_one) in folders {
+        let folder = job.output.join(name);
+        if !job.exports.contains(&export) || !folder.exists() || is_one(&folder) {
+            continue;
+        }
+        let text = format!(
+            "it is there and is no {kind}, so it is not replaced; the export {} writes a folder of this name",
+            if export == Export::Oci { "OCI" } else { "Phase7" }
+        );
+        let source = std::io::Error::new(std::io::ErrorKind::AlreadyExists, text);
+        return Err(BakeError::Output { path: folder, source });
     }
-    let source = std::io::Error::new(
-        std::io::ErrorKind::AlreadyExists,
-        "it is there and is no package, so it is not replaced; the export Phase7 writes a folder of this name",
-    );
-    Err(BakeError::Output { path: folder, source })
+    Ok(())
 }
 
 /// Refuses formats that cannot hold the model that came.
@@ -86,6 +109,16 @@ pub(super) fn check_model(job: &ResolvedJob, loaded: &Loaded) -> Result<(), Bake
         && let Err(why) = plain::weights_of(&loaded.model)
     {
         return refuse("SafeTensors", why);
+    }
+    #[cfg(feature = "tract")]
+    if job.exports.contains(&Export::Nnef)
+        && let Err(why) = nnef::check(loaded)
+    {
+        return refuse("NNEF", why);
+    }
+    #[cfg(not(feature = "tract"))]
+    if job.exports.contains(&Export::Nnef) {
+        return refuse("NNEF", "tract, whose format it is, is not part of this program".to_owned());
     }
     Ok(())
 }

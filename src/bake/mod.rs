@@ -176,17 +176,15 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
         recipe: &recipe,
         package: package.as_ref().map(|package| (package, reproduced.as_slice())),
     };
-    let handed = handoff.write(&mut staging)?;
+    let (handed, missing) = handoff.write(&mut staging)?;
     let resumed = stages.remark();
-    if let Some(said) = &resumed {
+    let doubts: Vec<String> = reproduced.iter().filter(|r| r.holds != Some(true)).map(|r| r.message.clone()).collect();
+    let refuted = reproduced.iter().filter(|r| r.holds == Some(false)).map(|r| &r.message);
+    for said in missing.iter().chain(&resumed).chain(refuted) {
         chosen.message = format!("{} {said}", chosen.message);
     }
-    let doubts: Vec<String> = reproduced.iter().filter(|r| r.holds != Some(true)).map(|r| r.message.clone()).collect();
-    for refuted in reproduced.iter().filter(|r| r.holds == Some(false)) {
-        chosen.message = format!("{} {}", chosen.message, refuted.message);
-    }
-    let remarks = given.iter().flatten().chain(&loaded.remarks).chain(&doubts).chain(&workload.refused).chain(&resumed);
-    let remarks = remarks.cloned().collect();
+    let said = doubts.iter().chain(&workload.refused).chain(&resumed).chain(&missing);
+    let remarks = given.iter().flatten().chain(&loaded.remarks).chain(said).cloned().collect();
     let mut report =
         figures::report(job, options, &loaded, &timer, machine, search, baseline, &chosen, stages.ended(), remarks);
     report.package = package.map(|package| carried(package, reproduced, job));

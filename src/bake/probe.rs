@@ -67,6 +67,70 @@ pub struct WeightsSeen {
     pub different: Vec<String>,
 }
 
+/// A model and an archive of NNEF that should compute the same.
+#[cfg(feature = "tract")]
+#[derive(Debug, Clone)]
+pub struct NnefRequest {
+    /// The model file.
+    pub model: PathBuf,
+    /// The archive.
+    pub nnef: PathBuf,
+    /// The data file; its first samples are run.
+    pub data: PathBuf,
+    /// How many samples.
+    pub samples: usize,
+}
+
+/// What a fresh process saw of an archive of NNEF.
+#[cfg(feature = "tract")]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NnefSeen {
+    /// Samples run on both.
+    pub samples: usize,
+    /// The largest difference of an output relative to max(1, the output's largest value); `None` where types or shapes differ or a difference is no number.
+    pub max_difference: Option<f64>,
+}
+
+/// Loads both on tract and compares what they compute, in the process that calls it.
+#[cfg(feature = "tract")]
+pub fn run_nnef(request: &NnefRequest) -> Result<NnefSeen, BakeError> {
+    use crate::engine::Engine;
+    use crate::engine::tract::TractEngine;
+    let model = Model::load(&request.model)?;
+    let data = Dataset::load(&request.data, &model, dataset::Limits::default())?.dataset;
+    let engine = TractEngine::new();
+    let inputs = model.input_names().into_iter().map(str::to_owned).collect();
+    let mut archive = engine.load_nnef(&request.nnef, inputs)?;
+    // Of a quantised graph, this plan is the one that is right.
+    let mut session = engine.load(&model, &LoadOptions { optimise: false, ..LoadOptions::default() })?;
+    let feeds = &data.feeds[..request.samples.min(data.feeds.len())];
+    let mut max_difference = Some(0.0);
+    for feed in feeds {
+        let (expected, found) = (session.run(feed)?, archive.run(feed)?);
+        let same_number = (expected.len() == found.len()).then_some(0.0);
+        let pairs = expected.iter().zip(&found).map(|(a, b)| super::handoff::difference(a, b));
+        max_difference = pairs.chain([same_number]).fold(max_difference, |most, d| Some(f64::max(most?, d?)));
+    }
+    Ok(NnefSeen { samples: feeds.len(), max_difference })
+}
+
+/// Starts a fresh process of this program for it.
+#[cfg(feature = "tract")]
+pub fn spawn_nnef(program: &Path, request: &NnefRequest) -> Result<NnefSeen, BakeError> {
+    let mut command = Command::new(program);
+    command.arg("probe").arg(&request.model).arg("--nnef").arg(&request.nnef).arg("--data").arg(&request.data);
+    command.args(["--samples", &request.samples.to_string()]);
+    answer(program, &mut command)
+}
+
+/// Finds out what an OCI image layout holds, every blob checked, in a fresh process of this program.
+pub fn spawn_layout(program: &Path, layout: &Path) -> Result<Vec<crate::package::oci::File>, BakeError> {
+    let mut command = Command::new(program);
+    command.arg("probe").arg(layout).arg("--layout");
+    answer(program, &mut command)
+}
+
 /// Compares weights, in the process that calls it.
 pub fn run_weights(request: &WeightsRequest) -> Result<WeightsSeen, BakeError> {
     let model = Model::load(&request.model)?;

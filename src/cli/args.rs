@@ -300,6 +300,12 @@ pub(crate) struct ProbeArgs {
     /// A file that should hold the model's weights. Compares them, and runs nothing.
     #[arg(long, conflicts_with = "data")]
     pub(crate) weights: Option<PathBuf>,
+    /// An archive of NNEF that should compute what the model does. Runs both on tract.
+    #[arg(long, requires = "data", conflicts_with = "weights")]
+    pub(crate) nnef: Option<PathBuf>,
+    /// The model is the folder of an OCI image layout. Checks its blobs, and runs nothing.
+    #[arg(long, conflicts_with_all = ["data", "weights"])]
+    pub(crate) layout: bool,
     /// How many samples.
     #[arg(long, default_value_t = 4)]
     pub(crate) samples: usize,

@@ -15,6 +15,7 @@ mod build;
 mod error;
 mod files;
 mod manifest;
+pub mod oci;
 mod open;
 pub mod phase7;
 mod pickle;

@@ -94,13 +94,19 @@ impl<'s> Reach<'s> {
     }
 }
 
-/// The certificates to trust beside the system's.
-fn certificates(storage: Option<&Storage>) -> Result<Vec<Certificate>, StoreError> {
+/// The file of certificates to trust beside the system's, and what it holds.
+pub(super) fn bundle(storage: Option<&Storage>) -> Result<Option<(At, Vec<u8>)>, StoreError> {
     let named = std::env::var(CA_VARIABLE).ok().filter(|path| !path.is_empty());
     let mounted = storage.and_then(|s| s.ca_bundle.as_ref()).map(|_| CA_FILE.to_owned());
-    let Some(path) = named.or(mounted) else { return Ok(Vec::new()) };
+    let Some(path) = named.or(mounted) else { return Ok(None) };
     let at = At::new("spec.storage.caBundle", &path);
     let pem = std::fs::read(&path).map_err(|error| at.fault(Fault::Certificates, error))?;
+    Ok(Some((at, pem)))
+}
+
+/// The certificates to trust beside the system's.
+fn certificates(storage: Option<&Storage>) -> Result<Vec<Certificate>, StoreError> {
+    let Some((at, pem)) = bundle(storage)? else { return Ok(Vec::new()) };
     match Certificate::from_pem_bundle(&pem) {
         Ok(list) if list.is_empty() => Err(at.fault(Fault::Certificates, "it holds no PEM certificate")),
         Ok(list) => Ok(list),

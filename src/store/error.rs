@@ -4,6 +4,7 @@ use std::error::Error;
 
 use object_store::client::HttpError;
 
+use super::registry;
 use super::uri::Scheme;
 use crate::api::Reason;
 use crate::api::wire::cut;
@@ -151,6 +152,11 @@ impl StoreError {
         self.reason().worth_a_retry()
     }
 
+    /// Whether nobody vouches for the server.
+    pub(super) fn is_untrusted(&self) -> bool {
+        self.0.fault == Fault::Untrusted
+    }
+
     /// Whether these credentials may not do it.
     pub fn is_denied(&self) -> bool {
         self.0.fault == Fault::Denied
@@ -173,7 +179,9 @@ impl std::fmt::Display for StoreError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Told { at: At { field, uri }, fault, said } = &*self.0;
         write!(f, "{field}: ")?;
+        let of_registry = registry::told(fault, uri);
         match fault {
+            _ if of_registry.is_some() => f.write_str(&of_registry.unwrap_or_default()),
             Fault::Denied if uri.starts_with("https://") => {
                 write!(f, "access to {uri} is denied. A signed link may have expired; make a new one")
             }

@@ -11,6 +11,7 @@
 //!   atomic: under a name lies a whole file or none. Each file is hashed as it is sent, and what does not hash to what the manifest will claim
 //!   never takes a name. Publishing again replaces objects by their like; so a run that was cut off is simply run again. Before the manifest of an
 //!   earlier run goes, its result may be copied to another folder (`copy.rs`).
+//! - **A registry** (`registry/`) is another thing: blobs under their digests, and tags. Blobs first, the manifest last.
 //! - **Waits** are bounded (`patience.rs`): each request is tried again within its budget, with random pauses; a dead connection is given up well
 //!   before that.
 
@@ -26,6 +27,7 @@ mod once;
 mod parts;
 mod patience;
 mod publish;
+mod registry;
 mod s3;
 mod uri;
 
@@ -44,6 +46,7 @@ pub use fetch::Fetch;
 pub use list::Listed;
 use patience::Patience;
 pub use publish::Upload;
+pub use registry::{Blob, Reference, Registry, in_registry, is_tag};
 pub use uri::{Location, named};
 
 /// Object storage as one job reaches it.

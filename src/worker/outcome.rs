@@ -112,7 +112,7 @@ pub(super) fn marked(mut outcome: Outcome, raised: &[Metric]) -> Outcome {
 /// The files that are the model in one format or another; the one that was measured comes first. A package is one of them: its manifest names the
 /// other files with their digests.
 pub(super) fn models(artifacts: &[Written]) -> impl Iterator<Item = &Written> {
-    artifacts.iter().filter(|a| !matches!(a.format.as_str(), "Recipe" | "HTML" | "Phase7File"))
+    artifacts.iter().filter(|a| !matches!(a.format.as_str(), "Recipe" | "HTML" | "Phase7File" | "OCIFile"))
 }
 
 pub(super) fn gate(gate: &crate::quality::GateResult) -> GateStatus {

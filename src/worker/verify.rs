@@ -1,4 +1,4 @@
-//! `verify` wherever the result lies: in a folder, or in a bucket, from which it is fetched into a private folder first.
+//! `verify` wherever the result lies: in a folder, or in a bucket or a registry, from which it is fetched into a private folder first.
 
 use std::fs::File;
 use std::path::Path;
@@ -18,7 +18,9 @@ const REPORT: &str = "report.json";
 /// Checks a finished bake, a package of phase 7 by itself, or what is promoted under a name. `data` is the validation split of a package.
 pub(crate) fn verify(target: &Path, data: Option<&Path>, options: &Options) -> Result<Verification, Failed> {
     #[cfg(feature = "store")]
-    if [Some(target), data].into_iter().flatten().any(|path| crate::store::named(path).is_some()) {
+    if crate::store::in_registry(target).is_some()
+        || [Some(target), data].into_iter().flatten().any(|path| crate::store::named(path).is_some())
+    {
         return remote::verify(target, data, options);
     }
     local(target, data, options)
@@ -104,8 +106,9 @@ mod remote {
 
     use super::{CURRENT, Failed, Options, REPORT, Reason, Verification, local};
     use crate::bake::verify::Holds;
-    use crate::package::phase7::MANIFEST_FILE;
-    use crate::store::{Fetch, Location, Store, named};
+    use crate::package::oci::{self, Manifest};
+    use crate::package::phase7::{self, MANIFEST_FILE};
+    use crate::store::{Fetch, Location, Reference, Registry, Store, in_registry, named};
     use crate::worker::clean::stays_inside;
     use crate::worker::scratch;
 
@@ -124,6 +127,12 @@ mod remote {
             fetch_result(&store, root, root.len() < uri.len(), &folder)?;
             called.push((folder.clone(), root.trim_end_matches('/').to_owned()));
         }
+        if let Some(uri) = in_registry(target) {
+            folder = held.path().join("result");
+            let inside = fetch_artifact(uri, &folder)?;
+            called.push((folder.clone(), uri.to_owned()));
+            folder = folder.join(inside);
+        }
         let mut split = data.map(Path::to_owned);
         if let Some(uri) = data.and_then(named) {
             let from = Location::object("--data", uri)?;
@@ -141,6 +150,11 @@ mod remote {
             }
         }
         found.remarks.iter_mut().for_each(|remark| *remark = renamed(remark, &called));
+        if in_registry(target).is_some() {
+            found
+                .remarks
+                .push("Every layer of the artifact was fetched and has the digest that its manifest names.".to_owned());
+        }
         if named(target).is_some() {
             found.remarks.push(
                 "Of the bucket, only what the manifest lists was fetched: other objects were not looked for."
@@ -174,6 +188,29 @@ mod remote {
             )
         };
         Err(Failed { reason: Reason::InvalidJob, message })
+    }
+
+    /// All files of an artifact. Returns the folder in it to check: that of the package, where there is one.
+    fn fetch_artifact(uri: &str, to: &Path) -> Result<&'static str, Failed> {
+        let reference = Reference::parse(FIELD, uri)?;
+        let refuse = |reason, why: &str| Failed { reason, message: format!("{FIELD}: {uri} {why}") };
+        let Some(name) = reference.digest.clone().or_else(|| reference.tag.clone()) else {
+            return Err(refuse(Reason::InvalidJob, "names no tag. Name one, as oci://host/repository:tag."));
+        };
+        let registry = Registry::new(FIELD, reference, None)?;
+        let bytes = registry
+            .manifest(&name, oci::MANIFEST_TYPE)?
+            .ok_or_else(|| refuse(Reason::InvalidJob, "is not there. Correct the URI."))?;
+        let wrong = |why: String| refuse(Reason::InvalidData, &format!("cannot be checked: {why}."));
+        let files = Manifest::parse(&bytes).and_then(|manifest| manifest.files()).map_err(wrong)?;
+        make(to)?;
+        for file in &files {
+            let path = to.join(&file.path);
+            make(path.parent().unwrap_or(to))?;
+            tracing::info!(file = file.path, "fetching");
+            registry.fetch_blob(&file.sha256, file.bytes, &path)?;
+        }
+        Ok(if phase7::is_package(&to.join(phase7::FOLDER)) { phase7::FOLDER } else { "" })
     }
 
     /// Objects and the files that they become, all at once; one after the other where one is missing: that is found where it is checked.

@@ -65,7 +65,7 @@ pub(in crate::bake) fn machine(facts: &MachineFacts) -> Machine {
 }
 
 /// A location in the model's folder as the manifest writes it: `./weights.bin` is `weights.bin`.
-fn plain(location: &str) -> String {
+pub(super) fn plain(location: &str) -> String {
     let parts = Path::new(location).components().filter(|c| *c != Component::CurDir);
     parts.map(|c| c.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
 }

@@ -32,7 +32,7 @@ pub(super) fn weights_of(model: &Model) -> Result<BTreeMap<String, Tensor>, Stri
 
 impl Handoff<'_> {
     /// The artifact where it lies while its formats are made: not where it was measured, for its bytes are mapped from there.
-    fn staged(&self, staging: &Staging) -> Result<PathBuf, BakeError> {
+    pub(super) fn staged(&self, staging: &Staging) -> Result<PathBuf, BakeError> {
         let folder = staging.path("formats");
         let path = folder.join(MODEL_FILE);
         if path.exists() {

@@ -4,11 +4,14 @@
 //! And its optimiser is wrong on one pattern of quantised graphs (see [`fault`]); so such a graph runs on the plan that was not optimised, and every other
 //! quantised graph is compared on its first sample with that plan before the optimised one is trusted.
 
+mod arithmetic;
 mod fault;
+mod nnef;
 mod plan;
 mod session;
 mod values;
 
+pub use self::nnef::Form as NnefForm;
 use self::plan::{Plans, Shapes};
 use self::session::TractSession;
 use super::declared::Declared;

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use prost::Message;
 use tract_linalg::multithread::Executor;
 use tract_onnx::pb::ModelProto;
-use tract_onnx::prelude::{Framework, InferenceFact, InferenceModelExt, TractError, TractResult, TypedSimplePlan};
+use tract_onnx::prelude::{
+    Framework, InferenceFact, InferenceModelExt, TractError, TractResult, TypedModel, TypedSimplePlan,
+};
 use tract_onnx::tract_core::runtime::RunOptions;
 
 use super::caught;
@@ -58,19 +60,7 @@ impl Plans {
     pub(super) fn build_as(&self, shapes: &Shapes, optimise: bool) -> Result<Arc<TypedSimplePlan>, Failure> {
         let mut while_reading = true;
         let made = caught(|| -> TractResult<Arc<TypedSimplePlan>> {
-            let onnx = tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true);
-            let proto = ModelProto::decode(self.model.to_bytes().as_slice())?;
-            let mut model = onnx.model_for_proto_model(&proto)?;
-            drop(proto);
-            while_reading = false;
-            if let Shapes::Fed(inputs) = shapes {
-                for (position, (dtype, shape)) in inputs.iter().enumerate() {
-                    let dtype = super::values::datum_type(*dtype)
-                        .ok_or_else(|| TractError::msg(format!("{dtype} inputs are not known to it")))?;
-                    model.set_input_fact(position, InferenceFact::dt_shape(dtype, shape))?;
-                }
-            }
-            let typed = model.into_typed()?;
+            let typed = typed(&self.model, shapes, &mut while_reading)?;
             let typed = if optimise { typed.into_optimized()? } else { typed };
             TypedSimplePlan::new_with_options(
                 typed,
@@ -126,6 +116,23 @@ impl Plans {
             }
         }
     }
+}
+
+/// tract's form of a graph, nothing optimised. `reading` is true while another shape would not help.
+pub(super) fn typed(model: &Model, shapes: &Shapes, reading: &mut bool) -> TractResult<TypedModel> {
+    let onnx = tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true);
+    let proto = ModelProto::decode(model.to_bytes().as_slice())?;
+    let mut model = onnx.model_for_proto_model(&proto)?;
+    drop(proto);
+    *reading = false;
+    if let Shapes::Fed(inputs) = shapes {
+        for (position, (dtype, shape)) in inputs.iter().enumerate() {
+            let dtype = super::values::datum_type(*dtype)
+                .ok_or_else(|| TractError::msg(format!("{dtype} inputs are not known to it")))?;
+            model.set_input_fact(position, InferenceFact::dt_shape(dtype, shape))?;
+        }
+    }
+    model.into_typed()
 }
 
 /// tract's message on one line, at most 400 characters.

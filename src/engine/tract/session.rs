@@ -71,11 +71,11 @@ impl TractSession {
 }
 
 /// Runs a plan once.
-fn run_plan(plan: &Arc<TypedSimplePlan>, inputs: TVec<TValue>) -> Result<TVec<TValue>, String> {
+pub(super) fn run_plan(plan: &Arc<TypedSimplePlan>, inputs: TVec<TValue>) -> Result<TVec<TValue>, String> {
     caught(|| plan.run(inputs))?.map_err(|e| format!("{e:#}"))
 }
 
-fn tensors(values: &TVec<TValue>) -> Result<Vec<Tensor>, String> {
+pub(super) fn tensors(values: &TVec<TValue>) -> Result<Vec<Tensor>, String> {
     values.iter().map(|value| values::from_tract(value)).collect()
 }
 

@@ -7,11 +7,14 @@
 //! ```
 //!
 //! The gates are read again from the report, whose digest the status holds. Files are copied first and checked where they then lie; the entry that
-//! names them comes last, so nobody is ever pointed at less than a whole version. Doing it again changes nothing.
+//! names them comes last, so nobody is ever pointed at less than a whole version. Doing it again changes nothing. A registry (`oci://`) keeps the same as
+//! one artifact and its tags: see `registry.rs`.
 
 mod ledger;
 pub(in crate::worker) mod mark;
 pub(in crate::worker) mod place;
+#[cfg(feature = "store")]
+mod registry;
 
 use std::path::Path;
 
@@ -23,6 +26,9 @@ use crate::api::digest::sha256_hex;
 use crate::api::wire::{Assignment, Outcome};
 use crate::api::{Reason, ResolvedJob, floor};
 use crate::bake::Report;
+use crate::model::stats::Stats;
+#[cfg(feature = "store")]
+use crate::store::in_registry;
 pub(crate) use ledger::{Act, CURRENT, Entry, Origin, parsed};
 use ledger::{Listed, VERSION};
 use place::{Item, Place, changed};
@@ -70,12 +76,21 @@ pub(super) fn assigned(assignment: &Assignment, job: &ResolvedJob) -> Outcome {
     };
     match promote(&order) {
         Ok(entry) => {
-            let uri = format!("{}/{}/{}", uri.trim_end_matches('/'), assignment.name, entry.version);
+            let uri = uri_of(uri, &assignment.name, &entry);
             let promoted = Some(FileRef { uri, sha256: entry.sha256.clone() });
             Outcome { promoted, ..Outcome::bare(Reason::Baked, said(&entry)) }
         }
         Err(failed) => Outcome::bare(failed.reason, failed.message),
     }
+}
+
+/// How a promoted version is called in full.
+fn uri_of(uri: &str, name: &str, entry: &Entry) -> String {
+    #[cfg(feature = "store")]
+    if in_registry(Path::new(uri)).is_some() {
+        return registry::uri_of(uri, entry);
+    }
+    format!("{}/{name}/{}", uri.trim_end_matches('/'), entry.version)
 }
 
 /// An entry in words.
@@ -85,6 +100,10 @@ pub(crate) fn said(entry: &Entry) -> String {
 
 /// Promotes what was baked, and returns the entry that says so: a new one, or the newest when it says so already.
 pub(crate) fn promote(order: &Order) -> Result<Entry, Failed> {
+    #[cfg(feature = "store")]
+    if let Some(uri) = in_registry(order.to) {
+        return registry::promote(order, uri);
+    }
     let from = Place::of("spec.output.uri", order.output, order.storage)?;
     let report = passed(&from, order)?;
     let root = root(order.to, &order.origin.name, order.storage)?;
@@ -130,6 +149,10 @@ pub(crate) fn promote(order: &Order) -> Result<Entry, Failed> {
 
 /// Promotes the version before the one that is promoted now.
 pub(crate) fn rollback(to: &Path, name: &str, storage: Option<&Storage>) -> Result<Entry, Failed> {
+    #[cfg(feature = "store")]
+    if let Some(uri) = in_registry(to) {
+        return registry::rollback(uri, name, storage);
+    }
     let root = root(to, name, storage)?;
     let refuse = |why: &str| Failed { reason: Reason::InvalidJob, message: format!("{root}: {why}") };
     let now = ledger::newest(&root)?.ok_or_else(|| refuse("nothing was ever promoted here."))?;
@@ -154,6 +177,10 @@ pub(crate) fn rollback(to: &Path, name: &str, storage: Option<&Storage>) -> Resu
 
 /// Every entry, oldest first.
 pub(crate) fn history(to: &Path, name: &str, storage: Option<&Storage>) -> Result<Vec<Entry>, Failed> {
+    #[cfg(feature = "store")]
+    if let Some(uri) = in_registry(to) {
+        return registry::history(uri, name, storage);
+    }
     let root = root(to, name, storage)?;
     let mut all = Vec::new();
     while let Some(entry) = ledger::entry(&root, all.len() as u64 + 1)? {
@@ -172,6 +199,9 @@ struct Passed {
     model: String,
     /// What it names, and itself.
     files: Vec<Item>,
+    /// What can be counted on the model.
+    #[cfg_attr(not(feature = "store"), allow(dead_code))]
+    stats: Stats,
 }
 
 /// Reads the report of a bake again; an error unless it is the one that was asked for and all of its gates passed.
@@ -213,7 +243,8 @@ fn passed(from: &Place, order: &Order) -> Result<Passed, Failed> {
         return Err(invalid(format!("{from} holds the artifact sha256:{model}, and {approved} was approved.")));
     }
     files.push(Item { name: REPORT.to_owned(), sha256: found });
-    Ok(Passed { model, files })
+    let stats = report.baked.unwrap_or(report.baseline).stats;
+    Ok(Passed { model, files, stats })
 }
 
 /// Copies what does not lie there yet as it is said to be, then looks at that where it lies now. `put` tells what was written, whatever happens.
