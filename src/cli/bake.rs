@@ -9,8 +9,9 @@ use super::args::BakeArgs;
 use super::jobs::{Planned, planned};
 use super::watch::Terminal;
 use super::{Failure, batch, json, print, promote, text};
-use crate::api::bakejob::Export;
+use crate::api::bakejob::{Export, Runtime};
 use crate::api::{Reason, ResolvedJob};
+use crate::bake::memory::Need;
 use crate::bake::summary::Interval;
 use crate::bake::{self, Options, Summary};
 use crate::engine::Engines;
@@ -161,8 +162,17 @@ fn intention(job: &ResolvedJob) -> String {
     for gate in &job.gates {
         line("gate", gate.to_string());
     }
+    if let Some(need) = Need::foreseen(job) {
+        line("memory", memory_text(need));
+    }
     line("output", job.output.display().to_string());
     out
+}
+
+/// What a bake takes on each engine.
+pub(super) fn memory_text(need: Need) -> String {
+    let on = |runtime| text::bytes(need.on(runtime));
+    format!("about {} on ONNX Runtime, {} on the embedded engine", on(Runtime::OnnxRuntime), on(Runtime::Bakehouse))
 }
 
 /// The result table.

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::args::InspectArgs;
+use super::bake::memory_text;
 use super::{Failure, json, print};
+use crate::api::bakejob::Runtime;
+use crate::bake::memory::Need;
 use crate::model::infer::{InferOptions, infer};
 use crate::model::inspect::Inspection;
 use crate::model::{IntakeOptions, Model};
@@ -14,9 +17,31 @@ pub(super) fn run(args: &InspectArgs) -> Result<u8, Failure> {
     let model = Model::load(&args.model)?;
     let inference = infer(&model, &InferOptions { input_shapes, ..InferOptions::default() }).map_err(Failure::usage)?;
     let inspection = Inspection::of(&model, &inference);
-    print(&if args.json { json(&inspection)? } else { inspection.to_text() })?;
+    let need = Need::of_model(&args.model)?;
+    print(&if args.json {
+        let bake_memory = BakeMemory { onnxruntime: need.on(Runtime::OnnxRuntime), tract: need.on(Runtime::Bakehouse) };
+        json(&Inspected { inspection, bake_memory })?
+    } else {
+        format!("{}\nMemory of a bake: {}, and the data on top.\n", inspection.to_text(), memory_text(need))
+    })?;
     model.prepare(&IntakeOptions::default()).map_err(|e| e.in_file(&args.model))?;
     Ok(0)
+}
+
+/// What is printed as JSON.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Inspected {
+    #[serde(flatten)]
+    inspection: Inspection,
+    bake_memory: BakeMemory,
+}
+
+/// Bytes that a bake takes on each engine, beside its data.
+#[derive(serde::Serialize)]
+struct BakeMemory {
+    onnxruntime: u64,
+    tract: u64,
 }
 
 /// `x=1x3x224x224`; `x=` is a scalar.

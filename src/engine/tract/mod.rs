@@ -8,6 +8,7 @@ mod fault;
 mod plan;
 mod session;
 mod values;
+mod weights;
 
 use self::plan::{Plans, Shapes};
 use self::session::TractSession;
