@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{BakeError, Progress};
 use crate::api::ResolvedJob;
-use crate::api::bakejob::Runtime;
+use crate::api::bakejob::{Level, Runtime};
 use crate::engine::{Engines, dataset};
 use crate::hardware::MachineFacts;
 use crate::model::Model;
@@ -18,10 +18,11 @@ pub const LIMIT_VARIABLE: &str = "BAKEHOUSE_MEMORY_LIMIT";
 const BASE_BYTES: u64 = 200_000_000;
 
 /// Hundredths of the model's bytes that a bake takes at its peak.
-const fn share(runtime: Runtime) -> u64 {
-    match runtime {
-        Runtime::OnnxRuntime => 250,
-        Runtime::Bakehouse => 400,
+const fn share(runtime: Runtime, level: Level) -> u64 {
+    match (runtime, level) {
+        (Runtime::OnnxRuntime, Level::Conservative) => 250,
+        (Runtime::OnnxRuntime, _) => 500,
+        (Runtime::Bakehouse, _) => 400,
     }
 }
 
@@ -62,9 +63,9 @@ impl Need {
         Some(Self::of(&job, package.as_ref())).filter(|need| need.model > 0)
     }
 
-    /// Bytes that a bake takes on an engine: the program, the engine's copies of the model with its external data, every sample once as it is unpacked.
-    pub fn on(self, runtime: Runtime) -> u64 {
-        let models = (u128::from(self.model) * u128::from(share(runtime)) / 100).try_into().unwrap_or(u64::MAX);
+    /// Bytes that a bake takes on an engine at a level: the program, the engine's copies of the model with its external data, every sample once as it is unpacked.
+    pub fn on(self, runtime: Runtime, level: Level) -> u64 {
+        let models = (u128::from(self.model) * u128::from(share(runtime, level)) / 100).try_into().unwrap_or(u64::MAX);
         BASE_BYTES.saturating_add(models).saturating_add(self.data)
     }
 }
@@ -88,7 +89,7 @@ pub(super) fn check(
 ) -> Result<(), BakeError> {
     let limit = limit(std::env::var(LIMIT_VARIABLE).ok().as_deref(), machine)?;
     let runtime = likely(job.runtime, engines);
-    let needed = Need::of(job, package).on(runtime);
+    let needed = Need::of(job, package).on(runtime, job.level);
     tracing::info!(estimate = needed, limit, engine = ?runtime, "memory");
     progress.memory(needed);
     // A limit of 0 is an unknown one.
@@ -124,10 +125,12 @@ mod tests {
 
     #[test]
     fn the_estimate_grows_with_model_and_data_and_never_wraps() {
-        for (runtime, copies) in [(Runtime::OnnxRuntime, share(Runtime::OnnxRuntime)), (Runtime::Bakehouse, 400)] {
+        for runtime in [Runtime::OnnxRuntime, Runtime::Bakehouse] {
             let need = Need { model: 1_000, data: 15 };
-            assert_eq!(need.on(runtime), BASE_BYTES + 10 * copies + 15);
-            assert_eq!(Need { model: u64::MAX / 2, data: u64::MAX }.on(runtime), u64::MAX);
+            let [lossless, lossy] = [Level::Conservative, Level::Light].map(|level| need.on(runtime, level));
+            assert_eq!(lossless, BASE_BYTES + 10 * share(runtime, Level::Conservative) + 15);
+            assert!(lossless <= lossy);
+            assert_eq!(Need { model: u64::MAX / 2, data: u64::MAX }.on(runtime, Level::Light), u64::MAX);
         }
     }
 

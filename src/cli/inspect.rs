@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::args::InspectArgs;
 use super::bake::memory_text;
 use super::{Failure, json, print};
-use crate::api::bakejob::Runtime;
+use crate::api::bakejob::{Level, Runtime};
 use crate::bake::memory::Need;
 use crate::model::infer::{InferOptions, infer};
 use crate::model::inspect::Inspection;
@@ -19,10 +19,10 @@ pub(super) fn run(args: &InspectArgs) -> Result<u8, Failure> {
     let inspection = Inspection::of(&model, &inference);
     let need = Need::of_model(&args.model)?;
     print(&if args.json {
-        let bake_memory = BakeMemory { onnxruntime: need.on(Runtime::OnnxRuntime), tract: need.on(Runtime::Bakehouse) };
-        json(&Inspected { inspection, bake_memory })?
+        json(&Inspected { inspection, bake_memory: BakeMemory::of(need) })?
     } else {
-        format!("{}\nMemory of a bake: {}, and the data on top.\n", inspection.to_text(), memory_text(need))
+        let levels = LEVELS.map(|level| format!("Memory of a bake at {level:?}: {}.\n", memory_text(need, level)));
+        format!("{}\n{}", inspection.to_text(), levels.concat())
     })?;
     model.prepare(&IntakeOptions::default()).map_err(|e| e.in_file(&args.model))?;
     Ok(0)
@@ -37,11 +37,19 @@ struct Inspected {
     bake_memory: BakeMemory,
 }
 
-/// Bytes that a bake takes on each engine, beside its data.
+/// The levels that memory is told of.
+const LEVELS: [Level; 2] = [Level::Conservative, Level::Light];
+
+/// Bytes that a bake takes, beside its data: by level, then by engine.
 #[derive(serde::Serialize)]
-struct BakeMemory {
-    onnxruntime: u64,
-    tract: u64,
+struct BakeMemory(BTreeMap<String, BTreeMap<&'static str, u64>>);
+
+impl BakeMemory {
+    fn of(need: Need) -> Self {
+        let engines = [("onnxruntime", Runtime::OnnxRuntime), ("tract", Runtime::Bakehouse)];
+        let on = |level| engines.iter().map(|(name, runtime)| (*name, need.on(*runtime, level))).collect();
+        Self(LEVELS.map(|level| (format!("{level:?}"), on(level))).into())
+    }
 }
 
 /// `x=1x3x224x224`; `x=` is a scalar.

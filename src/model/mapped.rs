@@ -1,6 +1,6 @@
 //! Files as memory maps, so that weights are paged in on use and never copied. What was read through a map counts as memory of this process until its pages
 //! are given back, which [`release`] and [`pour`] do.
-#![allow(unsafe_code)] // mapping a file is unsafe by nature; this is the one place that does it
+#![allow(unsafe_code)] // mapping a file and giving memory back are unsafe by nature; this is the one place that does it
 
 use std::fs::{File, Metadata};
 use std::io::{self, Write};
@@ -84,12 +84,23 @@ fn holder(bytes: &[u8]) -> Option<(Arc<Mapped>, usize)> {
     })
 }
 
-/// Gives back the memory of every map: what is touched again is read from its file again.
+/// Gives back memory that is not in use: the pages of every map (what is touched again is read from its file again), and what the allocator keeps of what
+/// was freed, which after a big model can be as much as the model.
 pub fn release() {
     for mapped in maps().iter().filter_map(Weak::upgrade) {
         mapped.give_back(0, mapped.map.len());
     }
+    trim();
 }
+
+#[cfg(target_env = "gnu")]
+fn trim() {
+    // SAFETY: it takes a number, and touches free memory of the allocator alone, under the allocator's own locks.
+    unsafe { nix::libc::malloc_trim(0) };
+}
+
+#[cfg(not(target_env = "gnu"))]
+fn trim() {}
 
 /// Writes bytes, however many, in memory that does not grow with them: of a map, what was written is given back at once.
 ///

@@ -16,13 +16,9 @@ use ::ort::value::{TensorElementType, ValueType};
 use self::library::Library;
 use self::session::OnnxRuntimeSession;
 use super::tapped::Tapped;
-use super::{Engine, EngineError, EngineId, LoadOptions, Session};
+use super::{Engine, EngineError, EngineId, LoadOptions, Session, is_big};
 use crate::model::{Model, mapped};
 use crate::signals::HeldFolder;
-
-/// From here on the weights lie in files beside the graph, where ONNX Runtime maps them. Loaded from one message, a model takes several times its size while
-/// it is read, and protobuf stops at 2 GiB.
-const MAX_IN_MEMORY: usize = 64 << 20;
 
 /// ONNX Runtime on the CPU. Cheap to clone; all instances of a process share one library and one environment.
 #[derive(Clone)]
@@ -87,7 +83,8 @@ impl OrtEngine {
             .with_log_level(::ort::logging::LogLevel::Fatal)?)
     }
 
-    /// Commits from memory, or through files in a folder, which must outlive the session.
+    /// Commits from memory, or through files in a folder, which must outlive the session: there ONNX Runtime maps the weights. Read from one message, a model
+    /// takes several times its size for a while, and protobuf stops at 2 GiB.
     fn commit(
         &self,
         builder: &mut SessionBuilder,
@@ -102,7 +99,6 @@ impl OrtEngine {
             engine: self.id.to_string(),
             detail: format!("{detail}. Give the temporary folder (TMPDIR) more room."),
         })?;
-        // What was read of our own maps is not read again while the session is made, and would count beside it.
         mapped::release();
         builder.commit_from_file(path).map_err(refused)
     }
@@ -163,11 +159,6 @@ impl Engine for OrtEngine {
         self.check_outputs(&session, tapped.order.outputs)?;
         Ok(Box::new(OnnxRuntimeSession::new(self.id.to_string(), session, Some(tapped.order), dir)))
     }
-}
-
-/// Whether a model is loaded from files.
-fn is_big(model: &Model) -> bool {
-    spill::weight_bytes(model) >= MAX_IN_MEMORY
 }
 
 /// ONNX Runtime's message on one line and without the source paths that it carries, at most 400 characters.

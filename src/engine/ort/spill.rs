@@ -17,11 +17,6 @@ const LINKED_ALIGNMENT: u64 = 64;
 /// The file of what is written.
 const WEIGHTS: &str = "weights.bin";
 
-/// Bytes of the main graph's initializers that are held as raw data.
-pub(super) fn weight_bytes(model: &Model) -> usize {
-    model.graph().initializer.iter().map(|t| t.raw_data.as_ref().map_or(0, bytes::Bytes::len)).sum()
-}
-
 /// Puts `model.onnx` and its weights into `dir` and returns the path of the former.
 pub(super) fn write(model: &Model, dir: &Path) -> Result<PathBuf, String> {
     let failed = |e: std::io::Error| format!("the weights cannot be written to {}: {e}", dir.display());

@@ -15,9 +15,9 @@ use self::session::TractSession;
 use super::declared::Declared;
 use super::quiet::caught;
 use super::tapped::Tapped;
-use super::{Engine, EngineError, EngineId, Feed, LoadOptions, Session};
-use crate::model::Model;
+use super::{Engine, EngineError, EngineId, Feed, LoadOptions, Session, is_big};
 use crate::model::edit::label;
+use crate::model::{Model, mapped};
 
 /// tract's version; the dependency is pinned to exactly this one.
 const VERSION: &str = "0.23.9";
@@ -103,6 +103,9 @@ impl TractEngine {
         let tapped = Tapped::new(model, &options.taps)
             .map_err(|detail| EngineError::Run { engine: self.id.to_string(), detail })?;
         self.check_operators(model)?;
+        if is_big(model) {
+            mapped::release();
+        }
         let inputs: Vec<String> = model.input_names().into_iter().map(str::to_owned).collect();
         let quantised = fault::is_quantised(model);
         let optimise = options.optimise && !(trust == Trust::Checked && quantised && fault::has_softmax_between(model));
