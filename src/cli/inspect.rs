@@ -21,7 +21,8 @@ pub(super) fn run(args: &InspectArgs) -> Result<u8, Failure> {
     print(&if args.json {
         json(&Inspected { inspection, bake_memory: BakeMemory::of(need) })?
     } else {
-        let levels = LEVELS.map(|level| format!("Memory of a bake at {level:?}: {}.\n", memory_text(need, level)));
+        let levels = LEVELS
+            .map(|level| format!("Memory of a bake at {level:?}, beside its data: {}.\n", memory_text(need, level)));
         format!("{}\n{}", inspection.to_text(), levels.concat())
     })?;
     model.prepare(&IntakeOptions::default()).map_err(|e| e.in_file(&args.model))?;
