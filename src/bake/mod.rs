@@ -188,8 +188,7 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
     let mut report =
         figures::report(job, options, &loaded, &timer, machine, search, baseline, &chosen, stages.ended(), remarks);
     report.package = package.map(|package| carried(package, reproduced, job));
-    report.artifacts.extend(files);
-    let summary = export(&mut staging, &recipe, handed, report, job, started)?;
+    let summary = export(&mut staging, files, &recipe, handed, report, job, started)?;
     staging.publish()?;
     Ok(summary)
 }
@@ -274,12 +273,14 @@ fn optimise(
 /// Writes everything into the staging folder, the report last.
 fn export(
     staging: &mut Staging,
+    files: Vec<report::Artifact>,
     recipe: &Recipe,
     handed: Vec<report::Artifact>,
     mut report: Report,
     job: &ResolvedJob,
     started: Instant,
 ) -> Result<Summary, BakeError> {
+    report.artifacts.extend(files);
     staging.write("recipe.json", pretty(recipe)?.as_bytes())?;
     report.artifacts.push(artifact::listed("Recipe", "recipe.json", &staging.path("recipe.json"))?);
     report.artifacts.extend(handed);
