@@ -100,7 +100,10 @@ impl OrtEngine {
             detail: format!("{detail}. Give the temporary folder (TMPDIR) more room."),
         })?;
         mapped::release();
-        builder.commit_from_file(path).map_err(refused)
+        let session = builder.commit_from_file(path).map_err(refused)?;
+        // What was needed on the way is not needed any more.
+        mapped::release();
+        Ok(session)
     }
 
     fn temp_dir(&self) -> Result<HeldFolder, EngineError> {

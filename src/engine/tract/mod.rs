@@ -103,9 +103,12 @@ impl TractEngine {
         let tapped = Tapped::new(model, &options.taps)
             .map_err(|detail| EngineError::Run { engine: self.id.to_string(), detail })?;
         self.check_operators(model)?;
-        if is_big(model) {
-            mapped::release();
-        }
+        let give_back = || {
+            if is_big(model) {
+                mapped::release()
+            }
+        };
+        give_back();
         let inputs: Vec<String> = model.input_names().into_iter().map(str::to_owned).collect();
         let quantised = fault::is_quantised(model);
         let optimise = options.optimise && !(trust == Trust::Checked && quantised && fault::has_softmax_between(model));
@@ -116,6 +119,8 @@ impl TractEngine {
             Err(failure) if failure.while_reading => return Err(self.unsupported(failure.detail)),
             Err(failure) => plans.declared_failed(failure.detail),
         }
+        // What was needed on the way is not needed any more.
+        give_back();
         let canary = trust == Trust::Checked && optimise && quantised;
         Ok(TractSession::new(self.id.to_string(), plans, tapped.order, Declared::inputs(model), canary))
     }
