@@ -17,11 +17,13 @@ pub const LIMIT_VARIABLE: &str = "BAKEHOUSE_MEMORY_LIMIT";
 /// The program, an engine and its working memory.
 const BASE_BYTES: u64 = 200_000_000;
 
-/// Hundredths of the model's bytes that a bake takes at its peak.
+/// Hundredths of the model's bytes that a bake takes at its peak, beside [`BASE_BYTES`]: what was measured on products of 5 to 107 MB each, models of 156 MB to
+/// 3.3 GB (peak resident set of the whole bake; `docs/big-models.md` has the figures), and a tenth or more on top.
 const fn share(runtime: Runtime, level: Level) -> u64 {
     match (runtime, level) {
         (Runtime::OnnxRuntime, Level::Conservative) => 250,
-        (Runtime::OnnxRuntime, _) => 500,
+        (Runtime::OnnxRuntime, _) => 450,
+        (Runtime::Bakehouse, Level::Conservative) => 325,
         (Runtime::Bakehouse, _) => 400,
     }
 }
