@@ -136,6 +136,9 @@ pub struct ProgressLine {
     pub percent: u32,
     /// When.
     pub time: Time,
+    /// Bytes of memory that the bake is estimated to take, once that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<u64>,
 }
 
 impl ProgressLine {

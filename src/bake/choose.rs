@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::artifact::Files;
 use super::figures;
 use super::intake::Loaded;
 use super::judge::Bench;
@@ -9,12 +10,11 @@ use super::measure::Measurer;
 use super::progress::Stage;
 use super::publish::Staging;
 use super::report::{BatchSpeedup, EngineFusion, ModelFigures};
-use super::{BakeError, Options, Stages};
+use super::{BakeError, MODEL_FILE, Options, Stages};
 use crate::api::bakejob::{Goal, Verdict};
-use crate::api::digest::sha256_hex;
 use crate::api::{Metric, Reason, ResolvedJob};
 use crate::model::stats::node_stats;
-use crate::model::{Limits, Model, Source};
+use crate::model::{Model, external};
 use crate::optimizer::search::{Candidate, Speed, is_slower, merit};
 use crate::optimizer::{PassRecord, Step};
 use crate::profiler::paired;
@@ -27,7 +27,7 @@ const MOST_VERDICTS: usize = 4;
 pub(super) struct Chosen {
     pub(super) name: String,
     /// The model's file, and its external data where it is too large for one.
-    pub(super) files: Source,
+    pub(super) files: Files,
     /// SHA-256 of the model as one file, which a replay of its recipe must give.
     pub(super) sha256: String,
     pub(super) steps: Vec<Step>,
@@ -86,14 +86,16 @@ pub(super) fn choose(
         stages.progress.detail(&candidate.name);
         let quality = quality_of(job, loaded, bench, &candidate.work.model)?;
         stages.enter(Stage::Profile);
-        let file = staging.candidate()?;
-        candidate.work.model.save(&file)?;
+        let folder = staging.candidate(measured)?;
+        candidate.work.model.save(&folder.join(MODEL_FILE))?;
         let speedup = measurer.speedup(&loaded.model, &candidate.work.model, final_plan(job))?;
         if let Some(reason) = no_gain(job.goal, candidate, &speedup, loaded.file_bytes as usize) {
             candidate.refused = Some(reason);
+            // Its place on the disk is another candidate's.
+            let _ = std::fs::remove_dir_all(&folder);
             continue;
         }
-        let made = assemble(job, candidate, &file, quality, speedup, measurer, baseline)?;
+        let made = assemble(job, candidate, &folder, quality, speedup, measurer, baseline)?;
         stages.enter(Stage::Gate);
         match quality::overall(&made.gates) {
             Verdict::Pass => return Ok(made),
@@ -148,22 +150,23 @@ fn no_gain(goal: Goal, candidate: &Candidate, speedup: &[BatchSpeedup], input_by
 fn assemble(
     job: &ResolvedJob,
     candidate: &Candidate,
-    file: &Path,
+    folder: &Path,
     quality: QualityReport,
     speedup: Vec<BatchSpeedup>,
     measurer: &Measurer<'_>,
     baseline: &ModelFigures,
 ) -> Result<Chosen, BakeError> {
-    let model = candidate.work.model.clone();
-    let figures = measurer.figures(&model, file)?;
+    let model = &candidate.work.model;
+    let file = folder.join(MODEL_FILE);
+    let figures = measurer.figures(model, &file)?;
     let gates = quality::decide(&job.gates, &figures::gate_figures(&quality, baseline, &figures, Some(&speedup)));
     let (reason, message) = figures::verdict(&candidate.name, &gates);
-    let (_, files) = Model::load_source(file, Limits::default())?;
+    let in_one_file = external::locations(&file)?.is_empty();
     Ok(Chosen {
         name: candidate.name.clone(),
-        sha256: if files.beside.is_empty() { figures.sha256.clone() } else { sha256_hex(&model.to_bytes()) },
-        files,
-        engine_fusion: engine_fusion(measurer.options, &model),
+        sha256: if in_one_file { figures.sha256.clone() } else { model.sha256() },
+        files: Files::Made(folder.to_owned()),
+        engine_fusion: engine_fusion(measurer.options, model),
         steps: candidate.work.steps.clone(),
         records: candidate.records.clone(),
         figures,
@@ -209,7 +212,7 @@ fn the_input(
     };
     Ok(Chosen {
         name: INPUT.to_owned(),
-        files: loaded.source.clone(),
+        files: Files::Input(loaded.source.clone()),
         sha256: baseline.sha256.clone(),
         engine_fusion: engine_fusion(options, &loaded.model),
         steps: Vec::new(),

@@ -9,6 +9,8 @@ use crate::optimizer::recipe::ReplayError;
 use crate::package::PackageError;
 use crate::quality::QualityError;
 
+use super::memory::quantity;
+
 /// A bake that did not end with an artifact.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -33,7 +35,8 @@ pub enum BakeError {
     #[error("{field}: {detail}")]
     Job { field: String, detail: String },
     #[error(
-        "the memory limit of {limit} bytes is below the {needed} bytes that the smallest plan needs (estimated from model and data). Raise the limit."
+        "the memory limit of {limit} bytes is below the {needed} bytes that the smallest plan needs (estimated from model and data). Raise the limit; in a \
+         BakeJob, set spec.worker.resources.limits.memory to {} or more.", quantity(*needed)
     )]
     Memory { limit: u64, needed: u64 },
     #[error(

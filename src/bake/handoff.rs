@@ -10,6 +10,7 @@ mod plain;
 
 use std::path::Path;
 
+use super::artifact::listed as artifact;
 use super::choose::Chosen;
 use super::intake::Loaded;
 use super::measure::Workload;
@@ -19,7 +20,6 @@ use super::timing::Timer;
 use super::{BakeError, Options};
 use crate::api::ResolvedJob;
 use crate::api::bakejob::Export;
-use crate::api::digest::sha256_hex_of;
 use crate::hardware::MachineFacts;
 use crate::optimizer::{PassRecord, Recipe};
 use crate::package::{Package, oci, phase7};
@@ -37,6 +37,8 @@ pub(super) struct Handoff<'a> {
     pub(super) machine: &'a MachineFacts,
     pub(super) lossless: &'a [PassRecord],
     pub(super) chosen: &'a Chosen,
+    /// The artifact's files, as they lie in the staging folder: the model first.
+    pub(super) files: &'a [Artifact],
     pub(super) recipe: &'a Recipe,
     /// The package that the input came in, and its trainer's figures measured again.
     pub(super) package: Option<(&'a Package, &'a [Reproduced])>,
@@ -123,17 +125,16 @@ pub(super) fn check_model(job: &ResolvedJob, loaded: &Loaded) -> Result<(), Bake
     Ok(())
 }
 
-/// A written file as the report lists it.
-fn artifact(format: &str, name: &str, path: &Path) -> Result<Artifact, BakeError> {
-    let failed = |source| BakeError::Output { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(failed)?;
-    let bytes = file.metadata().map_err(failed)?.len();
-    Ok(Artifact {
-        format: format.to_owned(),
-        file: name.to_owned(),
-        sha256: sha256_hex_of(file).map_err(failed)?,
-        bytes,
-    })
+/// Copies a file and waits until it is on the disk.
+fn copy(from: &Path, to: &Path) -> Result<(), BakeError> {
+    let copy = || {
+        if let Some(parent) = to.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::copy(from, to)?;
+        std::fs::File::open(to)?.sync_all()
+    };
+    copy().map_err(|source| BakeError::Output { path: to.to_owned(), source })
 }
 
 /// Writes a file and waits until it is on the disk.

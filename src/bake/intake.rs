@@ -6,10 +6,9 @@ use std::path::Path;
 use super::source::{Role, SourceFile};
 use super::{BakeError, Options};
 use crate::api::ResolvedJob;
-use crate::api::digest::sha256_hex;
 use crate::engine::dataset::{self, SearchSplit};
 use crate::engine::{Dataset, EngineError, Feed, LoadOptions, Selected, blocks, facts};
-use crate::model::{Facts, IntakeNotes, IntakeOptions, Limits, Model, Source};
+use crate::model::{Facts, IntakeNotes, IntakeOptions, Limits, Model, Source, stream};
 use crate::package::{self, Package};
 
 /// Share of the validation samples that the search may look at; the verdict is made on the others.
@@ -30,6 +29,8 @@ pub(super) struct Loaded {
     /// The files of the input model, as they were when it was loaded.
     pub(super) source: Source,
     pub(super) file_bytes: u64,
+    /// Digest of the model file.
+    pub(super) file_sha256: String,
     /// Every file that was loaded, with the digest of what was loaded.
     pub(super) files: Vec<SourceFile>,
     pub(super) engine: Selected,
@@ -62,7 +63,7 @@ pub(super) fn load(job: &ResolvedJob, package: Option<&Package>, options: &Optio
     let path = &job.source.path;
     let (model, source) = Model::load_source(path, Limits::default())?;
     let (model, notes) = model.prepare(&IntakeOptions::default()).map_err(|e| e.in_file(path))?;
-    let file_sha256 = sha256_hex(&source.file);
+    let file_sha256 = stream::sha256(&source.file);
     if let Some(expected) = job.source.digest.as_deref().map(|d| d.trim_start_matches("sha256:"))
         && expected != file_sha256
     {
@@ -79,9 +80,9 @@ pub(super) fn load(job: &ResolvedJob, package: Option<&Package>, options: &Optio
         Ok::<_, BakeError>(())
     };
     if package.is_none_or(|package| package.manifest.model.weights.is_none()) {
-        keep(Role::Model, path, file_sha256)?;
+        keep(Role::Model, path, file_sha256.clone())?;
         for (location, bytes) in &source.beside {
-            keep(Role::ModelData, &path.with_file_name(location), sha256_hex(bytes))?;
+            keep(Role::ModelData, &path.with_file_name(location), stream::sha256(bytes))?;
         }
     }
     let mut remarks = Vec::new();
@@ -136,7 +137,21 @@ pub(super) fn load(job: &ResolvedJob, package: Option<&Package>, options: &Optio
         remarks.push("Every second internal tensor is compared, to take less memory.".to_owned());
     }
     let file_bytes = source.bytes();
-    Ok(Loaded { model, notes, remarks, source, file_bytes, files, engine, calibration, validation, split, facts, taps })
+    Ok(Loaded {
+        model,
+        notes,
+        remarks,
+        source,
+        file_bytes,
+        file_sha256,
+        files,
+        engine,
+        calibration,
+        validation,
+        split,
+        facts,
+        taps,
+    })
 }
 
 /// The files of a package that were read before the model was: its manifest, and where its weights lie apart, all that the model was put together from.

@@ -1,5 +1,6 @@
 //! The pipeline: load, baseline, optimise, validate, profile, gate, export. It owns the order of things and the evidence; what each stage does lives in its room.
 
+mod artifact;
 mod assess;
 mod checkpoint;
 mod choose;
@@ -52,7 +53,6 @@ use crate::optimizer::{Candidate, Driver, PassRecord, Recipe, Work};
 use crate::package::{self, Package, Settled};
 use crate::profiler::{clock, paired};
 use checkpoint::{Baseline, Finished};
-use choose::Chosen;
 use handoff::Handoff;
 use intake::Loaded;
 use judge::{Bench, SearchJudge};
@@ -96,7 +96,7 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
     stages.enter(Stage::Load);
     let machine = detect::detect();
     let Settled { mut job, package } = package::settle(job)?;
-    memory::check(&job, package.as_ref(), &machine)?;
+    memory::check(&job, package.as_ref(), &machine, &options.engines, stages.progress)?;
     handoff::check_output(&job)?;
     let mut staging = Staging::new(&job.output, options.checkpoints.as_ref().map(|c| c.run()))?;
     let given = package.as_ref().map(|package| put_together(&mut job, package, &staging)).transpose()?;
@@ -156,10 +156,11 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
         choose::choose(job, &loaded, &bench, &measurer, &baseline, &mut search.candidates, &staging, &mut stages)?;
 
     stages.enter(Stage::Export);
+    let files = chosen.files.stage(&mut staging)?;
     let recipe = Recipe {
         api_version: RECIPE_VERSION.to_owned(),
         bakehouse: env!("CARGO_PKG_VERSION").to_owned(),
-        input_sha256: sha256_hex(&loaded.model.to_bytes()),
+        input_sha256: loaded.model.sha256(),
         output_sha256: chosen.sha256.clone(),
         facts: loaded.facts.clone(),
         steps: chosen.steps.clone(),
@@ -173,6 +174,7 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
         machine: &machine,
         lossless: &search.lossless,
         chosen: &chosen,
+        files: &files,
         recipe: &recipe,
         package: package.as_ref().map(|package| (package, reproduced.as_slice())),
     };
@@ -188,7 +190,7 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
     let mut report =
         figures::report(job, options, &loaded, &timer, machine, search, baseline, &chosen, stages.ended(), remarks);
     report.package = package.map(|package| carried(package, reproduced, job));
-    let summary = export(&mut staging, &chosen, &recipe, handed, report, job, started)?;
+    let summary = export(&mut staging, files, &recipe, handed, report, job, started)?;
     published(staging, summary)
 }
 
@@ -259,7 +261,7 @@ fn optimise(
         Bench::for_search(engine.clone(), cores(), &loaded.model, loaded.search(MOST_SEARCH_SAMPLES), &loaded.taps)?;
     let limits = Limits {
         goal: job.goal,
-        input_bytes: loaded.model.to_bytes().len(),
+        input_bytes: loaded.model.encoded_len(),
         deadline: Instant::now() + Duration::from_secs(SEARCH_SECONDS),
         room,
     };
@@ -285,26 +287,16 @@ fn optimise(
 /// Writes everything into the staging folder, the report last.
 fn export(
     staging: &mut Staging,
-    chosen: &Chosen,
+    files: Vec<report::Artifact>,
     recipe: &Recipe,
     handed: Vec<report::Artifact>,
     mut report: Report,
     job: &ResolvedJob,
     started: Instant,
 ) -> Result<Summary, BakeError> {
-    let mut add = |format: &str, name: &str, bytes: &[u8]| -> Result<(), BakeError> {
-        staging.write(name, bytes)?;
-        report.artifacts.push(report::Artifact {
-            format: format.to_owned(),
-            file: name.to_owned(),
-            sha256: sha256_hex(bytes),
-            bytes: bytes.len() as u64,
-        });
-        Ok(())
-    };
-    add("ONNX", MODEL_FILE, &chosen.files.file)?;
-    chosen.files.beside.iter().try_for_each(|(name, bytes)| add("ONNXData", name, bytes))?;
-    add("Recipe", "recipe.json", pretty(recipe)?.as_bytes())?;
+    report.artifacts.extend(files);
+    staging.write("recipe.json", pretty(recipe)?.as_bytes())?;
+    report.artifacts.push(artifact::listed("Recipe", "recipe.json", &staging.path("recipe.json"))?);
     report.artifacts.extend(handed);
     let page = html::page(&report);
     staging.write("report.html", page.as_bytes())?;

@@ -134,9 +134,7 @@ pub fn spawn_layout(program: &Path, layout: &Path) -> Result<Vec<crate::package:
 /// Compares weights, in the process that calls it.
 pub fn run_weights(request: &WeightsRequest) -> Result<WeightsSeen, BakeError> {
     let model = Model::load(&request.model)?;
-    let bytes = std::fs::read(&request.weights)
-        .map_err(|e| BakeError::Reload(format!("{} cannot be read: {e}", request.weights.display())))?;
-    let mut found = safetensors::read(&bytes.into())
+    let mut found = safetensors::load(&request.weights)
         .map_err(|e| BakeError::Reload(format!("{} {e}", request.weights.display())))?;
     let tensors = found.len();
     let mut different = Vec::new();

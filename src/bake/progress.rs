@@ -59,6 +59,8 @@ pub trait Progress {
     fn transfer(&mut self, text: &str) {
         self.detail(text);
     }
+    /// How many bytes of memory the bake will take, as far as that can be told before.
+    fn memory(&mut self, _: u64) {}
     /// A stage that an earlier process of this run finished, and that is not repeated.
     fn resumed(&mut self, _: Stage) {}
 }

@@ -64,22 +64,31 @@ impl Staging {
         self.folder.path().join(name)
     }
 
-    /// Where a candidate lies while it is measured: under the name it would have, which that of its external data follows. Each takes the place of the last.
-    pub(super) fn candidate(&self) -> Result<PathBuf, BakeError> {
-        let folder = self.path("candidate");
+    /// The folder in which a candidate lies while it is measured, by its number.
+    pub(super) fn candidate(&self, number: usize) -> Result<PathBuf, BakeError> {
+        let folder = self.path(&format!("candidate-{number}"));
         std::fs::create_dir_all(&folder).map_err(|source| BakeError::Output { path: folder.clone(), source })?;
-        Ok(folder.join(super::MODEL_FILE))
+        Ok(folder)
     }
 
     /// Adds a file with these bytes. `name` may hold folders.
     pub(super) fn write(&mut self, name: &str, bytes: &[u8]) -> Result<(), BakeError> {
+        self.write_with(name, |out| out.write_all(bytes))
+    }
+
+    /// Adds a file with what `fill` writes.
+    pub(super) fn write_with(
+        &mut self,
+        name: &str,
+        fill: impl FnOnce(&mut dyn Write) -> std::io::Result<()>,
+    ) -> Result<(), BakeError> {
         let path = self.path(name);
         let write = || {
             if let Some(parent) = path.parent() {
                 std::fs::create_dir_all(parent)?;
             }
             let mut file = std::fs::File::create(&path)?;
-            file.write_all(bytes)?;
+            fill(&mut file)?;
             file.sync_all()
         };
         write().map_err(|source| BakeError::Output { path: self.target.join(name), source })?;

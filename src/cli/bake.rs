@@ -10,8 +10,9 @@ use super::args::BakeArgs;
 use super::jobs::{Planned, planned};
 use super::watch::Terminal;
 use super::{Failure, batch, json, print, promote, text};
-use crate::api::bakejob::{Cache, Export};
+use crate::api::bakejob::{Cache, Export, Level, Runtime};
 use crate::api::{Reason, ResolvedJob};
+use crate::bake::memory::Need;
 use crate::bake::summary::Interval;
 use crate::bake::{self, Options, Summary};
 use crate::engine::Engines;
@@ -180,8 +181,17 @@ fn intention(job: &ResolvedJob) -> String {
     for gate in &job.gates {
         line("gate", gate.to_string());
     }
+    if let Some(need) = Need::foreseen(job) {
+        line("memory", memory_text(need, job.level));
+    }
     line("output", job.output.display().to_string());
     out
+}
+
+/// What a bake at a level takes on each engine.
+pub(super) fn memory_text(need: Need, level: Level) -> String {
+    let on = |runtime| text::bytes(need.on(runtime, level));
+    format!("about {} on ONNX Runtime, {} on the embedded engine", on(Runtime::OnnxRuntime), on(Runtime::Bakehouse))
 }
 
 /// The result table.

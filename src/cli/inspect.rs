@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::args::InspectArgs;
+use super::bake::memory_text;
 use super::{Failure, json, print};
+use crate::api::bakejob::{Level, Runtime};
+use crate::bake::memory::Need;
 use crate::model::infer::{InferOptions, infer};
 use crate::model::inspect::Inspection;
 use crate::model::{IntakeOptions, Model};
@@ -14,9 +17,40 @@ pub(super) fn run(args: &InspectArgs) -> Result<u8, Failure> {
     let model = Model::load(&args.model)?;
     let inference = infer(&model, &InferOptions { input_shapes, ..InferOptions::default() }).map_err(Failure::usage)?;
     let inspection = Inspection::of(&model, &inference);
-    print(&if args.json { json(&inspection)? } else { inspection.to_text() })?;
+    let need = Need::of_model(&args.model)?;
+    print(&if args.json {
+        json(&Inspected { inspection, bake_memory: BakeMemory::of(need) })?
+    } else {
+        let levels = LEVELS
+            .map(|level| format!("Memory of a bake at {level:?}, beside its data: {}.\n", memory_text(need, level)));
+        format!("{}\n{}", inspection.to_text(), levels.concat())
+    })?;
     model.prepare(&IntakeOptions::default()).map_err(|e| e.in_file(&args.model))?;
     Ok(0)
+}
+
+/// What is printed as JSON.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Inspected {
+    #[serde(flatten)]
+    inspection: Inspection,
+    bake_memory: BakeMemory,
+}
+
+/// The levels that memory is told of.
+const LEVELS: [Level; 2] = [Level::Conservative, Level::Light];
+
+/// Bytes that a bake takes, beside its data: by level, then by engine.
+#[derive(serde::Serialize)]
+struct BakeMemory(BTreeMap<String, BTreeMap<&'static str, u64>>);
+
+impl BakeMemory {
+    fn of(need: Need) -> Self {
+        let engines = [("onnxruntime", Runtime::OnnxRuntime), ("tract", Runtime::Bakehouse)];
+        let on = |level| engines.iter().map(|(name, runtime)| (*name, need.on(*runtime, level))).collect();
+        Self(LEVELS.map(|level| (format!("{level:?}"), on(level))).into())
+    }
 }
 
 /// `x=1x3x224x224`; `x=` is a scalar.

@@ -81,5 +81,15 @@ pub trait Session: Send {
 /// Element type and shape of a tensor in one run.
 pub type Observed = (DType, Vec<usize>);
 
+/// Models of so many bytes are loaded with care: memory that is not in use is given back first, and ONNX Runtime reads them from files.
+#[cfg(any(feature = "ort", feature = "tract"))]
+const BIG_MODEL_BYTES: usize = 64 << 20;
+
+/// Whether a model is loaded with care for memory.
+#[cfg(any(feature = "ort", feature = "tract"))]
+pub(crate) fn is_big(model: &Model) -> bool {
+    model.encoded_len() >= BIG_MODEL_BYTES
+}
+
 /// A shared engine.
 pub type SharedEngine = Arc<dyn Engine>;

@@ -11,7 +11,7 @@ pub mod inline;
 pub mod inspect;
 pub mod intake;
 pub mod load;
-mod mapped;
+pub mod mapped;
 #[rustfmt::skip]
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod onnx;
@@ -20,6 +20,7 @@ pub mod pass;
 pub mod safetensors;
 pub mod save;
 pub mod stats;
+pub mod stream;
 pub mod tensor;
 pub mod values;
 pub mod verify;

@@ -1,10 +1,12 @@
 //! Named tensors in a `.safetensors` file: read from one, and written to one byte for byte the same way each time. Nothing in it could run.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io;
 use std::path::Path;
 
 use ::safetensors::tensor::TensorView;
-use ::safetensors::{Dtype, SafeTensors};
+use ::safetensors::{Dtype, SafeTensorError, SafeTensors};
 use bytes::Bytes;
 
 use super::{DType, Tensor, mapped};
@@ -80,15 +82,36 @@ pub fn read(bytes: &Bytes) -> Result<BTreeMap<String, Tensor>, String> {
 
 /// A file of these tensors, with one remark in its metadata: a second one would make the order of its bytes a matter of chance.
 pub fn write(tensors: &BTreeMap<String, Tensor>, remark: Option<(&str, &str)>) -> Result<Vec<u8>, String> {
-    let views = tensors
-        .iter()
-        .map(|(name, tensor)| {
-            let view = TensorView::new(to_file(tensor.dtype()), tensor.shape().to_vec(), tensor.bytes());
-            view.map(|view| (name.as_str(), view)).map_err(|e| format!("tensor '{name}': {e}"))
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let metadata = remark.map(|(key, value)| HashMap::from([(key.to_owned(), value.to_owned())]));
-    ::safetensors::serialize(views, metadata).map_err(|e| e.to_string())
+    ::safetensors::serialize(views(tensors)?, metadata(remark)).map_err(|e| e.to_string())
+}
+
+/// The same straight to a file, and on the disk when this returns.
+///
+/// # Errors
+/// Those of the file; what cannot be written in this format is of kind `InvalidData`.
+pub fn save(tensors: &BTreeMap<String, Tensor>, remark: Option<(&str, &str)>, path: &Path) -> io::Result<()> {
+    let invalid = |detail: String| io::Error::new(io::ErrorKind::InvalidData, detail);
+    ::safetensors::serialize_to_file(views(tensors).map_err(invalid)?, metadata(remark), path).map_err(
+        |e| match e {
+            SafeTensorError::IoError(error) => error,
+            other => invalid(other.to_string()),
+        },
+    )?;
+    mapped::release();
+    File::open(path)?.sync_all()
+}
+
+fn views(tensors: &BTreeMap<String, Tensor>) -> Result<Vec<(&str, TensorView<'_>)>, String> {
+    let mut views = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors {
+        let view = TensorView::new(to_file(tensor.dtype()), tensor.shape().to_vec(), tensor.bytes());
+        views.push((name.as_str(), view.map_err(|e| format!("tensor '{name}': {e}"))?));
+    }
+    Ok(views)
+}
+
+fn metadata(remark: Option<(&str, &str)>) -> Option<HashMap<String, String>> {
+    remark.map(|(key, value)| HashMap::from([(key.to_owned(), value.to_owned())]))
 }
 
 #[cfg(test)]
@@ -118,6 +141,9 @@ mod tests {
         .map(|(name, tensor)| (name.to_owned(), tensor))
         .into();
         let file = write(&tensors, Some(("model_sha256", "00"))).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        save(&tensors, Some(("model_sha256", "00")), &dir.path().join("w")).unwrap();
+        assert_eq!(std::fs::read(dir.path().join("w")).unwrap(), file);
         assert_eq!(read(&Bytes::from(file.clone())).unwrap(), tensors);
         assert_eq!(write(&tensors, Some(("model_sha256", "00"))).unwrap(), file);
     }

@@ -12,7 +12,7 @@ use super::load::MAX_PROTOBUF;
 use super::onnx::{
     ModelProto, StringStringEntryProto, TensorProto, tensor_proto::DataLocation, tensor_proto::DataType,
 };
-use super::{Model, ModelError, Tensor};
+use super::{Model, ModelError, Tensor, mapped};
 
 /// How to write a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -52,10 +52,7 @@ impl Model {
             options.external.or_else(|| (self.encoded_len() as u64 > MAX_PROTOBUF).then_some(LARGE_MODEL_THRESHOLD));
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let Some(threshold) = threshold else {
-            let file = temporary(folder, |w| match &self.source {
-                Some(source) => w.write_all(source),
-                None => w.write_all(&self.proto.encode_to_vec()),
-            });
+            let file = temporary(folder, |w| self.write_to(w));
             file.map_err(failed)?.persist(path).map_err(|e| failed(e.error))?;
             return Ok(());
         };
@@ -107,7 +104,7 @@ fn move_out(proto: &mut ModelProto, threshold: usize, location: &str, out: &mut 
         let align = if bytes.len() >= PAGE_ALIGNED_FROM { PAGE } else { LINE };
         let offset = usize::next_multiple_of(position, align);
         out.write_all(&[0; PAGE][..offset - position])?;
-        out.write_all(&bytes)?;
+        mapped::pour(&bytes, out)?;
         position = offset + bytes.len();
         let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.to_owned()), value: Some(value) };
         *initializer = TensorProto {

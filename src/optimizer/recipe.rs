@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::driver::Work;
-use crate::api::digest::sha256_hex;
 use crate::model::{Effect, Facts, Model, ModelError, Pass, PassError};
 
 /// Schema of [`Recipe`].
@@ -96,7 +95,7 @@ impl Recipe {
         if self.api_version != RECIPE_VERSION {
             return Err(ReplayError::Version(self.api_version.clone()));
         }
-        let given = sha256_hex(&input.to_bytes());
+        let given = input.sha256();
         if given != self.input_sha256 {
             return Err(ReplayError::Input { expected: self.input_sha256.clone(), given });
         }
@@ -105,7 +104,7 @@ impl Recipe {
         }
         let mut work = Work { model: input.clone(), facts: self.facts.clone(), steps: Vec::new() };
         work.replay(&self.steps, build)?;
-        let given = sha256_hex(&work.model.to_bytes());
+        let given = work.model.sha256();
         if given == self.output_sha256 {
             Ok(work.model)
         } else {
@@ -133,7 +132,7 @@ mod tests {
         let recipe = Recipe {
             api_version: RECIPE_VERSION.to_owned(),
             bakehouse: String::new(),
-            input_sha256: sha256_hex(&input.to_bytes()),
+            input_sha256: input.sha256(),
             output_sha256: "of a file that is written in another way".to_owned(),
             facts: Facts::default(),
             steps: Vec::new(),

@@ -13,7 +13,6 @@ use super::driver::{Outcome, PassRecord, Work, encoded_len};
 use super::recipe::Step;
 use super::room::{Form, form};
 use crate::api::bakejob::Goal;
-use crate::api::digest::sha256_hex;
 use crate::engine::EngineError;
 use crate::model::{Effect, Model, Pass};
 
@@ -165,7 +164,7 @@ pub fn search(base: &Work, variants: &[Variant], limits: &Limits, judge: &mut dy
         candidates.extend(explore(base, alike, without, limits, judge));
     }
     let mut seen = HashSet::new();
-    candidates.retain(|c| c.refused.is_some() || seen.insert(sha256_hex(&c.work.model.to_bytes())));
+    candidates.retain(|c| c.refused.is_some() || seen.insert(c.work.model.sha256()));
     for candidate in &mut candidates {
         candidate.refused = candidate.refused.take().or_else(|| refusal(candidate, limits));
     }

@@ -27,11 +27,12 @@ pub(super) struct Lines<W: Write> {
     stage: Stage,
     details: u32,
     percent: u32,
+    memory: Option<u64>,
 }
 
 impl<W: Write> Lines<W> {
     pub(super) fn new(out: W) -> Self {
-        Self { out, stage: Stage::Load, details: 0, percent: 0 }
+        Self { out, stage: Stage::Load, details: 0, percent: 0, memory: None }
     }
 
     fn line(&mut self, percent: u32) {
@@ -42,6 +43,7 @@ impl<W: Write> Lines<W> {
             stage: format!("{:?}", self.stage),
             percent,
             time: Time(Timestamp::from_second(now.as_second()).unwrap_or(now)),
+            memory: self.memory,
         };
         // Nobody may be reading; the bake goes on.
         if let Ok(text) = serde_json::to_string(&line) {
@@ -62,6 +64,12 @@ impl<W: Write> Progress for Lines<W> {
         self.stage = stage;
         self.details = 0;
         self.line(share(stage).0.max(self.percent));
+    }
+
+    fn memory(&mut self, bytes: u64) {
+        // In every line from here on: of a worker that is killed, only the last ones are read.
+        self.memory = Some(bytes);
+        self.line(self.percent);
     }
 
     fn detail(&mut self, text: &str) {
@@ -86,13 +94,16 @@ mod tests {
         let mut out = Vec::new();
         let mut lines = Lines::new(&mut out);
         lines.stage(Stage::Load);
+        lines.memory(7);
         lines.resumed(Stage::Baseline);
         lines.resumed(Stage::Optimize);
         lines.stage(Stage::Validate);
         let text = String::from_utf8(out).unwrap();
         let told: Vec<_> = text.lines().map(|l| ProgressLine::parse(l).unwrap()).collect();
+        let memory: Vec<_> = told.iter().map(|line| line.memory).collect();
+        assert_eq!(memory, [None, Some(7), Some(7), Some(7), Some(7)]);
         let told: Vec<_> = told.iter().map(|line| (line.stage.as_str(), line.percent)).collect();
-        assert_eq!(told, [("Load", 0), ("Baseline", 14), ("Optimize", 69), ("Validate", 70)]);
+        assert_eq!(told, [("Load", 0), ("Load", 0), ("Baseline", 14), ("Optimize", 69), ("Validate", 70)]);
     }
 
     #[test]

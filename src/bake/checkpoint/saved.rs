@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use crate::api::ResolvedJob;
-use crate::api::digest::sha256_hex;
 use crate::bake::intake::Loaded;
 use crate::bake::{Search, passes};
 use crate::optimizer::{Candidate, PassRecord, Score, Speed, Step, Work};
@@ -64,7 +63,7 @@ impl SavedCandidate {
         Self {
             name: name.clone(),
             steps: work.steps.clone(),
-            sha256: refused.is_none().then(|| sha256_hex(&work.model.to_bytes())),
+            sha256: refused.is_none().then(|| work.model.sha256()),
             records: records.clone(),
             quality: quality.clone(),
             speed: *speed,
@@ -80,7 +79,7 @@ impl SavedCandidate {
             Work { steps: self.steps.clone(), ..input.clone() }
         } else {
             let work = go_on(base, &self.steps)?;
-            let given = sha256_hex(&work.model.to_bytes());
+            let given = work.model.sha256();
             if self.sha256.as_ref() != Some(&given) {
                 return Err(format!("the steps of '{}' give other bytes than they gave", self.name));
             }

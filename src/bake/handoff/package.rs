@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Component, Path};
 
 use super::measured::{Extreme, Outputs, Ranges};
-use super::{Artifact, Handoff, artifact, batch_rows, limits, ranges, run_all, wall, write};
+use super::{Artifact, Handoff, artifact, batch_rows, copy, limits, ranges, run_all, wall, write};
 use crate::api::bakejob::Verdict;
-use crate::api::digest::sha256_hex;
 use crate::api::wire::IMAGE_VARIABLE;
 use crate::bake::probe::{self, Seen, outputs_digest};
 use crate::bake::publish::Staging;
@@ -85,10 +84,10 @@ impl Handoff<'_> {
     pub(super) fn package(&self, staging: &mut Staging) -> Result<Vec<Artifact>, BakeError> {
         let folder = staging.folder(FOLDER)?;
         let mut files = vec![(MODEL_FILE.to_owned(), FileRole::Model)];
-        write(&folder.join(MODEL_FILE), &self.chosen.files.file)?;
-        for (location, bytes) in &self.chosen.files.beside {
-            write(&folder.join(location), bytes)?;
-            files.push((plain(location), FileRole::ModelData));
+        copy(&staging.path(crate::bake::MODEL_FILE), &folder.join(MODEL_FILE))?;
+        for beside in &self.files[1..] {
+            copy(&staging.path(&beside.file), &folder.join(&beside.file))?;
+            files.push((plain(&beside.file), FileRole::ModelData));
         }
         write(&folder.join(RECIPE_FILE), pretty(self.recipe)?.as_bytes())?;
         let model = Model::load(&folder.join(MODEL_FILE))?;
@@ -131,8 +130,11 @@ impl Handoff<'_> {
 
         let outputs = run_all(session.as_mut(), &samples)?;
         let again = run_all(session.as_mut(), &samples)?;
+        // One after the other: each may take as much memory as the model.
+        drop(session);
         let mut two = engine.load(model, &LoadOptions { threads: 2, ..LoadOptions::default() })?;
         let threaded = run_all(two.as_mut(), &samples)?;
+        drop(two);
         let digest = |outputs: &Outputs| outputs_digest(outputs.iter().flatten());
         let named = outputs.iter().enumerate().flat_map(|(sample, of)| {
             model.output_names().into_iter().zip(of).map(move |(name, t)| (output_key(name, sample), t.clone()))
@@ -179,7 +181,7 @@ impl Handoff<'_> {
             model: ModelRef {
                 file: MODEL_FILE.to_owned(),
                 format: "ONNX".to_owned(),
-                sha256: sha256_hex(&self.chosen.files.file),
+                sha256: self.files[0].sha256.clone(),
             },
             signature: with_ranges(Signature::of(model), &measured.ranges),
             runtime: Runtime {
@@ -192,7 +194,7 @@ impl Handoff<'_> {
             memory: MemoryFigures {
                 peak_bytes,
                 idle_bytes: measured.processes.first().and_then(|seen| seen.idle_rss_bytes),
-                model_bytes: self.chosen.files.bytes(),
+                model_bytes: self.files.iter().map(|f| f.bytes).sum(),
             },
             bit_identical: BitIdentical {
                 runs: evidence.runs_equal() == Some(true),
@@ -265,7 +267,7 @@ impl Handoff<'_> {
             seed: job.seed,
             reason: chosen.reason,
             candidate: chosen.name.clone(),
-            input_sha256: sha256_hex(&self.loaded.source.file),
+            input_sha256: self.loaded.file_sha256.clone(),
             phase5: self.package.map(|(package, reproduced)| {
                 let Package { layout, manifest, manifest_sha256, .. } = package;
                 let baseline = reproduced.iter().map(FigureClaim::from).collect();

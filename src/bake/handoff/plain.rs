@@ -1,10 +1,8 @@
 //! ONNX of ONNX's own operators, and the weights alone.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
-use super::{Artifact, Handoff, artifact, write};
-use crate::api::digest::sha256_hex;
+use super::{Artifact, Handoff, artifact};
 use crate::bake::measure::PROBE_SAMPLES;
 use crate::bake::probe::{self, WeightsRequest};
 use crate::bake::publish::Staging;
@@ -31,23 +29,9 @@ pub(super) fn weights_of(model: &Model) -> Result<BTreeMap<String, Tensor>, Stri
 }
 
 impl Handoff<'_> {
-    /// The artifact where it lies while its formats are made: not where it was measured, for its bytes are mapped from there.
-    pub(super) fn staged(&self, staging: &Staging) -> Result<PathBuf, BakeError> {
-        let folder = staging.path("formats");
-        let path = folder.join(MODEL_FILE);
-        if path.exists() {
-            return Ok(path);
-        }
-        write(&path, &self.chosen.files.file)?;
-        for (name, bytes) in &self.chosen.files.beside {
-            write(&folder.join(name), bytes)?;
-        }
-        Ok(path)
-    }
-
     /// The artifact in ONNX's own operators. A fresh process must give the same outputs with it.
     pub(super) fn standard(&self, staging: &mut Staging) -> Result<Vec<Artifact>, BakeError> {
-        let mut model = Model::load(&self.staged(staging)?)?;
+        let mut model = Model::load(&staging.path(MODEL_FILE))?;
         if !ModelFacts::of(&model).other_operators.is_empty() {
             // Functions of the file's own stand for standard operators.
             model = model.prepare(&IntakeOptions::default())?.0;
@@ -86,12 +70,16 @@ impl Handoff<'_> {
 
     /// The artifact's weights. A fresh process must find in them what the model holds.
     pub(super) fn weights(&self, staging: &mut Staging) -> Result<Artifact, BakeError> {
-        let model = self.staged(staging)?;
+        let model = staging.path(MODEL_FILE);
         let weights = weights_of(&Model::load(&model)?).map_err(BakeError::Internal)?;
-        let digest = sha256_hex(&self.chosen.files.file);
-        let bytes = safetensors::write(&weights, Some(("model_sha256", &digest))).map_err(BakeError::Internal)?;
-        staging.write(WEIGHTS_FILE, &bytes)?;
         let path = staging.path(WEIGHTS_FILE);
+        safetensors::save(&weights, Some(("model_sha256", &self.files[0].sha256)), &path).map_err(
+            |source| match source.kind() {
+                std::io::ErrorKind::InvalidData => BakeError::Internal(source.to_string()),
+                _ => BakeError::Output { path: path.clone(), source },
+            },
+        )?;
+        staging.adopt(WEIGHTS_FILE);
         let seen = probe::spawn_weights(&self.options.program, &WeightsRequest { model, weights: path.clone() })?;
         if seen.tensors != weights.len() || !seen.different.is_empty() {
             let detail = format!("{WEIGHTS_FILE} differs from {MODEL_FILE} in {}", seen.different.join(", "));

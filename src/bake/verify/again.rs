@@ -8,7 +8,7 @@ use super::files::Sources;
 use super::{Holds, Verification};
 use crate::api::Metric;
 use crate::api::bakejob::{Runtime, Verdict};
-use crate::api::digest::{hex, sha256_hex};
+use crate::api::digest::hex;
 use crate::bake::intake::SEARCH_SHARE;
 use crate::bake::judge::Bench;
 use crate::bake::measure::PROBE_SAMPLES;
@@ -20,7 +20,7 @@ use crate::engine::{Dataset, SharedEngine, batch, dataset};
 use crate::hardware::detect::detect;
 use crate::model::infer::{InferOptions, infer};
 use crate::model::stats::Stats;
-use crate::model::{Limits, Model, Tensor};
+use crate::model::{Limits, Model, Tensor, stream};
 use crate::profiler::{Paired, paired};
 use crate::quality::cheat::{self, Audit, Cheat, Claims, Measured, exceeds};
 use crate::quality::stats::Interval;
@@ -37,11 +37,11 @@ pub(super) fn measure(
     folder: &Path,
     report: &Report,
     sources: &Sources,
-    artifact: Option<&[u8]>,
+    artifact: Option<&str>,
     options: &Options,
     found: &mut Verification,
 ) -> Result<(), BakeError> {
-    let Some(bytes) = artifact else {
+    let Some(sha256) = artifact else {
         found.unchecked("every figure", "-", "there is no artifact to measure");
         return Ok(());
     };
@@ -54,7 +54,7 @@ pub(super) fn measure(
         }
     };
     let mut measured =
-        Measured { artifact_sha256: sha256_hex(bytes), artifact_bytes: baked_source.bytes(), ..Measured::default() };
+        Measured { artifact_sha256: sha256.to_owned(), artifact_bytes: baked_source.bytes(), ..Measured::default() };
     let mut claims = Claims {
         artifact_sha256: baked(report).sha256.clone(),
         artifact_bytes: baked(report).bytes,
@@ -70,7 +70,7 @@ pub(super) fn measure(
         conclude(&cheat::audit(&claims, &measured), found);
         return Ok(());
     };
-    measured.baseline_sha256 = sha256_hex(&input_file.file);
+    measured.baseline_sha256 = stream::sha256(&input_file.file);
     measured.figures.insert(Metric::FileSize, Figure::exact(baked_source.bytes() as f64));
     measured
         .figures

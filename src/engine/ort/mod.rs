@@ -16,12 +16,9 @@ use ::ort::value::{TensorElementType, ValueType};
 use self::library::Library;
 use self::session::OnnxRuntimeSession;
 use super::tapped::Tapped;
-use super::{Engine, EngineError, EngineId, LoadOptions, Session};
-use crate::model::Model;
+use super::{Engine, EngineError, EngineId, LoadOptions, Session, is_big};
+use crate::model::{Model, mapped};
 use crate::signals::HeldFolder;
-
-/// Protobuf stops at 2 GiB; from here on the weights travel in a file beside the graph.
-const MAX_IN_MEMORY: usize = 1_500 << 20;
 
 /// ONNX Runtime on the CPU. Cheap to clone; all instances of a process share one library and one environment.
 #[derive(Clone)]
@@ -57,7 +54,8 @@ impl OrtEngine {
         let dir = self.temp_dir()?;
         let path = dir.path().join("optimised.onnx");
         let builder = self.builder(&LoadOptions::default()).and_then(|b| Ok(b.with_optimized_model_path(&path)?));
-        self.commit(&mut builder.map_err(|e| self.refused(&e))?, model)?;
+        let files = is_big(model).then_some(&dir);
+        self.commit(&mut builder.map_err(|e| self.refused(&e))?, model, files)?;
         Model::load(&path).map_err(|e| EngineError::Run { engine: self.id.to_string(), detail: e.to_string() })
     }
 
@@ -85,22 +83,27 @@ impl OrtEngine {
             .with_log_level(::ort::logging::LogLevel::Fatal)?)
     }
 
-    /// Commits from memory, or through files in a temporary folder (which must outlive the session) when the model is too big for one protobuf message.
+    /// Commits from memory, or through files in a folder, which must outlive the session: there ONNX Runtime maps the weights. Read from one message, a model
+    /// takes several times its size for a while, and protobuf stops at 2 GiB.
     fn commit(
         &self,
         builder: &mut SessionBuilder,
         model: &Model,
-    ) -> Result<(OrtSession, Option<HeldFolder>), EngineError> {
+        files: Option<&HeldFolder>,
+    ) -> Result<OrtSession, EngineError> {
         let refused = |e: ::ort::Error| self.refused(&e);
-        if spill::weight_bytes(model) < MAX_IN_MEMORY {
-            return Ok((builder.commit_from_memory(&model.to_bytes()).map_err(refused)?, None));
-        }
-        let dir = self.temp_dir()?;
+        let Some(dir) = files else {
+            return builder.commit_from_memory(&model.to_bytes()).map_err(refused);
+        };
         let path: PathBuf = spill::write(model, dir.path()).map_err(|detail| EngineError::Run {
             engine: self.id.to_string(),
             detail: format!("{detail}. Give the temporary folder (TMPDIR) more room."),
         })?;
-        Ok((builder.commit_from_file(path).map_err(refused)?, Some(dir)))
+        mapped::release();
+        let session = builder.commit_from_file(path).map_err(refused)?;
+        // What was needed on the way is not needed any more.
+        mapped::release();
+        Ok(session)
     }
 
     fn temp_dir(&self) -> Result<HeldFolder, EngineError> {
@@ -154,7 +157,8 @@ impl Engine for OrtEngine {
         let tapped = Tapped::new(model, &options.taps)
             .map_err(|detail| EngineError::Run { engine: self.id.to_string(), detail })?;
         let mut builder = self.builder(options).map_err(|e| self.refused(&e))?;
-        let (session, dir) = self.commit(&mut builder, &tapped.model)?;
+        let dir = is_big(&tapped.model).then(|| self.temp_dir()).transpose()?;
+        let session = self.commit(&mut builder, &tapped.model, dir.as_ref())?;
         self.check_outputs(&session, tapped.order.outputs)?;
         Ok(Box::new(OnnxRuntimeSession::new(self.id.to_string(), session, Some(tapped.order), dir)))
     }

@@ -10,6 +10,7 @@ mod nnef;
 mod plan;
 mod session;
 mod values;
+mod weights;
 
 pub use self::nnef::Form as NnefForm;
 use self::plan::{Plans, Shapes};
@@ -17,9 +18,9 @@ use self::session::TractSession;
 use super::declared::Declared;
 use super::quiet::caught;
 use super::tapped::Tapped;
-use super::{Engine, EngineError, EngineId, Feed, LoadOptions, Session};
-use crate::model::Model;
+use super::{Engine, EngineError, EngineId, Feed, LoadOptions, Session, is_big};
 use crate::model::edit::label;
+use crate::model::{Model, mapped};
 
 /// tract's version; the dependency is pinned to exactly this one.
 const VERSION: &str = "0.23.9";
@@ -105,6 +106,12 @@ impl TractEngine {
         let tapped = Tapped::new(model, &options.taps)
             .map_err(|detail| EngineError::Run { engine: self.id.to_string(), detail })?;
         self.check_operators(model)?;
+        let give_back = || {
+            if is_big(model) {
+                mapped::release()
+            }
+        };
+        give_back();
         let inputs: Vec<String> = model.input_names().into_iter().map(str::to_owned).collect();
         let quantised = fault::is_quantised(model);
         let optimise = options.optimise && !(trust == Trust::Checked && quantised && fault::has_softmax_between(model));
@@ -115,6 +122,8 @@ impl TractEngine {
             Err(failure) if failure.while_reading => return Err(self.unsupported(failure.detail)),
             Err(failure) => plans.declared_failed(failure.detail),
         }
+        // What was needed on the way is not needed any more.
+        give_back();
         let canary = trust == Trust::Checked && optimise && quantised;
         Ok(TractSession::new(self.id.to_string(), plans, tapped.order, Declared::inputs(model), canary))
     }

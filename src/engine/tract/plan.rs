@@ -6,12 +6,10 @@ use std::sync::Arc;
 use prost::Message;
 use tract_linalg::multithread::Executor;
 use tract_onnx::pb::ModelProto;
-use tract_onnx::prelude::{
-    Framework, InferenceFact, InferenceModelExt, TractError, TractResult, TypedModel, TypedSimplePlan,
-};
+use tract_onnx::prelude::{InferenceFact, InferenceModelExt, TractError, TractResult, TypedModel, TypedSimplePlan};
 use tract_onnx::tract_core::runtime::RunOptions;
 
-use super::caught;
+use super::{caught, weights};
 use crate::model::{DType, Model};
 
 /// Plans kept at once. Each holds packed weights, so this bounds memory for data whose lengths all differ.
@@ -120,10 +118,16 @@ impl Plans {
 
 /// tract's form of a graph, nothing optimised. `reading` is true while another shape would not help.
 pub(super) fn typed(model: &Model, shapes: &Shapes, reading: &mut bool) -> TractResult<TypedModel> {
-    let onnx = tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true);
-    let proto = ModelProto::decode(model.to_bytes().as_slice())?;
-    let mut model = onnx.model_for_proto_model(&proto)?;
-    drop(proto);
+    let mut onnx = tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true);
+    let (graph, weights) = weights::apart(model);
+    onnx.provider = Arc::new(weights);
+    let proto = ModelProto::decode(graph.as_slice())?;
+    let parsed = onnx.parse(&proto, Some(weights::FOLDER))?;
+    if !parsed.unresolved_inputs.is_empty() {
+        return Err(TractError::msg(format!("inputs of nodes are missing: {:?}", parsed.unresolved_inputs)));
+    }
+    let mut model = parsed.model;
+    drop((proto, graph));
     *reading = false;
     if let Shapes::Fed(inputs) = shapes {
         for (position, (dtype, shape)) in inputs.iter().enumerate() {

@@ -20,6 +20,9 @@ use crate::operator::validate::Validated;
 /// What a worker may use of the node's disk when the job does not say.
 const SCRATCH: &str = "10Gi";
 
+/// The resource of that name.
+const DISK: &str = "ephemeral-storage";
+
 /// User and group of the worker; nobody's in particular.
 const USER: i64 = 65532;
 
@@ -36,7 +39,7 @@ pub(super) fn template(
     let worker = job.spec.worker.clone().unwrap_or_default();
     let storage = storage::of(&job.spec, assignment.task);
     let mut volumes = storage.volumes;
-    volumes.push(scratch());
+    volumes.push(scratch(&worker));
     volumes.extend(worker.volumes.clone());
     let bakes = assignment.task == Task::Bake;
     let pull_secrets = worker.image_pull_secrets.iter().map(|s| LocalObjectReference { name: s.name.clone() });
@@ -140,10 +143,9 @@ fn resources(own: Option<ResourceRequirements>, placement: &Placement) -> Resour
     if let Some((name, count)) = &placement.resource {
         limits.insert(name.clone(), Quantity(count.to_string()));
     }
-    let disk = "ephemeral-storage";
-    if !limits.contains_key(disk) {
-        limits.insert(disk.to_owned(), Quantity(SCRATCH.to_owned()));
-        resources.requests.get_or_insert_default().entry(disk.to_owned()).or_insert_with(|| Quantity("1Gi".to_owned()));
+    if !limits.contains_key(DISK) {
+        limits.insert(DISK.to_owned(), Quantity(SCRATCH.to_owned()));
+        resources.requests.get_or_insert_default().entry(DISK.to_owned()).or_insert_with(|| Quantity("1Gi".to_owned()));
     }
     resources
 }
@@ -175,10 +177,13 @@ fn both(own: &NodeSelectorTerm, term: &Term) -> NodeSelectorTerm {
     NodeSelectorTerm { match_expressions: all.into_iter().next(), match_fields: own.match_fields.clone() }
 }
 
-fn scratch() -> Volume {
+/// The worker's folder for temporary files, as large as the disk that the job allows it.
+fn scratch(worker: &Worker) -> Volume {
+    let own = worker.resources.as_ref().and_then(|resources| resources.limits.as_ref()?.get(DISK));
+    let size_limit = own.cloned().unwrap_or_else(|| Quantity(SCRATCH.to_owned()));
     Volume {
         name: "scratch".to_owned(),
-        empty_dir: Some(EmptyDirVolumeSource { medium: None, size_limit: Some(Quantity(SCRATCH.to_owned())) }),
+        empty_dir: Some(EmptyDirVolumeSource { medium: None, size_limit: Some(size_limit) }),
         ..Volume::default()
     }
 }

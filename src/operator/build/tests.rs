@@ -146,6 +146,18 @@ fn devices_and_affinity_are_added_to_the_jobs_own() {
 }
 
 #[test]
+fn the_scratch_volume_is_as_large_as_the_disk_that_the_job_allows() {
+    for (limits, size) in [(json!({}), "10Gi"), (json!({"ephemeral-storage": "40Gi"}), "40Gi")] {
+        let job = built(&json!({"worker": {"resources": {"limits": limits}}}));
+        let pod = &job["spec"]["template"]["spec"];
+        let volumes = pod["volumes"].as_array().unwrap();
+        let scratch = volumes.iter().find(|v| v["name"] == "scratch").unwrap();
+        assert_eq!(scratch["emptyDir"]["sizeLimit"], size);
+        assert_eq!(pod["containers"][0]["resources"]["limits"]["ephemeral-storage"], size);
+    }
+}
+
+#[test]
 fn with_kueue_the_job_is_made_suspended_and_carries_its_labels() {
     let labels = json!({"kueue.x-k8s.io/queue-name": "q", "team": "a"});
     let job = serde_json::to_value(bake(&job(&json!({}), &labels), &attempt(1))).unwrap();

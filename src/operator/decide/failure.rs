@@ -7,8 +7,9 @@ use k8s_openapi::jiff::Timestamp;
 use super::draft::Draft;
 use super::{Plan, start};
 use crate::api::Reason;
+use crate::api::bakejob::BakeJobSpec;
 use crate::api::state::State;
-use crate::api::wire::Outcome;
+use crate::api::wire::{Outcome, ProgressLine};
 use crate::operator::facts::{JobFacts, Observed, PodEnd, PodFacts, PodState};
 
 /// Watches of Jobs and pods run apart: for so long a missing pod may be one that is not seen yet.
@@ -55,7 +56,7 @@ pub(super) fn failed(
         _ => None,
     });
     let failure = match last {
-        Some((pod, end)) => of_pod(pod, end, job.low_memory),
+        Some((pod, end)) => of_pod(pod, end, job.low_memory, memory_limit(&draft.job.spec)),
         None if within_grace(draft.now, at) => return not_seen_yet(draft, State::Retrying),
         None => Failure {
             state: State::WorkerFailed,
@@ -80,7 +81,13 @@ pub(super) fn result_lost(draft: Draft<'_>, seen: &Observed, job: &JobFacts, at:
     after(draft, seen, job, at, &Failure { state: State::ResultLost, message, then: Then::Again })
 }
 
-fn of_pod(pod: &PodFacts, end: &PodEnd, low_memory: bool) -> Failure {
+/// The memory limit that the job gives its worker.
+fn memory_limit(spec: &BakeJobSpec) -> Option<&str> {
+    let limits = spec.worker.as_ref()?.resources.as_ref()?.limits.as_ref()?;
+    limits.get("memory").map(|limit| limit.0.as_str())
+}
+
+fn of_pod(pod: &PodFacts, end: &PodEnd, low_memory: bool, limit: Option<&str>) -> Failure {
     let place = pod.node.as_ref().map_or_else(String::new, |node| format!(" on node {node}"));
     let outcome = end.message.as_deref().and_then(Outcome::parse);
     let told = |fallback: &str| match &outcome {
@@ -89,7 +96,14 @@ fn of_pod(pod: &PodFacts, end: &PodEnd, low_memory: bool) -> Failure {
     };
     if end.oom {
         let plan = if low_memory { ", with the plan that needs least memory" } else { "" };
-        let message = format!("Pod {}{place} was killed at its memory limit{plan}", pod.name);
+        let limit = limit.map_or_else(String::new, |limit| format!(" of {limit}"));
+        // A killed container has no last words; the kubelet gives the end of its log.
+        let lines = end.message.as_deref().unwrap_or_default().lines();
+        let needed = lines.filter_map(ProgressLine::parse).filter_map(|line| line.memory).last();
+        let needed = needed.map_or_else(String::new, |bytes| {
+            format!("; the worker had estimated that the bake takes {:.1} GB", bytes as f64 / 1e9)
+        });
+        let message = format!("Pod {}{place} was killed at its memory limit{limit}{plan}{needed}", pod.name);
         let then = if low_memory { Then::GiveUp } else { Then::WithLessMemory };
         return Failure { state: State::OutOfMemory, message, then };
     }
@@ -214,10 +228,37 @@ mod tests {
             state: PodState::Pending,
         };
         for (end, low_memory, state, then) in table {
-            let failure = of_pod(&pod, &end, low_memory);
+            let failure = of_pod(&pod, &end, low_memory, None);
             assert_eq!((failure.state, failure.then), (state, then), "{end:?}");
             assert!(failure.message.contains("on node n1"), "{}", failure.message);
         }
+    }
+
+    #[test]
+    fn a_worker_killed_for_memory_is_told_with_its_limit_and_what_it_had_estimated() {
+        let pod = PodFacts {
+            name: "p".into(),
+            job: "j".into(),
+            created: None,
+            node: None,
+            deleting: false,
+            lost: false,
+            state: PodState::Pending,
+        };
+        let line = |memory: &str| {
+            format!(r#"{{"bakehouse":"progress","stage":"Load","percent":1,"time":"2026-01-02T03:04:05Z"{memory}}}"#)
+        };
+        let log = format!("of a line\n{}\nsomething else\n{}", line(r#","memory":8200000000"#), line(""));
+        let end = PodEnd { exit_code: Some(137), oom: true, message: Some(log), ..PodEnd::default() };
+        let said = |low| of_pod(&pod, &end, low, Some("4Gi")).message;
+        let estimate = "; the worker had estimated that the bake takes 8.2 GB";
+        assert_eq!(said(false), format!("Pod p was killed at its memory limit of 4Gi{estimate}"));
+        assert_eq!(
+            said(true),
+            format!("Pod p was killed at its memory limit of 4Gi, with the plan that needs least memory{estimate}")
+        );
+        let silent = PodEnd { message: None, ..end.clone() };
+        assert_eq!(of_pod(&pod, &silent, false, None).message, "Pod p was killed at its memory limit");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::deployment::{DEPLOYMENT_VERSION, DeploymentConfig};
 use super::manifest::{FileRole, Manifest, ModelFacts, PHASE7_VERSION, PackageFile};
 use super::signature::{Port, Signature};
 use super::{CONFIG_FILE, MANIFEST_FILE};
-use crate::api::digest::{sha256_hex, sha256_hex_of};
+use crate::api::digest::sha256_hex_of;
 use crate::model::Model;
 
 /// One check that was made.
@@ -293,7 +293,7 @@ fn of_model(
         return opened.add("recipe", "ends in the model", "-", wrong("is no recipe"));
     };
     // A model in several files is compared as the one that it would be.
-    let ends_in = |digest: &str| digest == sha256 || digest == sha256_hex(&model.to_bytes());
+    let ends_in = |digest: &str| digest == sha256 || digest == model.sha256();
     let steps: Vec<&str> = recipe.steps.iter().map(|s| s.pass.as_str()).collect();
     let fault = if !ends_in(&recipe.output_sha256) {
         wrong("it ends in another model")
