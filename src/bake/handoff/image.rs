@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Artifact, Handoff, artifact};
 use crate::api::digest::sha256_hex;
 use crate::bake::publish::Staging;
-use crate::bake::{BakeError, MODEL_FILE, pretty, probe};
+use crate::bake::{BakeError, pretty, probe};
 use crate::package::oci::{self, Content, Facts, File, Manifest};
 
 /// Format of the layout's index in report and status; with its blobs it is the layout.
@@ -20,18 +20,14 @@ impl Handoff<'_> {
         let folder = staging.folder(oci::FOLDER)?;
         let recipe = pretty(self.recipe)?;
         let (mut files, mut contents) = (Vec::new(), Vec::new());
-        let here = std::iter::once((MODEL_FILE, self.chosen.files.file.as_ref()))
-            .chain(self.chosen.files.beside.iter().map(|(name, bytes)| (name.as_str(), bytes.as_ref())))
-            .chain([("recipe.json", recipe.as_bytes())]);
-        for (path, bytes) in here {
-            let path = super::package::plain(path);
-            files.push(File { path, sha256: sha256_hex(bytes), bytes: bytes.len() as u64 });
-            contents.push(Content::Bytes(bytes));
+        for written in self.files.iter().chain(others) {
+            let path = super::package::plain(&written.file);
+            files.push(File { path, sha256: written.sha256.clone(), bytes: written.bytes });
+            contents.push(Content::File(staging.path(&written.file)));
         }
-        for other in others {
-            files.push(File { path: other.file.clone(), sha256: other.sha256.clone(), bytes: other.bytes });
-            contents.push(Content::File(staging.path(&other.file)));
-        }
+        let path = "recipe.json".to_owned();
+        files.push(File { path, sha256: sha256_hex(recipe.as_bytes()), bytes: recipe.len() as u64 });
+        contents.push(Content::Bytes(recipe.as_bytes()));
         let facts = Facts::of(&self.job.name, &files[0].sha256, &self.chosen.figures.stats);
         let built = Manifest::build(&facts, &files, BTreeMap::new());
         let failed = |source| BakeError::Output { path: folder.clone(), source };

@@ -6,11 +6,11 @@ use std::io::{self, BufWriter};
 use std::path::Path;
 
 use super::{Artifact, Handoff, artifact};
-use crate::bake::BakeError;
 use crate::bake::intake::Loaded;
 use crate::bake::measure::PROBE_SAMPLES;
 use crate::bake::probe::{self, NnefRequest};
 use crate::bake::publish::Staging;
+use crate::bake::{BakeError, MODEL_FILE};
 use crate::engine::tract::{NnefForm, TractEngine};
 use crate::model::edit::is_op;
 use crate::model::{IntakeOptions, Model};
@@ -39,7 +39,7 @@ pub(super) fn check(loaded: &Loaded) -> Result<(), String> {
 impl Handoff<'_> {
     /// The artifact as an archive of NNEF; an inner error is half a sentence on why there is none: passes may bring in what has no form there.
     pub(super) fn nnef(&self, staging: &mut Staging) -> Result<Result<Artifact, String>, BakeError> {
-        let staged = self.staged(staging)?;
+        let staged = staging.path(MODEL_FILE);
         let model = Model::load(&staged)?.prepare(&IntakeOptions::default())?.0;
         let path = staging.path(NNEF_FILE);
         let failed = |source| BakeError::Output { path: path.clone(), source };
