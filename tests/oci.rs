@@ -3,6 +3,8 @@
 #![cfg(feature = "tract")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "oci/registry.rs"]
+mod registry;
 #[allow(dead_code, reason = "the storage tests use the rest")]
 mod s3;
 
@@ -18,9 +20,9 @@ use std::time::Duration;
 use bakehouse::api::digest::sha256_hex;
 use bakehouse::api::wire::Outcome;
 use bakehouse::store::{Blob, Reference, Registry as Client};
+use registry::{NAME, PASSWORD, Registry, docker_registry, skopeo};
 use s3::http::{Request, answer, serve};
 use s3::pod::example;
-use s3::registry::{NAME, PASSWORD, Registry, docker_registry, skopeo};
 use serde_json::{Value, json};
 
 /// base64 of `NAME:PASSWORD`.

@@ -789,7 +789,8 @@ fn a_model_that_has_no_form_in_nnef_is_refused_before_the_bake_by_its_operator()
         .output("y", DType::F32, &["N", "4"])
         .build();
     fs::write(folder.path().join("model.onnx"), model.to_bytes()).unwrap();
-    let split = BTreeMap::from([("x".to_owned(), Tensor::new(&[60, 1, 4], &[0.5_f32; 240]))]);
+    let values: Vec<f32> = (0..240).map(|i| (i as f32 * 0.7 + 0.3).sin()).collect();
+    let split = BTreeMap::from([("x".to_owned(), Tensor::new(&[60, 1, 4], &values))]);
     fs::write(folder.path().join("validation.safetensors"), safetensors::write(&split, None).unwrap()).unwrap();
     let (code, said) = bake(
         folder.path(),

@@ -4,7 +4,6 @@ pub(crate) mod gcs;
 pub(crate) mod http;
 pub(crate) mod pod;
 pub(crate) mod proxy;
-pub(crate) mod registry;
 pub(crate) mod server;
 pub(crate) mod stall;
 pub(crate) mod tls;

@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output};
 
-use super::tls::issued;
-use super::tools::{free_port, listening};
+use crate::s3::tls::issued;
+use crate::s3::tools::{free_port, listening};
 
 pub(crate) const NAME: &str = "baker";
 pub(crate) const PASSWORD: &str = "oven-secret";
