@@ -108,7 +108,7 @@ impl TractEngine {
         self.check_operators(model)?;
         let give_back = || {
             if is_big(model) {
-                mapped::release()
+                mapped::release();
             }
         };
         give_back();

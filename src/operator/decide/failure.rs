@@ -99,7 +99,7 @@ fn of_pod(pod: &PodFacts, end: &PodEnd, low_memory: bool, limit: Option<&str>) -
         let limit = limit.map_or_else(String::new, |limit| format!(" of {limit}"));
         // A killed container has no last words; the kubelet gives the end of its log.
         let lines = end.message.as_deref().unwrap_or_default().lines();
-        let needed = lines.filter_map(ProgressLine::parse).filter_map(|line| line.memory).last();
+        let needed = lines.filter_map(ProgressLine::parse).filter_map(|line| line.memory).next_back();
         let needed = needed.map_or_else(String::new, |bytes| {
             format!("; the worker had estimated that the bake takes {:.1} GB", bytes as f64 / 1e9)
         });
