@@ -227,7 +227,7 @@ fn upload(server: &Server, folder: &Path, name: &str) {
 }
 
 #[test]
-fn every_examples_package_and_one_of_the_trainers_own_are_baked_promoted_and_verified_baked_and_verifieds() {
+fn every_examples_package_and_one_of_the_trainers_own_are_baked_promoted_and_verified_from_buckets() {
     let Some(gateway) = gateway() else { return };
     let server = Server::start(&gateway);
     ["phase5", "baked", "phase7"].iter().for_each(|bucket| server.bucket(bucket));
