@@ -152,7 +152,8 @@ impl Handoff<'_> {
             threads: 1,
         };
         let requests = vec![request; PROCESSES];
-        let processes = probe::spawn_all(&self.options.program, &requests, self.chosen.files.bytes())?;
+        let bytes = self.files.iter().map(|file| file.bytes).sum();
+        let processes = probe::spawn_all(&self.options.program, &requests, bytes)?;
         let determinism = DeterminismEvidence {
             runs: vec![digest(&outputs), digest(&again)],
             threads: vec![ThreadDigest { threads: 2, sha256: digest(&threaded) }],
