@@ -309,7 +309,9 @@ fn what_the_trainer_said_is_carried_along_and_held_against_the_report() {
     }
     fs::rename(package.folder(), copy.path().join(PACKAGE)).unwrap();
     let mut report = report;
-    for artifact in report["artifacts"].as_array_mut().unwrap() {
+    let artifacts = report["artifacts"].as_array_mut().unwrap();
+    artifacts.retain(|artifact| !artifact["file"].as_str().unwrap().starts_with("oci/"));
+    for artifact in artifacts {
         let bytes = fs::read(copy.path().join(artifact["file"].as_str().unwrap())).unwrap();
         (artifact["sha256"], artifact["bytes"]) = (json!(sha256_hex(&bytes)), json!(bytes.len()));
     }
