@@ -131,9 +131,12 @@ async fn a_trainers_package_in_the_bucket_becomes_a_deployment_that_its_consumer
 
 /// No claim is refuted, and none is left open but those by the clock, which other work on the machine may have kept open.
 fn confirmed(code: i32, log: &str) {
-    // What was logged stands before the result.
-    let text = &log[log.find("{\n").unwrap_or_else(|| panic!("no result: {log}"))..];
-    let found: Value = serde_json::Deserializer::from_str(text).into_iter().next().unwrap().unwrap();
+    // What was logged may stand before the result.
+    let found: Value = log
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .find(|line: &Value| line["checks"].is_array())
+        .unwrap_or_else(|| panic!("no result: {log}"));
     let timed = |claim: &str| claim.ends_with(" here") || claim.starts_with("median at");
     let all = found["checks"].as_array().unwrap();
     let open: Vec<&Value> = all.iter().filter(|check| check["holds"]["state"] != "Yes").collect();
