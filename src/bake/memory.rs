@@ -78,6 +78,11 @@ pub fn likely(wanted: Option<Runtime>, engines: &Engines) -> Runtime {
     wanted.filter(there).unwrap_or_else(|| Some(Runtime::OnnxRuntime).filter(there).unwrap_or(Runtime::Bakehouse))
 }
 
+/// The bytes that this process may use.
+fn limit_here(machine: &MachineFacts) -> Result<u64, BakeError> {
+    limit(std::env::var(LIMIT_VARIABLE).ok().as_deref(), machine)
+}
+
 /// Refuses a job whose smallest plan does not fit, and tells what it will take otherwise.
 ///
 /// # Errors
@@ -89,7 +94,7 @@ pub(super) fn check(
     engines: &Engines,
     progress: &mut dyn Progress,
 ) -> Result<(), BakeError> {
-    let limit = limit(std::env::var(LIMIT_VARIABLE).ok().as_deref(), machine)?;
+    let limit = limit_here(machine)?;
     let runtime = likely(job.runtime, engines);
     let needed = Need::of(job, package).on(runtime, job.level);
     tracing::info!(estimate = needed, limit, engine = ?runtime, "memory");
@@ -103,7 +108,7 @@ pub(super) fn check(
 /// # Errors
 /// [`BakeError::Job`] when the variable holds no number.
 pub(super) fn class(machine: &MachineFacts) -> Result<Option<u32>, BakeError> {
-    Ok(limit(std::env::var(LIMIT_VARIABLE).ok().as_deref(), machine)?.checked_ilog2())
+    Ok(limit_here(machine)?.checked_ilog2())
 }
 
 /// Bytes as the smallest quantity of a container's limit that holds them.
@@ -116,7 +121,7 @@ pub fn quantity(bytes: u64) -> String {
 /// # Errors
 /// [`BakeError::Job`] when the variable holds no number.
 pub(super) fn room(machine: &MachineFacts) -> Result<Option<u64>, BakeError> {
-    let limit = limit(std::env::var(LIMIT_VARIABLE).ok().as_deref(), machine)?;
+    let limit = limit_here(machine)?;
     Ok((limit > 0).then(|| limit.saturating_sub(clock::rss_bytes().unwrap_or(0))))
 }
 

@@ -82,6 +82,10 @@ const SEARCH_SECONDS: u64 = 60;
 /// The most samples that a candidate is scored on during the search; the verdict takes all of its own.
 const MOST_SEARCH_SAMPLES: usize = 128;
 
+/// The report for people, and its format in the other one.
+const PAGE: &str = "report.html";
+const PAGE_FORMAT: &str = "HTML";
+
 /// Name of the artifact's file.
 const MODEL_FILE: &str = "model.onnx";
 
@@ -298,20 +302,24 @@ fn export(
     staging.write("recipe.json", pretty(recipe)?.as_bytes())?;
     report.artifacts.push(artifact::listed("Recipe", "recipe.json", &staging.path("recipe.json"))?);
     report.artifacts.extend(handed);
+    told(staging, report, job, started)
+}
+
+/// Writes page and report behind the files that the report lists.
+fn told(staging: &mut Staging, mut report: Report, job: &ResolvedJob, started: Instant) -> Result<Summary, BakeError> {
     let page = html::page(&report);
-    staging.write("report.html", page.as_bytes())?;
+    staging.write(PAGE, page.as_bytes())?;
     // The page cannot hold its own digest; the JSON, written after it, can.
-    let digest = (sha256_hex(page.as_bytes()), page.len() as u64);
     report.artifacts.push(report::Artifact {
-        format: "HTML".to_owned(),
-        file: "report.html".to_owned(),
-        sha256: digest.0,
-        bytes: digest.1,
+        format: PAGE_FORMAT.to_owned(),
+        file: PAGE.to_owned(),
+        sha256: sha256_hex(page.as_bytes()),
+        bytes: page.len() as u64,
     });
     let text = pretty(&report)?;
-    staging.write("report.json", text.as_bytes())?;
-    let peak = clock::peak_rss_bytes();
-    Ok(figures::summary(job, &report, sha256_hex(text.as_bytes()), started.elapsed().as_secs_f64(), peak))
+    staging.write(REPORT, text.as_bytes())?;
+    let (seconds, peak) = (started.elapsed().as_secs_f64(), clock::peak_rss_bytes());
+    Ok(figures::summary(job, &report, sha256_hex(text.as_bytes()), seconds, peak))
 }
 
 fn pretty(value: &impl serde::Serialize) -> Result<String, BakeError> {

@@ -17,14 +17,11 @@ use serde::{Deserialize, Serialize};
 pub use package::verify_package;
 
 use super::report::{REPORT_VERSION, Report};
-use super::{BakeError, Options};
+use super::{BakeError, Options, REPORT};
 use crate::api::Reason;
 use crate::bake::handoff::MANIFEST_FORMAT;
 use crate::package::phase7;
 use crate::quality::cheat::Finding;
-
-/// Name of the report's file.
-const REPORT_FILE: &str = "report.json";
 
 /// Whether a claim holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,7 +109,7 @@ pub fn verify(folder: &Path, options: &Options) -> Result<Verification, BakeErro
 }
 
 fn read(folder: &Path) -> Result<Report, BakeError> {
-    let path = folder.join(REPORT_FILE);
+    let path = folder.join(REPORT);
     let wrong = |detail: String| BakeError::Job { field: path.display().to_string(), detail };
     let text =
         std::fs::read(&path).map_err(|e| wrong(format!("cannot be read: {e}. Give a folder that a bake wrote.")))?;
@@ -151,7 +148,7 @@ mod tests {
     fn a_report_of_another_version_or_none_is_refused_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let said = |text: &str| {
-            std::fs::write(folder.path().join(REPORT_FILE), text).unwrap();
+            std::fs::write(folder.path().join(REPORT), text).unwrap();
             let error = read(folder.path()).unwrap_err();
             assert_eq!(error.reason(), Reason::InvalidJob);
             error.to_string()

@@ -6,11 +6,8 @@ use std::path::{Path, PathBuf};
 
 use crate::api::wire::Outcome;
 use crate::api::{Reason, ResolvedJob};
-use crate::bake::Report;
 use crate::bake::report::Artifact;
-
-/// The file that names all others.
-const REPORT: &str = "report.json";
+use crate::bake::{REPORT, Report};
 
 pub(super) fn clean(job: &ResolvedJob) -> Outcome {
     #[cfg(feature = "store")]

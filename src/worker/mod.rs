@@ -7,6 +7,7 @@ mod assignment;
 pub(crate) mod cache;
 mod clean;
 mod outcome;
+mod place;
 mod progress;
 pub(crate) mod promote;
 mod retention;

@@ -12,11 +12,11 @@ use crate::api::metric::Unit;
 use crate::api::wire::Outcome;
 use crate::api::{Metric, Reason, floor};
 use crate::bake::report::{Artifact as Written, ModelFigures};
-use crate::bake::{Report, Summary};
+use crate::bake::{REPORT, Report, Summary};
 
 /// The outcome of a bake whose files lie in `folder`, which the job calls `uri`.
 pub(super) fn of(summary: &Summary, folder: &Path, uri: &str) -> Outcome {
-    let path = folder.join("report.json");
+    let path = folder.join(REPORT);
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
         Err(error) => {
@@ -48,7 +48,7 @@ fn from_report(report: &Report, summary: &Summary, uri: &str, report_sha256: &st
                 bytes: i64::try_from(a.bytes).unwrap_or(i64::MAX),
             })
             .collect(),
-        report: Some(FileRef { uri: at("report.json"), sha256: digest(report_sha256) }),
+        report: Some(FileRef { uri: at(REPORT), sha256: digest(report_sha256) }),
         recipe: report
             .artifacts
             .iter()

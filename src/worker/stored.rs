@@ -9,7 +9,7 @@ use super::{Baked, Failed, cache, clean, scratch};
 use crate::api::digest::sha256_hex;
 use crate::api::wire::Outcome;
 use crate::api::{Reason, ResolvedJob};
-use crate::bake::{self, Options, Progress, Report, Stage};
+use crate::bake::{self, Options, Progress, REPORT, Report, Stage};
 use crate::model::external;
 use crate::package::{self, Manifest, PackageError, Wanted, phase7};
 use crate::signals::HeldFolder;
@@ -17,9 +17,6 @@ use crate::store::{Fetch, Location, Store, StoreError, Upload, named};
 
 const SOURCE: &str = "spec.source.uri";
 pub(super) const OUTPUT: &str = "spec.output.uri";
-
-/// The file that names all others: published last, deleted last.
-const MANIFEST: &str = "report.json";
 
 /// A job with local paths in place of its URIs, and what those stand for.
 pub(super) struct Place {
@@ -108,7 +105,7 @@ impl Place {
         self.fetch(progress)?;
         if let Some(output) = &self.output {
             // An hour of baking must not end with a bucket that cannot be written.
-            self.store.check_writable(OUTPUT, output, MANIFEST)?;
+            self.store.check_writable(OUTPUT, output, REPORT)?;
         }
         let baked = cache::bake(&self.job, options, cache, progress);
         let mut summary = baked.map_err(|error| self.said(Failed::from(error)))?;
@@ -229,9 +226,9 @@ fn make_folder_of(path: &Path) -> Result<(), Failed> {
 fn publish(store: &Store, to: &Location, from: &Path, progress: &mut dyn Progress) -> Result<Option<String>, Failed> {
     let lost = |error: &dyn std::fmt::Display| Failed {
         reason: Reason::Internal,
-        message: format!("the bake ended, but its {MANIFEST} cannot be read back: {error}"),
+        message: format!("the bake ended, but its {REPORT} cannot be read back: {error}"),
     };
-    let text = fs::read(from.join(MANIFEST)).map_err(|error| lost(&error))?;
+    let text = fs::read(from.join(REPORT)).map_err(|error| lost(&error))?;
     let report: Report = serde_json::from_slice(&text).map_err(|error| lost(&error))?;
     let manifest = format!("{}/{}", phase7::FOLDER, phase7::MANIFEST_FILE);
     let artifacts = report.artifacts.into_iter().map(|a| Upload {
@@ -239,9 +236,8 @@ fn publish(store: &Store, to: &Location, from: &Path, progress: &mut dyn Progres
         name: a.file,
         sha256: a.sha256,
     });
-    let files: Vec<Upload> = artifacts
-        .chain([Upload { name: MANIFEST.to_owned(), sha256: sha256_hex(&text), names_others: false }])
-        .collect();
+    let files: Vec<Upload> =
+        artifacts.chain([Upload { name: REPORT.to_owned(), sha256: sha256_hex(&text), names_others: false }]).collect();
     let mut said = None;
     let mut aside = || aside::set_aside(store, to).map(|set_aside| said = set_aside);
     store.publish(OUTPUT, to, from, &files, &mut |text| progress.transfer(text), &mut aside)?;
@@ -254,13 +250,13 @@ pub(super) fn clean(job: &ResolvedJob, uri: &str) -> Outcome {
     let delete = || -> Result<usize, Failed> {
         let store = Store::new(job.storage.as_ref())?;
         let folder = Location::folder(OUTPUT, uri)?;
-        let Some(text) = store.read(OUTPUT, &folder, MANIFEST)? else { return Ok(0) };
+        let Some(text) = store.read(OUTPUT, &folder, REPORT)? else { return Ok(0) };
         let mut names = clean::named_by(&text).map_err(|error| Failed {
             reason: Reason::OutputUnwritable,
-            message: format!("cannot delete the files of {uri}: {MANIFEST}: {error}"),
+            message: format!("cannot delete the files of {uri}: {REPORT}: {error}"),
         })?;
         // The report last: without it a second try would not know the files.
-        names.push(MANIFEST.to_owned());
+        names.push(REPORT.to_owned());
         store.delete(OUTPUT, &folder, &names)?;
         Ok(names.len())
     };

@@ -8,12 +8,9 @@ use super::clean::stays_inside;
 use super::promote::{self, CURRENT, Entry};
 use crate::api::Reason;
 use crate::api::digest::sha256_hex_of;
-use crate::bake::Options;
 use crate::bake::verify::{self, Check, Holds, Verification};
+use crate::bake::{Options, REPORT};
 use crate::package::phase7;
-
-/// The file that a finished bake has and a package has not.
-const REPORT: &str = "report.json";
 
 /// Checks a finished bake, a package of phase 7 by itself, or what is promoted under a name. `data` is the validation split of a package.
 pub(crate) fn verify(target: &Path, data: Option<&Path>, options: &Options) -> Result<Verification, Failed> {

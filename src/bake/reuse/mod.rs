@@ -13,26 +13,16 @@ use std::time::Instant;
 
 use super::intake::of_package;
 use super::publish::Staging;
-use super::report::{Artifact, FromCache, Report};
+use super::report::{FromCache, Report};
 use super::source::{Role, SourceFile};
-use super::{BakeError, Options, Progress, Stage, Summary, figures, handoff, html, pretty};
+use super::{BakeError, Options, PAGE_FORMAT, Progress, REPORT, Stage, Summary, handoff, told};
 use crate::api::bakejob::Verdict;
-use crate::api::digest::{sha256_hex, sha256_hex_of};
+use crate::api::digest::sha256_hex_of;
 use crate::api::{Reason, ResolvedJob};
 use crate::hardware::detect;
 use crate::model::external;
 use crate::package::{self, Settled, phase7};
-use crate::profiler::clock;
 use inputs::Inputs;
-
-/// The report's file.
-const REPORT: &str = "report.json";
-
-/// The page that is made of it.
-const PAGE: &str = "report.html";
-
-/// Format of the page in a report.
-const PAGE_FORMAT: &str = "HTML";
 
 /// What a bake is, before it is done.
 #[derive(Debug, Clone)]
@@ -220,16 +210,5 @@ fn written(
             staging.adopt(&artifact.file);
         }
     }
-    let page = html::page(&report);
-    staging.write(PAGE, page.as_bytes())?;
-    report.artifacts.push(Artifact {
-        format: PAGE_FORMAT.to_owned(),
-        file: PAGE.to_owned(),
-        sha256: sha256_hex(page.as_bytes()),
-        bytes: page.len() as u64,
-    });
-    let text = pretty(&report)?;
-    staging.write(REPORT, text.as_bytes())?;
-    let (seconds, peak) = (started.elapsed().as_secs_f64(), clock::peak_rss_bytes());
-    Ok(figures::summary(job, &report, sha256_hex(text.as_bytes()), seconds, peak))
+    told(staging, report, job, started)
 }

@@ -4,15 +4,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::api::Reason;
-use crate::bake::sealed;
-use crate::worker::promote::place::Item;
+use crate::bake::{REPORT, sealed};
+use crate::worker::place::Item;
 use crate::worker::{Failed, clean};
 
 /// Its file.
 pub(super) const ENTRY: &str = "entry.json";
-
-/// The file that must be among those it names.
-pub(super) const REPORT: &str = "report.json";
 
 /// Schema of [`Entry`].
 const VERSION: &str = "bakehouse.dev/cache-entry/v1";

@@ -18,7 +18,7 @@ use crate::api::bakejob::{Cache, Storage};
 use crate::api::job::local_path;
 use crate::bake::{self, BakeError, Options, Progress, Summary, reuse};
 use crate::worker::Failed;
-use crate::worker::promote::place::Place;
+use crate::worker::place::Place;
 pub(crate) use gc::{Limits, doomed};
 pub(crate) use shelf::{Held, Shelf, State};
 use slot::Slot;

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use crate::worker::promote::place::Place;
+use crate::worker::place::Place;
 use crate::worker::{Failed, clean};
 
 /// A file in a place.

@@ -17,13 +17,10 @@ use serde::Serialize;
 use super::entry::{ENTRY, Entry, is_attempt};
 use super::place::{Listed, list, remove};
 use crate::worker::Failed;
-use crate::worker::promote::place::Place;
+use crate::worker::place::{Place, UNNAMED};
 
 /// Its time of writing is when a result was last taken.
 pub(super) const USED: &str = "used";
-
-/// How files begin that have no name yet.
-const UNNAMED: &str = ".promote-";
 
 /// The folder of a key.
 pub(super) fn folder_of(key: &str) -> String {

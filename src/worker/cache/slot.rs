@@ -4,7 +4,7 @@ use std::path::Path;
 
 use jiff::Timestamp;
 
-use super::entry::{ENTRY, Entry, KeptFile, Parts, REPORT, new_attempt};
+use super::entry::{ENTRY, Entry, KeptFile, Parts, new_attempt};
 use super::place::remove;
 use super::shelf::{USED, folder_of};
 use crate::api::bakejob::Cache;
@@ -14,9 +14,9 @@ use crate::api::digest::sha256_hex_of;
 use crate::api::{Reason, ResolvedJob};
 use crate::bake::report::FromCache;
 use crate::bake::reuse::{self, Identity, NotTaken};
-use crate::bake::{Options, Progress, Report, Summary};
+use crate::bake::{Options, Progress, REPORT, Report, Summary};
 use crate::worker::Failed;
-use crate::worker::promote::place::{Item, Place};
+use crate::worker::place::{Item, Place};
 
 pub(super) struct Slot<'a> {
     job: &'a ResolvedJob,

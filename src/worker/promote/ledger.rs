@@ -3,9 +3,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::place::Place;
 use crate::api::Reason;
 use crate::worker::Failed;
+use crate::worker::place::Place;
 
 /// Schema of [`Entry`].
 pub(crate) const VERSION: &str = "bakehouse.dev/promotion/v1";

@@ -3,9 +3,9 @@
 //! cannot be reached, or is no longer the one that the job names.
 
 use super::ledger::Entry;
-use super::place::Place;
 use crate::bake::{EARLIER, Name, digits};
 use crate::worker::Failed;
+use crate::worker::place::Place;
 
 const MARKS: &str = "promoted";
 

@@ -12,7 +12,6 @@
 
 mod ledger;
 pub(in crate::worker) mod mark;
-pub(in crate::worker) mod place;
 #[cfg(feature = "store")]
 mod registry;
 
@@ -20,20 +19,18 @@ use std::path::Path;
 
 use k8s_openapi::jiff::Timestamp;
 
+use super::place::{Item, Place, changed};
 use super::{Failed, clean, outcome, scratch};
 use crate::api::bakejob::{FileRef, GateSpec, GateStatus, Storage, Verdict};
 use crate::api::digest::sha256_hex;
 use crate::api::wire::{Assignment, Outcome};
 use crate::api::{Reason, ResolvedJob, floor};
-use crate::bake::Report;
+use crate::bake::{REPORT, Report};
 use crate::model::stats::Stats;
 #[cfg(feature = "store")]
 use crate::store::in_registry;
 pub(crate) use ledger::{Act, CURRENT, Entry, Origin, parsed};
 use ledger::{Listed, VERSION};
-use place::{Item, Place, changed};
-
-const REPORT: &str = "report.json";
 
 /// Who asks for a promotion, and of what.
 pub(crate) struct Order<'a> {

@@ -14,12 +14,12 @@ use std::collections::BTreeMap;
 use k8s_openapi::jiff::Timestamp;
 
 use super::ledger::{Act, Entry, Listed, VERSION};
-use super::place::{Item, Place};
 use super::{Order, Passed, REPORT, mark, passed, verify};
 use crate::api::Reason;
 use crate::api::bakejob::Storage;
 use crate::package::oci::{self, Facts, File, Manifest};
 use crate::store::{Blob, Reference, Registry, is_tag};
+use crate::worker::place::{Item, Place};
 use crate::worker::{Failed, scratch};
 
 const FIELD: &str = "spec.promotion.uri";

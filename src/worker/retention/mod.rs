@@ -12,12 +12,12 @@
 
 #[cfg(feature = "store")]
 pub(super) mod aside;
-mod lying;
 mod plan;
 
 use k8s_openapi::jiff::Timestamp;
 
-use super::promote::{mark, place::Place};
+use super::place::Place;
+use super::promote::mark;
 use super::{Failed, outcome, promote};
 use crate::api::wire::Outcome;
 use crate::api::{Reason, ResolvedJob};

@@ -1,4 +1,4 @@
-//! A folder that is promoted from or to: one of this machine, or one of a bucket.
+//! A folder that results, their promotions and the cache lie in: one of this machine, or one of a bucket.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
@@ -15,15 +15,18 @@ use crate::worker::{Failed, clean};
 #[cfg(feature = "store")]
 use crate::store::{Fetch, Location, Store, Upload, named};
 
+/// How files begin that have no name yet.
+pub(super) const UNNAMED: &str = ".promote-";
+
 /// A file by its name in the folder, with what it hashes to, in hexadecimal.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(in crate::worker) struct Item {
-    pub(in crate::worker) name: String,
-    pub(in crate::worker) sha256: String,
+pub(super) struct Item {
+    pub(super) name: String,
+    pub(super) sha256: String,
 }
 
 /// The folder, and the field of the job that names it.
-pub(in crate::worker) enum Place {
+pub(super) enum Place {
     Folder(PathBuf),
     #[cfg(feature = "store")]
     Bucket {
@@ -45,7 +48,7 @@ impl std::fmt::Display for Place {
 
 impl Place {
     #[cfg_attr(not(feature = "store"), allow(unused_variables, clippy::unnecessary_wraps))]
-    pub(in crate::worker) fn of(field: &'static str, path: &Path, storage: Option<&Storage>) -> Result<Self, Failed> {
+    pub(super) fn of(field: &'static str, path: &Path, storage: Option<&Storage>) -> Result<Self, Failed> {
         #[cfg(feature = "store")]
         if let Some(uri) = named(path) {
             let folder = Location::folder(field, uri)?;
@@ -55,7 +58,7 @@ impl Place {
     }
 
     /// A folder in this one.
-    pub(in crate::worker) fn join(&self, name: &str) -> Self {
+    pub(super) fn join(&self, name: &str) -> Self {
         match self {
             Self::Folder(path) => Self::Folder(path.join(name)),
             #[cfg(feature = "store")]
@@ -66,7 +69,7 @@ impl Place {
     }
 
     /// The bytes of a small file; `None` when there is none.
-    pub(in crate::worker) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Failed> {
+    pub(super) fn read(&self, name: &str) -> Result<Option<Vec<u8>>, Failed> {
         match self {
             Self::Folder(path) => match fs::read(path.join(name)) {
                 Ok(bytes) => Ok(Some(bytes)),
@@ -79,7 +82,7 @@ impl Place {
     }
 
     /// Writes a small file unless there is one of that name, and says whether it did. Nobody ever sees a part of it.
-    pub(in crate::worker) fn create(&self, name: &str, bytes: &[u8]) -> Result<bool, Failed> {
+    pub(super) fn create(&self, name: &str, bytes: &[u8]) -> Result<bool, Failed> {
         match self {
             Self::Folder(path) => {
                 let to = path.join(name);
@@ -97,7 +100,7 @@ impl Place {
     }
 
     /// Writes a small file in place of the one that is there.
-    pub(in crate::worker) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Failed> {
+    pub(super) fn replace(&self, name: &str, bytes: &[u8]) -> Result<(), Failed> {
         match self {
             Self::Folder(path) => {
                 let to = path.join(name);
@@ -112,7 +115,7 @@ impl Place {
     }
 
     /// What a file hashes to, in hexadecimal; `None` when there is none.
-    pub(in crate::worker) fn sha256(&self, name: &str) -> Result<Option<String>, Failed> {
+    pub(super) fn sha256(&self, name: &str) -> Result<Option<String>, Failed> {
         match self {
             Self::Folder(path) => match File::open(path.join(name)).and_then(sha256_hex_of) {
                 Ok(found) => Ok(Some(found)),
@@ -126,7 +129,7 @@ impl Place {
 
     /// A folder of this machine with these files in it, whatever is in them: itself, or `scratch` after they were fetched.
     #[cfg_attr(not(feature = "store"), allow(unused_variables, clippy::unnecessary_wraps))]
-    pub(in crate::worker) fn local(&self, items: &[Item], scratch: &Path) -> Result<PathBuf, Failed> {
+    pub(super) fn local(&self, items: &[Item], scratch: &Path) -> Result<PathBuf, Failed> {
         match self {
             Self::Folder(path) => Ok(path.clone()),
             #[cfg(feature = "store")]
@@ -148,7 +151,7 @@ impl Place {
     }
 
     /// Copies a file of a folder of this machine, whole and as it is said to be, or not at all.
-    pub(in crate::worker) fn put(&self, from: &Path, item: &Item) -> Result<(), Failed> {
+    pub(super) fn put(&self, from: &Path, item: &Item) -> Result<(), Failed> {
         match self {
             Self::Folder(path) => {
                 let (from, to) = (from.join(&item.name), path.join(&item.name));
@@ -169,8 +172,35 @@ impl Place {
         }
     }
 
+    /// The names of the folders in this one; none where it is not there. In a bucket this needs the right to list.
+    pub(super) fn folders(&self) -> Result<Vec<String>, Failed> {
+        match self {
+            Self::Folder(path) => {
+                let entries = match fs::read_dir(path) {
+                    Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                        return Ok(Vec::new());
+                    }
+                    entries => entries.map_err(|error| here(path, &error))?,
+                };
+                let folders = entries.flatten().filter(|entry| entry.path().is_dir());
+                Ok(folders.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+            }
+            #[cfg(feature = "store")]
+            Self::Bucket { store, folder, field } => Ok(store.folders(field, folder)?),
+        }
+    }
+
+    /// Deletes files in their order, then the folders that are empty without them. One that is not there counts as deleted.
+    pub(super) fn delete(&self, names: &[String]) -> Result<(), Failed> {
+        match self {
+            Self::Folder(path) => clean::delete_files(path, names).map(drop).map_err(|error| here(path, &error)),
+            #[cfg(feature = "store")]
+            Self::Bucket { store, folder, field } => Ok(store.delete(field, folder, names)?),
+        }
+    }
+
     /// Deletes files; what cannot be deleted stays.
-    pub(in crate::worker) fn forget(&self, items: &[Item]) {
+    pub(super) fn forget(&self, items: &[Item]) {
         match self {
             Self::Folder(path) => {
                 for item in items {
@@ -191,7 +221,7 @@ impl Place {
 }
 
 /// A file that is not the one its digest says.
-pub(in crate::worker) fn changed(path: &impl std::fmt::Display, item: &Item, found: &str) -> Failed {
+pub(super) fn changed(path: &impl std::fmt::Display, item: &Item, found: &str) -> Failed {
     let Item { name, sha256 } = item;
     Failed {
         reason: Reason::InvalidData,
@@ -202,7 +232,7 @@ pub(in crate::worker) fn changed(path: &impl std::fmt::Display, item: &Item, fou
 }
 
 /// A failure on this machine.
-pub(in crate::worker) fn here(path: &Path, error: &io::Error) -> Failed {
+pub(super) fn here(path: &Path, error: &io::Error) -> Failed {
     Failed { reason: clean::reason(error), message: format!("{}: {error}", path.display()) }
 }
 
@@ -210,7 +240,7 @@ pub(in crate::worker) fn here(path: &Path, error: &io::Error) -> Failed {
 fn written(to: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<tempfile::NamedTempFile> {
     let folder = to.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder)?;
-    let mut part = tempfile::Builder::new().prefix(".promote-").tempfile_in(folder)?;
+    let mut part = tempfile::Builder::new().prefix(UNNAMED).tempfile_in(folder)?;
     write(part.as_file_mut())?;
     part.as_file().sync_all()?;
     // Temporary files are their owner's alone; what is promoted is for others to read.
