@@ -15,6 +15,9 @@ use bakehouse::optimizer::int8::{
 };
 use half::f16;
 
+#[path = "int8/fixed.rs"]
+mod fixed;
+
 /// Numbers without a pattern that quantisation could like, in about -1 to 1; the same everywhere.
 fn numbers(n: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;

@@ -122,6 +122,8 @@ impl<'a> Bench<'a> {
 /// Judges candidates on the search split.
 pub(super) struct SearchJudge<'a, 'p> {
     pub(super) bench: Bench<'a>,
+    /// A few samples for a quick look; `None` where nothing asks for it.
+    pub(super) glance: Option<Bench<'a>>,
     pub(super) job: &'a ResolvedJob,
     pub(super) loaded: &'a Loaded,
     pub(super) timer: &'a Timer,
@@ -183,6 +185,17 @@ impl Judge for SearchJudge<'_, '_> {
         let mut other = self.timer.load(candidate)?;
         let paired = self.timer.compare(self.session.as_mut(), other.as_mut(), &self.feed, self.plan)?;
         Ok(Speed { ratio: paired.ratio, lower: paired.lower, upper: paired.upper, n: paired.ratios.len() })
+    }
+
+    fn harm(&mut self, candidate: &Model) -> Result<f64, EngineError> {
+        let bench = self.glance.as_ref().unwrap_or(&self.bench);
+        let pairs = bench.pairs(candidate)?;
+        let evaluation = figures::evaluation(self.job, self.loaded, pairs, bench.split.labels.as_ref());
+        let quick = quality::quick(&evaluation).map_err(|e| EngineError::Data(e.to_string()))?;
+        // Decisions are coarse on few samples, the outputs themselves are not.
+        let lost = |estimate: Option<f64>| estimate.map_or(0.0, |estimate| (1.0 - estimate).max(0.0));
+        let harm = lost(quick.accuracy_retention) + lost(quick.output_consistency);
+        Ok(if quick.broken || harm.is_nan() { f64::INFINITY } else { harm })
     }
 
     fn trying(&mut self, candidate: &str) {

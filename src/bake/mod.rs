@@ -86,6 +86,9 @@ const MOST_SEARCH_SAMPLES: usize = 128;
 const PAGE: &str = "report.html";
 const PAGE_FORMAT: &str = "HTML";
 
+/// The most samples that the harm of one site is measured on.
+const MOST_GLANCE_SAMPLES: usize = 32;
+
 /// Name of the artifact's file.
 const MODEL_FILE: &str = "model.onnx";
 
@@ -274,8 +277,15 @@ fn optimise(
     } else {
         plan::variants(job, &work, loaded, &advise::advise(machine))
     };
+    let glance = if variants.iter().any(|variant| variant.measured) {
+        let few = loaded.search(MOST_GLANCE_SAMPLES);
+        Some(Bench::for_search(engine.clone(), cores(), &loaded.model, few, &[])?)
+    } else {
+        None
+    };
     let mut judge = SearchJudge {
         bench,
+        glance,
         job,
         loaded,
         session: timer.load(&loaded.model)?,

@@ -1,24 +1,29 @@
 //! What the search may try: per level and goal, the lossy passes with everything that is theirs to decide left open site by site.
 
+mod fixed;
+
 use std::collections::HashSet;
 
 use super::intake::Loaded;
 use crate::api::ResolvedJob;
-use crate::api::bakejob::Goal;
+use crate::api::bakejob::{Goal, Level};
 use crate::hardware::advise::Advice;
 use crate::model::Pass;
 use crate::optimizer::Work;
 use crate::optimizer::int8::linear::Operator;
 use crate::optimizer::int8::{
     self, Balance, DynamicInt8, DynamicSite, EmbeddingInt8, EmbeddingSite, Encoding, Exclude, NodePlan, Range,
-    TablePlan, TensorPlan, WeightInt8, WeightScheme, WeightSite, dynamic_sites, embedding_sites, quantizable_weights,
+    StaticInt8, TablePlan, TensorPlan, WeightInt8, WeightScheme, WeightSite, dynamic_sites, embedding_sites,
+    quantizable_weights,
 };
 use crate::optimizer::search::{SiteInfo, Variant};
+use fixed::Fixed;
 
 /// Weights of fewer elements are not worth the nodes that restore them.
 const MIN_ELEMENTS: usize = 256;
 
-/// The variants of level Light, most promising first. Of dynamic products, what they cost in quality is read off real activations of the calibration data.
+/// The variants of a job's level, most promising first; those of the level before it first of all. What 8 bits cost in quality is read off real activations of
+/// the calibration data.
 pub(super) fn variants(job: &ResolvedJob, work: &Work, loaded: &Loaded, advice: &Advice) -> Vec<Variant> {
     let allowed = |pass: &str| job.passes.as_ref().is_none_or(|names| names.iter().any(|n| n == pass));
     let exclude = Exclude::new(&job.exclude);
@@ -61,6 +66,12 @@ pub(super) fn variants(job: &ResolvedJob, work: &Work, loaded: &Loaded, advice: 
     }
     variants.extend(sites.with_convolutions(schemes[0]));
     variants.push(sites.stored());
+    // Last, so that measuring sites one by one never takes the time of what the level before tries.
+    if job.level >= Level::Medium && job.goal != Goal::Size && allowed(StaticInt8::NAME) {
+        for fixed in Fixed::all(engine, work, feeds, &exclude, schemes[0]) {
+            variants.extend(sites.fixed(fixed));
+        }
+    }
     variants
 }
 
@@ -82,7 +93,19 @@ impl Sites {
         let name = if balanced { "balanced-int8" } else { "dynamic-int8" };
         let reduced = if scheme == WeightScheme::Int8Reduced { "-reduced" } else { "" };
         let balances = if balanced { self.balances.clone() } else { Vec::new() };
-        Some(self.dynamic_and_stored(format!("{name}{reduced}"), "products", self.dynamic.clone(), scheme, balances))
+        let computed = Computed { fixed: None, dynamic: self.dynamic.clone(), scheme, balances };
+        Some(self.computed_and_stored(format!("{name}{reduced}"), "products", computed))
+    }
+
+    /// Codes from node to node where ranges are known; of convolutions alone, integer products beside them. `None` where that is no variant of its own.
+    fn fixed(&self, fixed: Fixed) -> Option<Variant> {
+        let dynamic = if fixed.only_convolutions { self.dynamic.clone() } else { Vec::new() };
+        if fixed.only_convolutions && dynamic.is_empty() {
+            return None;
+        }
+        let (name, kind, scheme) = (fixed.name(), fixed.kind(), fixed.scheme);
+        let computed = Computed { fixed: Some(fixed), dynamic, scheme, balances: Vec::new() };
+        Some(Variant { measured: true, ..self.computed_and_stored(name.to_owned(), kind, computed) })
     }
 
     /// Integer convolutions beside the products. ONNX Runtime does not fuse `ConvInteger`, and it was slower wherever it was measured; so the one with most
@@ -90,27 +113,18 @@ impl Sites {
     fn with_convolutions(&self, scheme: WeightScheme) -> Option<Variant> {
         let work = |s: &DynamicSite| s.elements() * s.rows.unwrap_or(1);
         let (most, _) = self.convolutions.iter().enumerate().max_by_key(|(_, s)| work(s))?;
-        let sites = self.convolutions.iter().chain(&self.dynamic).cloned().collect();
+        let dynamic = self.convolutions.iter().chain(&self.dynamic).cloned().collect();
+        let computed = Computed { fixed: None, dynamic, scheme, balances: Vec::new() };
         let name = "dynamic-int8-convolutions".to_owned();
-        Some(Variant { probe: Some(most), ..self.dynamic_and_stored(name, "convolutions", sites, scheme, Vec::new()) })
+        Some(Variant { probe: Some(most), ..self.computed_and_stored(name, "convolutions", computed) })
     }
 
-    /// Integer arithmetic at `dynamic`, 8-bit tables, and every other weight stored in 8 bits.
-    fn dynamic_and_stored(
-        &self,
-        name: String,
-        kind: &'static str,
-        dynamic: Vec<DynamicSite>,
-        scheme: WeightScheme,
-        balances: Vec<Balance>,
-    ) -> Variant {
+    /// Integer arithmetic where `computed` says, 8-bit tables, and every other weight stored in 8 bits.
+    fn computed_and_stored(&self, name: String, kind: &'static str, computed: Computed) -> Variant {
         let weights = self.weights.iter().filter(|w| !self.is_table(w)).cloned();
         let (of_products, others): (Vec<WeightSite>, Vec<WeightSite>) =
-            weights.partition(|w| dynamic.iter().any(|d| d.weight == w.tensor));
-        let mut sites: Vec<SiteInfo> = dynamic
-            .iter()
-            .map(|d| SiteInfo { name: d.output.clone(), elements: d.elements(), error: d.error })
-            .collect();
+            weights.partition(|w| computed.weights().any(|name| *name == w.tensor));
+        let mut sites = computed.infos();
         let tunable = sites.len();
         sites.extend(self.tables.iter().map(table_info));
         sites.extend(others.iter().map(weight_info));
@@ -120,16 +134,13 @@ impl Sites {
             kind,
             probe: None,
             tunable,
+            measured: false,
             sites,
             build: Box::new(move |mask| {
-                let (of_dynamic, rest) = mask.split_at(dynamic.len());
+                let (of_computed, rest) = mask.split_at(tunable);
                 let (of_tables, of_others) = rest.split_at(tables.len());
-                let nodes: Vec<NodePlan> = chosen(&dynamic, of_dynamic)
-                    .map(|d| NodePlan { output: d.output.clone(), weights: scheme, range: Range::MaxAbs })
-                    .collect();
+                let (mut made, float) = computed.passes(of_computed);
                 // A product that stays in float still has its weight stored in 8 bits; what 8 bits harm, in half precision.
-                let float = dynamic.iter().zip(of_dynamic).filter(|(_, on)| !**on).map(|(d, _)| &d.weight);
-                let float: HashSet<&String> = float.collect();
                 let mut stored: Vec<TensorPlan> = of_products
                     .iter()
                     .filter(|w| float.contains(&w.tensor))
@@ -137,8 +148,8 @@ impl Sites {
                     .chain(eight_or_half(&others, of_others))
                     .collect();
                 stored.sort_by(|a, b| a.tensor.cmp(&b.tensor));
-                let dynamic = DynamicInt8 { nodes, balances: balances.clone() };
-                passes(dynamic, table_plans(&tables, of_tables), stored)
+                made.extend(storing(table_plans(&tables, of_tables), stored));
+                made
             }),
         }
     }
@@ -153,13 +164,14 @@ impl Sites {
             kind: "stored",
             probe: None,
             tunable: 0,
+            measured: false,
             sites: tables.iter().map(table_info).chain(weights.iter().map(weight_info)).collect(),
             build: Box::new(move |mask| {
                 let (table_mask, weight_mask) = mask.split_at(tables.len());
                 let plans = table_plans(&tables, table_mask);
                 let halves = of_tables.iter().filter(|w| !plans.iter().any(|p| p.tensor == w.tensor));
                 let stored = halves.map(WeightSite::half).chain(eight_or_half(&weights, weight_mask)).collect();
-                passes(DynamicInt8::default(), plans, stored)
+                storing(plans, stored)
             }),
         }
     }
@@ -169,11 +181,58 @@ impl Sites {
     }
 }
 
-fn passes(dynamic: DynamicInt8, tables: Vec<TablePlan>, tensors: Vec<TensorPlan>) -> Vec<Box<dyn Pass>> {
-    let mut passes: Vec<Box<dyn Pass>> = Vec::new();
-    if !dynamic.nodes.is_empty() {
-        passes.push(Box::new(dynamic));
+/// Where a variant computes in integers.
+struct Computed {
+    fixed: Option<Fixed>,
+    dynamic: Vec<DynamicSite>,
+    /// How dynamic products store their weights.
+    scheme: WeightScheme,
+    balances: Vec<Balance>,
+}
+
+impl Computed {
+    /// Names of the weights.
+    fn weights(&self) -> impl Iterator<Item = &String> {
+        let fixed = self.fixed.iter().flat_map(|f| &f.sites).filter_map(|s| s.weight.as_ref());
+        fixed.chain(self.dynamic.iter().map(|d| &d.weight))
     }
+
+    fn infos(&self) -> Vec<SiteInfo> {
+        let mut infos: Vec<SiteInfo> = self.fixed.iter().flat_map(Fixed::infos).collect();
+        let dynamic = self.dynamic.iter();
+        infos.extend(dynamic.map(|d| SiteInfo {
+            name: d.output.clone(),
+            elements: d.elements(),
+            error: d.error,
+            follows: false,
+        }));
+        infos
+    }
+
+    /// The passes for a choice, and the names of the weights of what stays in float.
+    fn passes(&self, mask: &[bool]) -> (Vec<Box<dyn Pass>>, HashSet<String>) {
+        let (of_fixed, of_dynamic) = mask.split_at(self.fixed.as_ref().map_or(0, |f| f.sites.len()));
+        let mut passes: Vec<Box<dyn Pass>> = Vec::new();
+        let mut float = HashSet::new();
+        if let Some(fixed) = &self.fixed {
+            let plan = fixed.pass(of_fixed);
+            if !plan.nodes.is_empty() {
+                passes.push(Box::new(plan));
+            }
+            float.extend(left(&fixed.sites, of_fixed).filter_map(|s| s.weight.clone()));
+        }
+        let plan = |d: &DynamicSite| NodePlan { output: d.output.clone(), weights: self.scheme, range: Range::MaxAbs };
+        let nodes: Vec<NodePlan> = chosen(&self.dynamic, of_dynamic).map(plan).collect();
+        if !nodes.is_empty() {
+            passes.push(Box::new(DynamicInt8 { nodes, balances: self.balances.clone() }));
+        }
+        float.extend(left(&self.dynamic, of_dynamic).map(|d| d.weight.clone()));
+        (passes, float)
+    }
+}
+
+fn storing(tables: Vec<TablePlan>, tensors: Vec<TensorPlan>) -> Vec<Box<dyn Pass>> {
+    let mut passes: Vec<Box<dyn Pass>> = Vec::new();
     if !tables.is_empty() {
         passes.push(Box::new(EmbeddingInt8 { tables }));
     }
@@ -194,14 +253,18 @@ fn chosen<'a, T>(all: &'a [T], mask: &'a [bool]) -> impl Iterator<Item = &'a T> 
     all.iter().zip(mask).filter(|(_, on)| **on).map(|(site, _)| site)
 }
 
+fn left<'a, T>(all: &'a [T], mask: &'a [bool]) -> impl Iterator<Item = &'a T> {
+    all.iter().zip(mask).filter(|(_, on)| !**on).map(|(site, _)| site)
+}
+
 fn table_plans(tables: &[EmbeddingSite], mask: &[bool]) -> Vec<TablePlan> {
     chosen(tables, mask).map(|t| TablePlan { tensor: t.tensor.clone(), range: Range::MaxAbs }).collect()
 }
 
 fn table_info(table: &EmbeddingSite) -> SiteInfo {
-    SiteInfo { name: table.tensor.clone(), elements: table.rows * table.width, error: table.error }
+    SiteInfo { name: table.tensor.clone(), elements: table.rows * table.width, error: table.error, follows: false }
 }
 
 fn weight_info(weight: &WeightSite) -> SiteInfo {
-    SiteInfo { name: weight.tensor.clone(), elements: weight.elements, error: weight.error }
+    SiteInfo { name: weight.tensor.clone(), elements: weight.elements, error: weight.error, follows: false }
 }

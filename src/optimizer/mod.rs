@@ -1,7 +1,9 @@
-//! Lossy passes (8-bit weights, dynamic quantisation), the transactional driver that runs every pass, the search and the recipe it ends in.
+//! Lossy passes (8-bit weights, dynamic and static quantisation), calibration, the transactional driver that runs every pass, the search and the recipe it ends in.
 
+pub mod calibration;
 pub mod driver;
 pub mod int8;
+mod mixed;
 pub mod recipe;
 mod room;
 pub mod search;

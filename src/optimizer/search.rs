@@ -10,6 +10,7 @@ use std::time::Instant;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::driver::{Outcome, PassRecord, Work, encoded_len};
+use super::mixed;
 use super::recipe::Step;
 use super::room::{Form, form};
 use crate::api::bakejob::Goal;
@@ -72,6 +73,8 @@ pub trait Judge {
     fn quality(&mut self, candidate: &Model) -> Result<Vec<Score>, EngineError>;
     /// Paired, interleaved timing against the input.
     fn speed(&mut self, candidate: &Model) -> Result<Speed, EngineError>;
+    /// How far the outputs are from the input's, on a few samples of the search split: 0 unchanged, about 1 ruined. Cheap and continuous, to order sites by.
+    fn harm(&mut self, candidate: &Model) -> Result<f64, EngineError>;
     /// A word on what is being tried, for whoever watches.
     fn trying(&mut self, candidate: &str);
 }
@@ -93,6 +96,8 @@ pub struct Variant {
     /// How many of the sites, from the first on, cost time as well as save it, so that leaving small ones out may make it faster. Weights that are only
     /// stored in 8 bits are restored at load and cost nothing.
     pub tunable: usize,
+    /// Whether the harm of each of those is measured before any is left out: where errors meet each other inside the model, estimates tell too little.
+    pub measured: bool,
 }
 
 /// One site of a [`Variant`].
@@ -100,10 +105,12 @@ pub struct Variant {
 pub struct SiteInfo {
     /// Name of the node's output or of the weight.
     pub name: String,
-    /// Number of weights.
+    /// What leaving it out costs: its number of weights, or of multiplications.
     pub elements: usize,
     /// Expected harm.
     pub error: f64,
+    /// Whether it only acts where its neighbours do.
+    pub follows: bool,
 }
 
 /// A model that the search made, with what was measured of it on the search split.
@@ -131,7 +138,7 @@ pub struct Candidate {
 
 impl Candidate {
     /// How far the worst metric is above what it needs; negative when the candidate is not good enough.
-    fn margin(&self) -> f64 {
+    pub(super) fn margin(&self) -> f64 {
         self.quality.iter().map(Score::margin).fold(1.0, f64::min)
     }
 }
@@ -219,9 +226,14 @@ fn explore(base: &Work, alike: &[Variant], without: f64, limits: &Limits, judge:
         other.refused = other.refused.take().or_else(|| Some(why()));
     }
     let mut mask = vec![true; variant.sites.len()];
+    if variant.measured && candidate.refused.is_none() && candidate.margin() < 0.0 {
+        // Leaving sites out makes it slower still, so what is slow as a whole is not worth their measuring.
+        time(&mut candidate, judge);
+        candidate.refused = candidate.refused.or_else(|| slow_as_a_whole(candidate.speed, without));
+    }
     if candidate.refused.is_none()
         && candidate.margin() < 0.0
-        && let Some((repaired, kept)) = repair(base, variant, limits, judge)
+        && let Some((repaired, kept)) = mixed::repair(base, variant, limits, judge)
     {
         (candidate, mask) = (repaired, kept);
     }
@@ -265,6 +277,14 @@ fn slow_alone(
     candidate.refused.is_some().then_some(candidate)
 }
 
+fn slow_as_a_whole(speed: Option<Speed>, without: f64) -> Option<String> {
+    let slow = speed.filter(|speed| speed.lower <= without)?;
+    Some(format!(
+        "no faster even as a whole: {:.2}x [{:.2}, {:.2}], without it {without:.2}x",
+        slow.ratio, slow.lower, slow.upper
+    ))
+}
+
 fn time(candidate: &mut Candidate, judge: &mut dyn Judge) {
     match judge.speed(&candidate.work.model) {
         Ok(speed) => candidate.speed = Some(speed),
@@ -280,8 +300,8 @@ fn without_small_sites(
     limits: &Limits,
     judge: &mut dyn Judge,
 ) -> Vec<Candidate> {
-    let mut sizes: Vec<usize> =
-        variant.sites[..variant.tunable].iter().zip(mask).filter(|(_, on)| **on).map(|(s, _)| s.elements).collect();
+    let tunable = variant.sites[..variant.tunable].iter().zip(mask).filter(|(site, on)| **on && !site.follows);
+    let mut sizes: Vec<usize> = tunable.map(|(site, _)| site.elements).collect();
     sizes.sort_unstable();
     let mut thresholds: Vec<usize> =
         [sizes.len() / 2, sizes.len() * 3 / 4].into_iter().filter_map(|i| sizes.get(i).copied()).collect();
@@ -293,10 +313,11 @@ fn without_small_sites(
             .iter()
             .zip(mask)
             .enumerate()
-            .map(|(i, (s, on))| *on && (i >= variant.tunable || s.elements >= threshold))
+            .map(|(i, (s, on))| *on && (i >= variant.tunable || s.follows || s.elements >= threshold))
             .collect();
         let mut candidate = attempt(base, variant, &larger, limits, judge);
-        candidate.name = format!("{} from {threshold} weights", variant.name);
+        let unit = if variant.measured { "multiplications" } else { "weights" };
+        candidate.name = format!("{} from {threshold} {unit}", variant.name);
         if candidate.refused.is_none() {
             time(&mut candidate, judge);
         }
@@ -305,36 +326,14 @@ fn without_small_sites(
     found
 }
 
-/// Leaves out the most harmful sites until the budget is kept, bisecting on how many may stay. Where there are sites that compute, those are what is left out.
-fn repair(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge) -> Option<(Candidate, Vec<bool>)> {
-    let count = variant.sites.len();
-    let suspects = if variant.tunable > 0 { variant.tunable } else { count };
-    // Harm per weight: a site that is left out costs its size, so the large ones stay in as long as they can.
-    let harm = |site: usize| variant.sites[site].error.powi(2) / variant.sites[site].elements.max(1) as f64;
-    let mut order: Vec<usize> = (0..count).collect();
-    order.sort_by(|&a, &b| (a < suspects).cmp(&(b < suspects)).then(harm(a).total_cmp(&harm(b))).then(a.cmp(&b)));
-    let choose = |keep: usize| {
-        let mut mask = vec![false; count];
-        order[..keep].iter().for_each(|&site| mask[site] = true);
-        mask
-    };
-    let (mut low, mut high) = (0, count);
-    let mut best = None;
-    while low + 1 < high && Instant::now() < limits.deadline {
-        let middle = usize::midpoint(low, high);
-        let mask = choose(middle);
-        let candidate = attempt(base, variant, &mask, limits, judge);
-        if candidate.refused.is_none() && candidate.margin() >= 0.0 {
-            (low, best) = (middle, Some((candidate, mask)));
-        } else {
-            high = middle;
-        }
-    }
-    best
-}
-
 /// Applies the variant's passes for one choice of sites and scores the result. What goes wrong is the candidate's refusal, never an error of the bake.
-fn attempt(base: &Work, variant: &Variant, mask: &[bool], limits: &Limits, judge: &mut dyn Judge) -> Candidate {
+pub(super) fn attempt(
+    base: &Work,
+    variant: &Variant,
+    mask: &[bool],
+    limits: &Limits,
+    judge: &mut dyn Judge,
+) -> Candidate {
     let mut candidate = make(base, variant, mask, limits);
     if candidate.refused.is_none() {
         match judge.quality(&candidate.work.model) {
@@ -346,7 +345,7 @@ fn attempt(base: &Work, variant: &Variant, mask: &[bool], limits: &Limits, judge
 }
 
 /// The candidate of one choice of sites, nothing measured yet.
-fn make(base: &Work, variant: &Variant, mask: &[bool], limits: &Limits) -> Candidate {
+pub(super) fn make(base: &Work, variant: &Variant, mask: &[bool], limits: &Limits) -> Candidate {
     let mut work = base.clone();
     let mut records = Vec::new();
     let mut refused = None;

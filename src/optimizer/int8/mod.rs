@@ -1,7 +1,8 @@
-//! 8-bit weights and dynamic 8-bit arithmetic: the lossy passes of level Light.
+//! 8-bit weights, dynamic 8-bit arithmetic (level Light) and static 8-bit arithmetic (level Medium): the lossy passes.
 //!
 //! | pass | what the file holds | what runs |
 //! |---|---|---|
+//! | [`StaticInt8`] | int8 weights, int32 biases, ranges of activations | integer products and what lies between them; see [`qdq`] |
 //! | [`DynamicInt8`] | int8 weights, activations quantised per run | integer products; ONNX Runtime fuses the chain into one kernel |
 //! | [`EmbeddingInt8`] | int8 table and one scale per row | only the rows that are looked up become float |
 //! | [`WeightInt8`] | int8 (or half-precision) weights and scales | the float weights again, restored when the model loads |
@@ -15,6 +16,7 @@ pub mod dynamic;
 pub mod embedding;
 pub mod glob;
 pub mod linear;
+pub mod qdq;
 mod roles;
 pub mod scheme;
 mod scope;
@@ -26,6 +28,7 @@ pub use candidates::{DynamicSite, EmbeddingSite, WeightSite, dynamic_sites, embe
 pub use dynamic::{DynamicInt8, NodePlan, WeightScheme};
 pub use embedding::{EmbeddingInt8, TablePlan};
 pub use glob::Exclude;
+pub use qdq::{Region, StaticInt8, StaticSite};
 pub use roles::WeightKind;
 pub use scheme::{Range, weight_error};
 pub use weight::{Encoding, TensorPlan, WeightInt8};
@@ -38,6 +41,7 @@ pub fn from_parameters(pass: &str, parameters: &serde_json::Value) -> Option<Box
         P::deserialize(parameters).ok().map(|pass| Box::new(pass) as Box<dyn Pass>)
     }
     match pass {
+        StaticInt8::NAME => read::<StaticInt8>(parameters),
         DynamicInt8::NAME => read::<DynamicInt8>(parameters),
         EmbeddingInt8::NAME => read::<EmbeddingInt8>(parameters),
         WeightInt8::NAME => read::<WeightInt8>(parameters),

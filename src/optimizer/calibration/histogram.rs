@@ -1,0 +1,156 @@
+//! A histogram that grows with what it sees: 2,048 bins whose width is a power of two, so that widening it merges whole bins and loses nothing but resolution.
+
+/// Number of bins. From half of them on are in use.
+pub const BINS: usize = 2048;
+
+/// Finer bins than this would need scales that a float cannot hold.
+const FINEST: i32 = -100;
+
+/// How often values fell into each bin, plain and weighted. Zeros are not in it: they are exact under every range.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Histogram {
+    /// A bin is `2^exponent` wide.
+    exponent: i32,
+    /// `2^-exponent`.
+    per_unit: f64,
+    /// The first bin begins at `first * 2^exponent`.
+    first: i64,
+    counts: Vec<u64>,
+    weights: Vec<f64>,
+}
+
+/// One bin that is not empty.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Bin {
+    /// Its middle.
+    pub value: f64,
+    /// Values in it.
+    pub count: u64,
+    /// Sum of their weights.
+    pub weight: f64,
+}
+
+impl Histogram {
+    /// An empty histogram that can take values from `low` to `high`, both finite.
+    pub fn new(low: f32, high: f32) -> Self {
+        let (low, high) = (f64::from(low), f64::from(high));
+        let span = (high - low).max(low.abs().max(high.abs()) * 1e-6);
+        let guess = (span / BINS as f64).max(f64::MIN_POSITIVE).log2().floor() as i32 - 1;
+        let mut exponent = guess.max(FINEST);
+        while bin(high, exponent) - bin(low, exponent) >= BINS as i64 {
+            exponent += 1;
+        }
+        Self::empty(exponent, bin(low, exponent))
+    }
+
+    fn empty(exponent: i32, first: i64) -> Self {
+        Self { exponent, per_unit: exp2(-exponent), first, counts: vec![0; BINS], weights: vec![0.0; BINS] }
+    }
+
+    /// Makes room for values from `low` to `high`, both finite, beside those that it holds.
+    pub fn cover(&mut self, low: f32, high: f32) {
+        let used = |at: &usize| self.counts[*at] > 0;
+        let (Some(bottom), Some(top)) = ((0..BINS).find(used), (0..BINS).rev().find(used)) else {
+            *self = Self::new(low, high);
+            return;
+        };
+        let (bottom, top) = (self.first + bottom as i64, self.first + top as i64);
+        let mut coarser = 0;
+        let ends = |coarser: i32| {
+            let exponent = self.exponent + coarser;
+            let low = bin(f64::from(low), exponent).min(bottom >> coarser);
+            (low, bin(f64::from(high), exponent).max(top >> coarser))
+        };
+        while ends(coarser).1 - ends(coarser).0 >= BINS as i64 {
+            coarser += 1;
+        }
+        let first = ends(coarser).0;
+        if coarser == 0 && first >= self.first && ends(0).1 < self.first + BINS as i64 {
+            return;
+        }
+        let mut wider = Self::empty(self.exponent + coarser, first);
+        for at in (0..BINS).filter(used) {
+            let to = (((self.first + at as i64) >> coarser) - first) as usize;
+            wider.counts[to] += self.counts[at];
+            wider.weights[to] += self.weights[at];
+        }
+        *self = wider;
+    }
+
+    /// Counts a value that [`Histogram::cover`] made room for.
+    pub fn add(&mut self, value: f32, weight: f32) {
+        let number = (f64::from(value) * self.per_unit).floor() as i64;
+        let at = (number - self.first).clamp(0, BINS as i64 - 1) as usize;
+        self.counts[at] += 1;
+        self.weights[at] += f64::from(weight);
+    }
+
+    /// The bins that are not empty, ascending.
+    pub fn bins(&self) -> impl Iterator<Item = Bin> {
+        let width = exp2(self.exponent);
+        let used = (0..BINS).filter(move |&at| self.counts[at] > 0);
+        used.map(move |at| Bin {
+            value: ((self.first + at as i64) as f64 + 0.5) * width,
+            count: self.counts[at],
+            weight: self.weights[at],
+        })
+    }
+}
+
+/// Number of the bin of this width that a value falls into.
+fn bin(value: f64, exponent: i32) -> i64 {
+    (value * exp2(-exponent)).floor() as i64
+}
+
+fn exp2(exponent: i32) -> f64 {
+    2.0_f64.powi(exponent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(chunks: &[&[f32]]) -> Histogram {
+        let ends = |c: &[f32]| c.iter().fold((f32::MAX, f32::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
+        let (low, high) = ends(chunks[0]);
+        let mut histogram = Histogram::new(low, high);
+        for chunk in chunks {
+            let (low, high) = ends(chunk);
+            histogram.cover(low, high);
+            chunk.iter().for_each(|&v| histogram.add(v, v.abs()));
+        }
+        histogram
+    }
+
+    #[test]
+    fn the_same_values_in_any_order_fall_into_the_same_bins() {
+        let small: Vec<f32> = (0..500).map(|i| (i as f32 - 250.0) * 0.001).collect();
+        let large: Vec<f32> = (0..100).map(|i| i as f32 * 3.7 - 40.0).collect();
+        let (one, other) = (filled(&[&small, &large]), filled(&[&large, &small]));
+        let counts = |h: &Histogram| h.bins().map(|b| (b.value, b.count)).collect::<Vec<_>>();
+        assert_eq!(counts(&one), counts(&other));
+        assert_eq!(one.bins().map(|b| b.count).sum::<u64>(), 600);
+        let weight: f64 = small.iter().chain(&large).map(|v| f64::from(v.abs())).sum();
+        assert!((one.bins().map(|b| b.weight).sum::<f64>() - weight).abs() < 1e-3);
+    }
+
+    #[test]
+    fn a_value_lies_within_half_a_bin_of_its_bins_middle_and_half_the_bins_are_in_use() {
+        let values: Vec<f32> = (0..4000).map(|i| (i as f32 * 0.77).sin() * 5.0 + 3.0).collect();
+        let histogram = filled(&[&values]);
+        let width = exp2(histogram.exponent);
+        assert!(10.0 / width > BINS as f64 / 2.0 - 2.0, "{width}");
+        for value in values {
+            let near = histogram.bins().any(|b| (b.value - f64::from(value)).abs() <= width / 2.0);
+            assert!(near, "{value}");
+        }
+    }
+
+    #[test]
+    fn one_value_alone_and_the_widest_floats_have_a_bin() {
+        for values in [&[2.5_f32][..], &[1e-38, 1e-38], &[f32::MIN, f32::MAX], &[-0.5, 1e30]] {
+            let histogram = filled(&[values]);
+            assert_eq!(histogram.bins().map(|b| b.count).sum::<u64>(), values.len() as u64, "{values:?}");
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! Mixed precision: which sites of a variant stay in float, so that the rest keeps the budget.
+//!
+//! Sites are ordered by the harm that they do for what they save, the harm measured where the variant asks for it; then the number that may stay is bisected,
+//! and what was left out is tried again one by one.
+
+use std::time::{Duration, Instant};
+
+use super::driver::Work;
+use super::search::{Candidate, Judge, Limits, Variant, attempt, make};
+
+/// Sites that are tried again after the bisection.
+const MOST_RETURNS: usize = 8;
+
+/// Leaves out the most harmful sites until the budget is kept. Where there are sites that compute, those are what is left out.
+pub(super) fn repair(
+    base: &Work,
+    variant: &Variant,
+    limits: &Limits,
+    judge: &mut dyn Judge,
+) -> Option<(Candidate, Vec<bool>)> {
+    let count = variant.sites.len();
+    let suspects = if variant.tunable > 0 { variant.tunable } else { count };
+    let harms = if variant.measured {
+        let now = Instant::now();
+        let half = limits.deadline.saturating_duration_since(now) / 2;
+        scan(base, variant, limits, judge, now + half)
+    } else {
+        variant.sites.iter().map(|site| site.error.powi(2)).collect()
+    };
+    // A site that is left out costs its size, so the large ones stay in as long as they can.
+    let harm = |site: usize| harms[site] / variant.sites[site].elements.max(1) as f64;
+    let mut order: Vec<usize> = (0..count).collect();
+    order.sort_by(|&a, &b| (a < suspects).cmp(&(b < suspects)).then(harm(a).total_cmp(&harm(b))).then(a.cmp(&b)));
+    let (kept, best) = bisect(base, variant, &order, limits, judge)?;
+    let returning = if variant.measured { MOST_RETURNS } else { 0 };
+    Some(give_back(base, variant, &order[kept..], best, returning, limits, judge))
+}
+
+/// The most sites of `order`, from the first on, that keep the budget, and their candidate. At least one, never all: that was tried before.
+fn bisect(
+    base: &Work,
+    variant: &Variant,
+    order: &[usize],
+    limits: &Limits,
+    judge: &mut dyn Judge,
+) -> Option<(usize, (Candidate, Vec<bool>))> {
+    let (mut low, mut high) = (0, order.len());
+    let mut best = None;
+    while low + 1 < high && Instant::now() < limits.deadline {
+        let middle = usize::midpoint(low, high);
+        let mut mask = vec![false; order.len()];
+        order[..middle].iter().for_each(|&site| mask[site] = true);
+        let candidate = attempt(base, variant, &mask, limits, judge);
+        if keeps(&candidate) {
+            (low, best) = (middle, Some((candidate, mask)));
+        } else {
+            high = middle;
+        }
+    }
+    best.map(|best| (low, best))
+}
+
+/// Tries the sites that were left out once more, each by itself, the least harmful first: one bad one among them had condemned all behind it.
+fn give_back(
+    base: &Work,
+    variant: &Variant,
+    left_out: &[usize],
+    mut best: (Candidate, Vec<bool>),
+    most: usize,
+    limits: &Limits,
+    judge: &mut dyn Judge,
+) -> (Candidate, Vec<bool>) {
+    // The first is the one that the bisection failed at.
+    for &site in left_out.iter().skip(1).take(most) {
+        if Instant::now() >= limits.deadline {
+            break;
+        }
+        let mut mask = best.1.clone();
+        mask[site] = true;
+        let candidate = attempt(base, variant, &mask, limits, judge);
+        if keeps(&candidate) {
+            best = (candidate, mask);
+        }
+    }
+    best
+}
+
+fn keeps(candidate: &Candidate) -> bool {
+    candidate.refused.is_none() && candidate.margin() >= 0.0
+}
+
+/// The measured harm of each site that computes: of it alone, or of one that follows its neighbours, what is gained by leaving it out. What there is no time
+/// for, and the other sites, have their estimates in the same unit.
+fn scan(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge, until: Instant) -> Vec<f64> {
+    let count = variant.sites.len();
+    let mut harm_of = |mask: &[bool]| {
+        let candidate = make(base, variant, mask, limits);
+        // A choice that changes nothing harms nothing.
+        if candidate.refused.is_some() { Some(0.0) } else { judge.harm(&candidate.work.model).ok() }
+    };
+    let (mut none, mut all) = (vec![false; count], vec![true; count]);
+    let (harm_of_none, harm_of_all) = (harm_of(&none).unwrap_or(0.0), harm_of(&all).unwrap_or(1.0));
+    let mut measured: Vec<Option<f64>> = vec![None; count];
+    // The largest first: they decide most, and time may run out.
+    let mut order: Vec<usize> = (0..variant.tunable).collect();
+    order.sort_by_key(|&site| (std::cmp::Reverse(variant.sites[site].elements), site));
+    let began = Instant::now();
+    for (done, site) in order.into_iter().enumerate() {
+        let each = if done == 0 { Duration::ZERO } else { began.elapsed() / done as u32 };
+        if Instant::now() + each >= until {
+            break;
+        }
+        let harm = if variant.sites[site].follows {
+            all[site] = false;
+            let harm = harm_of(&all).map(|harm| harm_of_all - harm);
+            all[site] = true;
+            harm
+        } else {
+            none[site] = true;
+            let harm = harm_of(&none).map(|harm| harm - harm_of_none);
+            none[site] = false;
+            harm
+        };
+        // A model that fails to run with it is as harmed as can be.
+        measured[site] = Some(harm.unwrap_or(f64::INFINITY).max(0.0));
+    }
+    let estimate = |site: usize| variant.sites[site].error.powi(2);
+    let known =
+        || measured.iter().enumerate().filter_map(|(site, m)| Some((site, (*m)?))).filter(|(_, m)| m.is_finite());
+    let (seen, guessed) = known().fold((0.0, 0.0), |(a, b), (site, m)| (a + m, b + estimate(site)));
+    let unit = if guessed > 0.0 && seen > 0.0 { seen / guessed } else { 1.0 };
+    measured.iter().enumerate().map(|(site, m)| m.unwrap_or_else(|| estimate(site) * unit)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::bakejob::Goal;
+    use crate::engine::EngineError;
+    use crate::model::build::Builder;
+    use crate::model::edit::{is_op, node};
+    use crate::model::{DType, Effect, Facts, Model, Pass, PassError};
+    use crate::optimizer::search::{Score, SiteInfo, Speed, search};
+
+    /// Marks the model with the sites that are on, each as a node of its own.
+    struct Mark(Vec<usize>);
+
+    impl Pass for Mark {
+        fn name(&self) -> &'static str {
+            "mark"
+        }
+
+        fn apply(&self, model: &mut Model, _: &mut Facts) -> Result<Effect, PassError> {
+            for site in &self.0 {
+                model.graph_mut().node.push(node("Relu", "", &["x"], &[&format!("site{site}")], vec![]));
+            }
+            Ok(Effect::rewrites(self.0.len(), "nothing is on"))
+        }
+    }
+
+    /// Sites of known harm, which adds up; the budget is 1.
+    struct Known {
+        harms: Vec<f64>,
+        measured: usize,
+    }
+
+    impl Known {
+        fn sum(&self, model: &Model) -> f64 {
+            let marked = model.graph().node.iter().filter(|n| is_op(n, "Relu"));
+            marked.filter_map(|n| self.harms.get(n.output[0].strip_prefix("site")?.parse::<usize>().ok()?)).sum()
+        }
+    }
+
+    impl Judge for Known {
+        fn quality(&mut self, candidate: &Model) -> Result<Vec<Score>, EngineError> {
+            let estimate = 1.0 - self.sum(candidate) / 2.0;
+            Ok(vec![Score { metric: "m".into(), estimate, threshold: 0.5, needed: 0.0 }])
+        }
+
+        fn speed(&mut self, _: &Model) -> Result<Speed, EngineError> {
+            Ok(Speed { ratio: 2.0, lower: 1.9, upper: 2.1, n: 9 })
+        }
+
+        fn harm(&mut self, candidate: &Model) -> Result<f64, EngineError> {
+            self.measured += 1;
+            Ok(self.sum(candidate))
+        }
+
+        fn trying(&mut self, _: &str) {}
+    }
+
+    fn base() -> Work {
+        let model = Builder::new(17)
+            .input("x", DType::F32, &["N"])
+            .node("Abs", &["x"], "y", vec![])
+            .output("y", DType::F32, &["N"])
+            .build();
+        Work { model, facts: Facts::default(), steps: Vec::new() }
+    }
+
+    fn variant(harms: &[f64], follows: &[usize], measured: bool) -> Variant {
+        let site = |at: usize| SiteInfo {
+            name: format!("site{at}"),
+            elements: 10,
+            // The estimates say the opposite of the truth.
+            error: 1.0 / (1.0 + harms[at]),
+            follows: follows.contains(&at),
+        };
+        Variant {
+            name: "v".into(),
+            kind: "k",
+            sites: (0..harms.len()).map(site).collect(),
+            build: Box::new(|mask| {
+                let on = mask.iter().enumerate().filter(|(_, on)| **on).map(|(at, _)| at).collect();
+                vec![Box::new(Mark(on)) as Box<dyn Pass>]
+            }),
+            probe: None,
+            tunable: harms.len(),
+            measured,
+        }
+    }
+
+    fn limits() -> Limits {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        Limits { goal: Goal::Latency, input_bytes: 1, deadline, room: None }
+    }
+
+    fn repaired(harms: &[f64], follows: &[usize], measured: bool) -> (Vec<bool>, usize) {
+        let mut judge = Known { harms: harms.to_vec(), measured: 0 };
+        let (_, mask) = repair(&base(), &variant(harms, follows, measured), &limits(), &mut judge).unwrap();
+        (mask, judge.measured)
+    }
+
+    #[test]
+    fn what_is_no_faster_as_a_whole_is_not_measured_site_by_site() {
+        let harms = [0.1, 9.0];
+        let mut judge = Known { harms: harms.to_vec(), measured: 0 };
+        // This judge finds every model as fast as the one without any of it.
+        let candidates = search(&base(), &[variant(&harms, &[], true)], &limits(), &mut judge);
+        let refused = candidates.iter().find(|c| c.name == "v").unwrap().refused.clone().unwrap();
+        assert!(refused.starts_with("no faster even as a whole: 2.00x"), "{refused}");
+        assert_eq!(judge.measured, 0);
+    }
+
+    #[test]
+    fn the_one_site_that_ruins_the_model_is_found_by_measuring_and_left_out_alone() {
+        for bad in 0..7 {
+            let mut harms = vec![0.05; 7];
+            harms[bad] = 9.0;
+            let (mask, measured) = repaired(&harms, &[bad], true);
+            let expected: Vec<bool> = (0..7).map(|at| at != bad).collect();
+            assert_eq!(mask, expected, "site {bad}");
+            assert_eq!(measured, 1 + 7, "all, and each once; none changes nothing");
+        }
+    }
+
+    #[test]
+    fn as_many_stay_as_the_budget_bears_the_least_harmful_first() {
+        let (mask, _) = repaired(&[0.1, 0.9, 0.2, 0.6, 0.3], &[], true);
+        assert_eq!(mask, [true, false, true, false, true], "0.1 + 0.2 + 0.3 fits, 0.6 more does not");
+    }
+
+    #[test]
+    fn without_measuring_the_estimates_decide() {
+        let (mask, measured) = repaired(&[0.1, 0.9, 0.2, 0.6, 0.3], &[], false);
+        assert_eq!((mask, measured), (vec![false, true, false, false, false], 0));
+    }
+}
