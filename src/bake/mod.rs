@@ -79,6 +79,9 @@ pub struct Options {
 /// No new candidate is begun after so many seconds of searching.
 const SEARCH_SECONDS: u64 = 60;
 
+/// What measuring site by site may take at least, however long the search took before it.
+const MEASURING_SECONDS: u64 = 45;
+
 /// The most samples that a candidate is scored on during the search; the verdict takes all of its own.
 const MOST_SEARCH_SAMPLES: usize = 128;
 
@@ -270,6 +273,7 @@ fn optimise(
         goal: job.goal,
         input_bytes: loaded.model.encoded_len(),
         deadline: Instant::now() + Duration::from_secs(SEARCH_SECONDS),
+        measuring: Duration::from_secs(MEASURING_SECONDS),
         room,
     };
     let variants = if job.level == Level::Conservative || job.recipe.is_some() {

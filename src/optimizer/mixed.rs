@@ -1,12 +1,17 @@
 //! Mixed precision: which sites of a variant stay in float, so that the rest keeps the budget.
 //!
-//! Sites are ordered by the harm that they do for what they save, the harm measured where the variant asks for it; then the number that may stay is bisected,
-//! and what was left out is tried again one by one.
+//! Where the variant asks for it, the harm of each site is measured. Then those are left out one after the other whose absence helps the rest most, as it then
+//! is: errors add to each other and cancel each other, so what a site does alone says too little of it. Where a few do not suffice, sites are ordered by their
+//! harm for what they save, the number that may stay is bisected, and what was left out is tried again one by one.
 
 use std::time::{Duration, Instant};
 
 use super::driver::Work;
 use super::search::{Candidate, Judge, Limits, Variant, attempt, make};
+
+/// Sites that are left out one after the other before bisecting, and how many are looked at for each.
+const MOST_DESCENTS: usize = 6;
+const SHORTLIST: usize = 6;
 
 /// Sites that are tried again after the bisection.
 const MOST_RETURNS: usize = 8;
@@ -27,6 +32,11 @@ pub(super) fn repair(
     } else {
         variant.sites.iter().map(|site| site.error.powi(2)).collect()
     };
+    if variant.measured
+        && let Some(found) = descend(base, variant, &harms, limits, judge)
+    {
+        return Some(found);
+    }
     // A site that is left out costs its size, so the large ones stay in as long as they can.
     let harm = |site: usize| harms[site] / variant.sites[site].elements.max(1) as f64;
     let mut order: Vec<usize> = (0..count).collect();
@@ -34,6 +44,48 @@ pub(super) fn repair(
     let (kept, best) = bisect(base, variant, &order, limits, judge)?;
     let returning = if variant.measured { MOST_RETURNS } else { 0 };
     Some(give_back(base, variant, &order[kept..], best, returning, limits, judge))
+}
+
+/// Leaves out one site after the other until the budget is kept: each time that one of the most harmful whose absence leaves least harm.
+fn descend(
+    base: &Work,
+    variant: &Variant,
+    harms: &[f64],
+    limits: &Limits,
+    judge: &mut dyn Judge,
+) -> Option<(Candidate, Vec<bool>)> {
+    let now = Instant::now();
+    let until = now + limits.deadline.saturating_duration_since(now) / 2;
+    let mut mask = vec![true; variant.sites.len()];
+    let mut order: Vec<usize> = (0..variant.tunable).collect();
+    order.sort_by(|&a, &b| harms[b].total_cmp(&harms[a]).then(a.cmp(&b)));
+    for _ in 0..MOST_DESCENTS.min(variant.tunable.saturating_sub(1)) {
+        let mut best: Option<(f64, usize)> = None;
+        for &site in order.iter().take(SHORTLIST).filter(|_| Instant::now() < until) {
+            mask[site] = false;
+            if let Some(harm) = harm_of(base, variant, &mask, limits, judge)
+                && best.is_none_or(|(least, _)| harm < least)
+            {
+                best = Some((harm, site));
+            }
+            mask[site] = true;
+        }
+        let (_, site) = best?;
+        mask[site] = false;
+        order.retain(|&other| other != site);
+        let candidate = attempt(base, variant, &mask, limits, judge);
+        if keeps(&candidate) {
+            return Some((candidate, mask));
+        }
+    }
+    None
+}
+
+/// The harm of a choice of sites; `None` where it does not run.
+fn harm_of(base: &Work, variant: &Variant, mask: &[bool], limits: &Limits, judge: &mut dyn Judge) -> Option<f64> {
+    let candidate = make(base, variant, mask, limits);
+    // A choice that changes nothing harms nothing.
+    if candidate.refused.is_some() { Some(0.0) } else { judge.harm(&candidate.work.model).ok() }
 }
 
 /// The most sites of `order`, from the first on, that keep the budget, and their candidate. At least one, never all: that was tried before.
@@ -93,11 +145,7 @@ fn keeps(candidate: &Candidate) -> bool {
 /// for, and the other sites, have their estimates in the same unit.
 fn scan(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge, until: Instant) -> Vec<f64> {
     let count = variant.sites.len();
-    let mut harm_of = |mask: &[bool]| {
-        let candidate = make(base, variant, mask, limits);
-        // A choice that changes nothing harms nothing.
-        if candidate.refused.is_some() { Some(0.0) } else { judge.harm(&candidate.work.model).ok() }
-    };
+    let mut harm_of = |mask: &[bool]| harm_of(base, variant, mask, limits, judge);
     let (mut none, mut all) = (vec![false; count], vec![true; count]);
     let (harm_of_none, harm_of_all) = (harm_of(&none).unwrap_or(0.0), harm_of(&all).unwrap_or(1.0));
     let mut measured: Vec<Option<f64>> = vec![None; count];
@@ -222,7 +270,7 @@ mod tests {
 
     fn limits() -> Limits {
         let deadline = Instant::now() + Duration::from_secs(60);
-        Limits { goal: Goal::Latency, input_bytes: 1, deadline, room: None }
+        Limits { goal: Goal::Latency, input_bytes: 1, deadline, measuring: Duration::ZERO, room: None }
     }
 
     fn repaired(harms: &[f64], follows: &[usize], measured: bool) -> (Vec<bool>, usize) {
@@ -250,7 +298,7 @@ mod tests {
             let (mask, measured) = repaired(&harms, &[bad], true);
             let expected: Vec<bool> = (0..7).map(|at| at != bad).collect();
             assert_eq!(mask, expected, "site {bad}");
-            assert_eq!(measured, 1 + 7, "all, and each once; none changes nothing");
+            assert_eq!(measured, 1 + 7 + SHORTLIST, "all, each once (none changes nothing), and the worst once more");
         }
     }
 

@@ -5,7 +5,7 @@
 
 use schemars::JsonSchema;
 use std::collections::HashSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -152,6 +152,8 @@ pub struct Limits {
     pub input_bytes: usize,
     /// No new candidate is begun after this; what was found until then stands.
     pub deadline: Instant,
+    /// What variants with measured sites have at least, from when the first of them begins: the others, which come before them, may use up their own time.
+    pub measuring: Duration,
     /// Bytes that a pass may take beside the model; `None` without a known limit.
     pub room: Option<u64>,
 }
@@ -160,22 +162,28 @@ pub struct Limits {
 pub fn search(base: &Work, variants: &[Variant], limits: &Limits, judge: &mut dyn Judge) -> Vec<Candidate> {
     let mut candidates = vec![lossless(base, judge)];
     let without = candidates[0].speed.map_or(1.0, |s| s.ratio);
+    let mut limits = limits.clone();
+    let mut measuring = false;
     for alike in variants.chunk_by(|a, b| a.kind == b.kind) {
         if alike.iter().all(|variant| variant.sites.is_empty()) {
             continue;
+        }
+        if !measuring && alike.iter().any(|variant| variant.measured) {
+            measuring = true;
+            limits.deadline = limits.deadline.max(Instant::now() + limits.measuring);
         }
         if Instant::now() >= limits.deadline {
             judge.trying("nothing more: the time of the search is up");
             break;
         }
-        candidates.extend(explore(base, alike, without, limits, judge));
+        candidates.extend(explore(base, alike, without, &limits, judge));
     }
     let mut seen = HashSet::new();
     candidates.retain(|c| c.refused.is_some() || seen.insert(c.work.model.sha256()));
     for candidate in &mut candidates {
-        candidate.refused = candidate.refused.take().or_else(|| refusal(candidate, limits));
+        candidate.refused = candidate.refused.take().or_else(|| refusal(candidate, &limits));
     }
-    rank(&mut candidates, limits);
+    rank(&mut candidates, &limits);
     candidates
 }
 

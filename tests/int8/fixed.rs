@@ -71,11 +71,12 @@ fn a_network_computes_on_codes_from_its_first_convolution_to_its_logits() {
 #[cfg(feature = "ort")]
 fn onnx_runtime_fuses_every_node_of_it_and_leaves_no_float_between() {
     let Ok(ort) = bakehouse::engine::ort::OrtEngine::open(None) else { return };
-    let fused = |model: &Model, shape: &[usize]| {
-        let baked = applied(model, &everything(model, &feeds(shape), &[]));
+    let fused_but = |model: &Model, shape: &[usize], left_out: &[&str]| {
+        let baked = applied(model, &everything(model, &feeds(shape), left_out));
         let graph = ort.optimised_graph(&baked).unwrap();
         ops(&graph).into_iter().map(str::to_owned).collect::<Vec<_>>()
     };
+    let fused = |model: &Model, shape: &[usize]| fused_but(model, shape, &[]);
     let of_network = fused(&network(), &[1, 3, 12, 12]);
     let count = |ops: &[String], op: &str| ops.iter().filter(|o| *o == op).count();
     assert_eq!(count(&of_network, "QLinearConv"), 2, "{of_network:?}");
@@ -87,6 +88,9 @@ fn onnx_runtime_fuses_every_node_of_it_and_leaves_no_float_between() {
     }
     let of_perceptron = fused(&perceptron(17), &[3, 48]);
     assert_eq!(of_perceptron, ["QuantizeLinear", "QGemm", "QGemm"], "{of_perceptron:?}");
+    // The Relu goes, and the classifier that was left out computes in float as before.
+    let of_first = fused_but(&perceptron(17), &[3, 48], &["y"]);
+    assert_eq!(of_first, ["QuantizeLinear", "QGemm", "DequantizeLinear", "Gemm"], "{of_first:?}");
     let of_product = fused(&product(17), &[2, 3, 48]);
     assert_eq!(of_product, ["QuantizeLinear", "Reshape", "QGemm", "Reshape"], "{of_product:?}");
     assert_eq!(count(&fused(&attention(), &[1, 6, 16]), "MatMulIntegerToFloat"), 2);

@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::super::dynamic::{NodePlan, WeightScheme};
-use super::super::linear::Operator;
 use super::super::scheme::Range;
 use super::region::{Part, Region, StaticSite};
 use super::{ActivationPlan, StaticInt8};
@@ -22,16 +21,11 @@ impl Region {
         let ranges: BTreeMap<String, Chosen> =
             spreads.iter().filter_map(|(name, spread)| Some((name.clone(), spread.range(policy)?))).collect();
         let has_ranges = |site: &&StaticSite| {
-            let end = site.part != Part::Mover && gives_codes(site);
+            let end = site.part != Part::Mover && site.gives_codes;
             site.inputs.iter().all(|i| ranges.contains_key(i)) && (!end || ranges.contains_key(&site.end))
         };
         Ranged { sites: self.sites.iter().filter(has_ranges).cloned().collect(), ranges }
     }
-}
-
-/// Whether the integer form of a site gives codes and nothing else.
-fn gives_codes(site: &StaticSite) -> bool {
-    !matches!(site.part, Part::Linear(Operator::MatMul | Operator::Gemm))
 }
 
 impl Ranged {
@@ -65,7 +59,7 @@ impl Ranged {
         let mut coded: HashMap<&str, &str> = HashMap::new();
         for site in self.sites.iter().filter(linear) {
             coded.insert(&site.inputs[0], &site.inputs[0]);
-            if gives_codes(site) {
+            if site.gives_codes {
                 coded.insert(&site.end, &site.end);
             }
         }
@@ -103,7 +97,7 @@ impl Ranged {
         let read: HashSet<&str> = kept().flat_map(|s| s.inputs.iter().map(String::as_str)).collect();
         let mut through: BTreeMap<&str, bool> = read.iter().map(|&name| (name, false)).collect();
         for site in kept() {
-            if gives_codes(site) {
+            if site.gives_codes {
                 through.insert(&site.end, true);
             } else if let Some(through) = through.get_mut(site.end.as_str()) {
                 *through = self.is_read_by_codes_alone(site, &kept);

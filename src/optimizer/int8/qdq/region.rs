@@ -1,6 +1,6 @@
 //! What of a graph can be computed on codes with known ranges: read off its structure, never off names.
 //!
-//! A result is quantised where a convolution makes it (its integer form gives codes) or where what reads it computes on codes. Never: what leaves the graph, be it
+//! A result is quantised where its integer form gives codes (that of a convolution, or of what a `Relu` follows) or where what reads it computes on codes. Never: what leaves the graph, be it
 //! through a softmax or a reshape (logits keep all their bits); what a normalisation reads, for it magnifies rounding; what a softmax gives.
 
 use std::collections::{HashMap, HashSet};
@@ -42,6 +42,8 @@ pub struct StaticSite {
     pub work: usize,
     /// Relative RMS error of its weights in 8 bits; 0 without weights.
     pub weight_error: f64,
+    /// Whether its integer form gives codes at `end` and nothing else: a convolution's does, and what a `Relu` or `Clip` follows is not fused without.
+    pub(super) gives_codes: bool,
     /// Whether everyone who reads `end` is a site.
     pub(super) inward: bool,
 }
@@ -118,11 +120,12 @@ impl Reader<'_> {
     fn linear_site(&self, node: &NodeProto, found: &Linear) -> Option<StaticSite> {
         let error = weight_error(&found.matrix, &[found.channel_axis()], WeightScheme::Int8.limit(), Range::MaxAbs);
         let behind = bias_behind(self.model, &self.index, node, found);
-        let end = self.end(behind.map_or(node, |(add, ..)| &self.nodes()[add]))?;
-        let conv = found.operator == Operator::Conv;
+        let last = behind.map_or(node, |(add, ..)| &self.nodes()[add]);
+        let end = self.end(last)?;
+        let gives_codes = found.operator == Operator::Conv || last.output.first() != Some(&end);
         let fits = error.is_finite()
             && !self.comes_from_softmax(&found.activation)
-            && !(conv && (self.is_exposed(&end) || self.is_normalised(&end)));
+            && !(gives_codes && (self.is_exposed(&end) || self.is_normalised(&end)));
         fits.then(|| StaticSite {
             output: node.output[0].clone(),
             part: Part::Linear(found.operator),
@@ -131,6 +134,7 @@ impl Reader<'_> {
             weight: Some(found.weight.clone()),
             work: found.depth() * self.values(&node.output[0]).max(found.channels()),
             weight_error: error,
+            gives_codes,
             inward: false,
         })
     }
@@ -162,6 +166,7 @@ impl Reader<'_> {
             work: self.values(&end),
             end,
             weight_error: 0.0,
+            gives_codes: true,
             inward: false,
         })
     }

@@ -17,6 +17,9 @@ const BIAS_LIMIT: f64 = (1_u32 << 30) as f64;
 /// Codes that the bias of a channel without weights gets; its scale is free.
 const BIAS_ALONE: f64 = (1_u32 << 20) as f64;
 
+/// A bias below this is as good as none; a scale that says it might not be a normal float.
+const VANISHING: f64 = 1e-30;
+
 /// Collects the new node list; hands each constant out once.
 pub(super) struct Writer<'p> {
     plans: HashMap<&'p str, &'p ActivationPlan>,
@@ -59,9 +62,8 @@ impl<'p> Writer<'p> {
             node.input[operand] = row;
         }
         if codes {
-            for input in 0..node.input.len() {
-                let name = node.input[input].clone();
-                node.input[input] = self.read(&name, facts);
+            for input in &mut node.input {
+                *input = self.read(input, facts);
             }
         }
         self.push(node, facts);
@@ -214,7 +216,7 @@ impl<'p> Writer<'p> {
 
     /// Name of the restored bias.
     fn bias(&mut self, output: &str, bias: &[f32], scales: &[f32], activation: f32) -> String {
-        let scales: Vec<f32> = scales.iter().map(|s| (s * activation).max(f32::MIN_POSITIVE)).collect();
+        let scales: Vec<f32> = scales.iter().map(|s| s * activation).collect();
         let round =
             |(b, s): (&f32, &f32)| (f64::from(*b) / f64::from(*s)).round_ties_even().clamp(-BIAS_LIMIT, BIAS_LIMIT);
         let codes: Vec<i32> = bias.iter().zip(&scales).map(|pair| round(pair) as i32).collect();
@@ -229,7 +231,8 @@ impl<'p> Writer<'p> {
     }
 }
 
-/// Makes the scale of a channel such that its bias fits into codes of the scale of its products.
+/// Makes the scale of a channel such that its bias fits into codes of the scale of its products, which has to be the very product of both scales: ONNX Runtime
+/// fuses nothing else.
 fn make_room(quantised: &mut Quantised, shape: &[usize], axis: usize, bias: &[f32], activation: f64) {
     let inner: usize = shape[axis + 1..].iter().product::<usize>().max(1);
     let channels = shape[axis];
@@ -238,17 +241,21 @@ fn make_room(quantised: &mut Quantised, shape: &[usize], axis: usize, bias: &[f3
         empty[at / inner % channels] = false;
     }
     for (channel, &bias) in bias.iter().enumerate() {
-        let needed = |codes: f64| (f64::from(bias.abs()) / (activation * codes)) as f32;
+        let bias = f64::from(bias.abs());
+        let needed = |codes: f64| (bias / (activation * codes)) as f32;
         let scale = quantised.scales[channel];
-        if empty[channel] {
-            quantised.scales[channel] = if bias == 0.0 { scale } else { needed(BIAS_ALONE).max(f32::MIN_POSITIVE) };
+        // Weights of a unit that training gave up may be so small that their products have no scale.
+        let wider = if empty[channel] || f64::from(scale) * activation < f64::from(f32::MIN_POSITIVE) {
+            if bias < VANISHING { 1.0 } else { needed(BIAS_ALONE) }
         } else if needed(BIAS_LIMIT) > scale {
-            let wider = needed(BIAS_LIMIT);
-            for run in quantised.codes.chunks_mut(inner).skip(channel).step_by(channels) {
-                run.iter_mut().for_each(|code| *code = (f32::from(*code) * scale / wider).round_ties_even() as i8);
-            }
-            quantised.scales[channel] = wider;
+            needed(BIAS_LIMIT)
+        } else {
+            continue;
+        };
+        for run in quantised.codes.chunks_mut(inner).skip(channel).step_by(channels) {
+            run.iter_mut().for_each(|code| *code = (f32::from(*code) * scale / wider).round_ties_even() as i8);
         }
+        quantised.scales[channel] = wider;
     }
 }
 
@@ -265,6 +272,17 @@ mod tests {
         let code = 5.0 / (f64::from(quantised.scales[0]) * 1e-2);
         assert!(code <= BIAS_LIMIT * 1.000_001 && code > BIAS_LIMIT * 0.99, "{code}");
         assert_eq!(quantised.codes[..2], [0, 0]);
+    }
+
+    #[test]
+    fn weights_too_small_for_a_scale_of_their_products_become_zero() {
+        for bias in [0.0, 1e-38, 0.3] {
+            let mut quantised = Quantised { codes: vec![127, 1], scales: vec![2e-38] };
+            make_room(&mut quantised, &[1, 2], 0, &[bias], 0.05);
+            assert_eq!(quantised.codes, [0, 0], "{bias}");
+            let scale = f64::from(quantised.scales[0]) * 0.05;
+            assert!(scale > f64::from(f32::MIN_POSITIVE), "{bias}: {scale}");
+        }
     }
 
     #[test]
