@@ -39,7 +39,7 @@ def main():
 
 
 def single_bakes(program, out):
-    """Each model at Conservative, and at Light for size and for latency."""
+    """Each model at Conservative, at Light for size and for latency, and at Medium for latency."""
     folder = bakes.scoreboard()
     models = [(example, lambda *a, e=example: bakes.bake_example(program, e, *a)) for example in bakes.EXAMPLES]
     for task in bakes.TASKS if folder else []:
@@ -47,7 +47,7 @@ def single_bakes(program, out):
             models.append((task, lambda *a, t=task: bakes.bake_task(program, t, *a, folder)))
     results, failures = [], []
     for name, bake in models:
-        for level, goal in [("conservative", "balanced"), ("light", "size"), ("light", "latency")]:
+        for level, goal in [("conservative", "balanced"), ("light", "size"), ("light", "latency"), ("medium", "latency")]:
             try:
                 results.append(bake(level, goal, out / f"{name}-{level}-{goal}"))
             except bakes.Failed as failure:
@@ -136,7 +136,8 @@ def page(program, results, failures, batches):
 
     lossless = [b for b in results if b.level == "conservative"]
     size = [b for b in results if b.goal == "size"]
-    latency = [b for b in results if b.goal == "latency"]
+    latency = [b for b in results if b.goal == "latency" and b.level == "light"]
+    medium = [b for b in results if b.level == "medium"]
     light = size + latency
     percent = lambda v: f"{v * 100:.1f} %"
     signed = lambda v: f"{v * 100:+.1f} %"
@@ -144,6 +145,7 @@ def page(program, results, failures, batches):
     # An input that is returned unchanged has no speedup: it counts as a miss, not as a measurement of 1.
     interval = lambda s: f"{s[0]:.2f}x [{s[1]:.2f}, {s[2]:.2f}] n={s[3]}" if s else "none, input returned"
     per_model("speedup, goal Latency", ">= 1.5x (1.2-2.8x)", latency, lambda b: b.speedup or (), lambda s: bool(s) and s[0] >= 1.5, interval)
+    per_model("speedup, Medium, goal Latency", ">= 1.5x (1.2-2.8x)", medium, lambda b: b.speedup or (), lambda s: bool(s) and s[0] >= 1.5, interval)
     per_model("speedup, goal Latency: not slower", "upper end >= 1x", latency, lambda b: b.speedup, lambda s: s[2] >= 1.0, interval)
     per_model("memory reduction: bytes of the file, goal Size", ">= 20 % (20-60 %)", size, lambda b: 1 - b.bytes_ratio, lambda v: v >= 0.2, percent)
     per_model("memory reduction: a fresh process above idle, goal Size", ">= 20 % (20-60 %)", size, memory_reduction, lambda v: v >= 0.2, percent)
@@ -160,6 +162,7 @@ def page(program, results, failures, batches):
     per_model("fusions by the engine at load, listed apart", "told", lossless, engine, lambda v: True, str)
 
     retention = lambda b: (q := (b.report.get("quality") or {}).get("accuracy_retention")) and q["lower"] is not None and (q["estimate"], q["lower"]) or None
+    per_model("accuracy retention, Medium, lower bound", ">= 95 %", medium, retention, lambda v: v[1] >= 0.95, lambda v: f"{v[0]:.4f} (>= {v[1]:.4f})")
     per_model("accuracy retention, Light, lower bound", ">= 95 %", light, retention, lambda v: v[1] >= 0.95, lambda v: f"{v[0]:.4f} (>= {v[1]:.4f})")
 
     throughput(batches, add, missing)
@@ -169,7 +172,7 @@ def page(program, results, failures, batches):
     peak = lambda b: b.after["freshProcess"].get("peakRssBytes")
     per_model("inference: peak memory of a fresh process, goal Size", "< 100 MB", size, peak, lambda v: v < 100e6, lambda v: f"{v / 1e6:.0f} MB")
 
-    for level, target in [("conservative", 1.0), ("light", 1.0)]:
+    for level, target in [("conservative", 1.0), ("light", 1.0), ("medium", 0.95)]:
         of = [b for b in results if b.level == level]
         lost = sum(1 for _, at, _, _ in failures if at == level)
         total = len(of) + lost
@@ -179,7 +182,6 @@ def page(program, results, failures, batches):
             add(f"pass rate of level {level.capitalize()}", percent(target), f"{percent(good / total)}" + (f" ({', '.join(bad)})" if bad else ""), good / total >= target, total, cite(of))
         else:
             missing(f"pass rate of level {level.capitalize()}", percent(target), "no bake")
-    missing("pass rate of level Medium", "95.0 %", "the level is not built")
     missing("pass rate of level Aggressive", "90.0 %", "the level is not built")
     missing("memory efficiency: peak RSS / request", "> 70 %", "needs a pod with a request")
     missing("CPU efficiency: CPU seconds / (wall x request)", "> 60 %, peak < 70 % of the node", "needs a pod with a request")

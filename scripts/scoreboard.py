@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Bakes the scoreboard's models at level Light for size and for latency, and prints what each bake measured.
+"""Bakes the scoreboard's models at one level (Light, unless named) for size and for latency, and prints what each bake measured.
 
-usage: scoreboard.py PROGRAM [TASK...]
+usage: scoreboard.py PROGRAM [--level LEVEL] [TASK...]
 
 Artifacts go to $BAKEHOUSE_SCOREBOARD/baked/<task>.bakehouse-<goal>.onnx, reports beside them under reports/<task>-<goal>/.
 """
@@ -18,12 +18,18 @@ def main():
     folder = bakes.scoreboard()
     if folder is None:
         sys.exit("The scoreboard's models are not there. Fetch them, or name their folder in BAKEHOUSE_SCOREBOARD.")
-    tasks = sys.argv[2:] or [t for t in bakes.TASKS if (folder / "models" / f"{t}.onnx").exists()]
+    named = sys.argv[2:]
+    level = "light"
+    if "--level" in named:
+        at = named.index("--level")
+        level = named[at + 1].lower()
+        named = named[:at] + named[at + 2 :]
+    tasks = named or [t for t in bakes.TASKS if (folder / "models" / f"{t}.onnx").exists()]
     rows, reasons, machine = [], [], None
     for task in tasks:
         for goal in ["size", "latency"]:
             try:
-                done = bakes.bake_task(program, task, "light", goal, folder / "reports" / f"{task}-{goal}", folder)
+                done = bakes.bake_task(program, task, level, goal, folder / "reports" / f"{task}-{goal}", folder)
             except bakes.Failed as failure:
                 rows.append([task, goal, "-", "-", "-", "error", "-", "-", "-"])
                 reasons.append(str(failure))

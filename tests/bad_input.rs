@@ -277,9 +277,9 @@ fn jobs() -> Vec<Case> {
         spec(
             "a level that is not built",
             "/optimization",
-            json!({"level": "Medium"}),
+            json!({"level": "Aggressive"}),
             2,
-            &["Medium", "use Conservative or Light"],
+            &["Aggressive", "use Conservative, Light or Medium"],
         ),
         spec(
             "a store that is not built",
