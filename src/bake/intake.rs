@@ -136,6 +136,9 @@ pub(super) fn load(job: &ResolvedJob, package: Option<&Package>, options: &Optio
         taps = taps.into_iter().step_by(2).collect();
         remarks.push("Every second internal tensor is compared, to take less memory.".to_owned());
     }
+    if taps.is_empty() {
+        remarks.push("No internal tensor can be read; FeaturePreservation compares the outputs.".to_owned());
+    }
     let file_bytes = source.bytes();
     Ok(Loaded {
         model,

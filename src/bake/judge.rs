@@ -99,10 +99,13 @@ impl<'a> Bench<'a> {
             baseline: of_input.get(*from).cloned().unwrap_or_default(),
             baked,
         });
-        let taps = taps.filter(|p| !p.baseline.is_empty() && !p.baked.is_empty()).collect();
+        let mut taps: Vec<TapPair> = taps.filter(|p| !p.baseline.is_empty() && !p.baked.is_empty()).collect();
         let outputs = self.input.output_names().into_iter().zip(&self.outputs).zip(baked.outputs);
-        let outputs =
+        let outputs: Vec<OutputPair> =
             outputs.map(|((name, a), b)| OutputPair { name: name.to_owned(), baseline: a.clone(), baked: b }).collect();
+        if self.taps.is_empty() {
+            taps = outputs.iter().map(observe::as_features).collect();
+        }
         Ok((outputs, taps))
     }
 

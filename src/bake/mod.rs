@@ -90,7 +90,7 @@ const PAGE: &str = "report.html";
 const PAGE_FORMAT: &str = "HTML";
 
 /// The most samples that the harm of one site is measured on.
-const MOST_GLANCE_SAMPLES: usize = 32;
+const MOST_GLANCE_SAMPLES: usize = 12;
 
 /// Name of the artifact's file.
 const MODEL_FILE: &str = "model.onnx";

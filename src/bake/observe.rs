@@ -2,7 +2,7 @@
 
 use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine};
 use crate::model::{Model, Tensor};
-use crate::quality::Rows;
+use crate::quality::{OutputPair, Rows, TapPair};
 
 /// Features of one tap and sample. Of a larger tap, positions are sampled evenly, the same for every model: CKA compares similarities between samples, which
 /// so many positions give as well as all, in bounded time and memory.
@@ -58,6 +58,12 @@ pub(super) fn together(
     threads: usize,
 ) -> Result<Seen, EngineError> {
     Reading { engine, model, taps, keep_outputs: true }.run(feeds, threads)
+}
+
+/// An output as if it were a tap: all that can be seen of a model whose layers lie in the branches of an `If`.
+pub(super) fn as_features(output: &OutputPair) -> TapPair {
+    let rows = |samples: &[Tensor]| Rows::from_tensors(samples, MOST_FEATURES);
+    TapPair { name: output.name.clone(), baseline: rows(&output.baseline), baked: rows(&output.baked) }
 }
 
 /// How many sessions share the feeds, each on one thread where there are several.

@@ -453,11 +453,30 @@ fn rank(candidates: &mut [Candidate], limits: &Limits) {
         let ((refused_a, merit_a), (refused_b, merit_b)) = (key(a), key(b));
         refused_a.cmp(&refused_b).then(merit_a.total_cmp(&merit_b))
     });
+    if limits.goal == Goal::Latency
+        && let Some(at) = smaller_and_as_fast(candidates)
+    {
+        candidates[..=at].rotate_right(1);
+    }
+}
+
+/// A candidate counts as smaller than the fastest one below this share of its bytes.
+const MUCH_SMALLER: f64 = 0.95;
+
+/// The smallest of the eligible candidates that measuring cannot tell from the fastest, where it is much smaller.
+fn smaller_and_as_fast(ranked: &[Candidate]) -> Option<usize> {
+    let fastest = ranked.first().filter(|c| c.refused.is_none())?;
+    let ratio = fastest.speed?.ratio;
+    let as_fast = |c: &Candidate| c.refused.is_none() && c.speed.is_some_and(|s| s.upper >= ratio);
+    let smaller = |c: &Candidate| (c.bytes as f64) < MUCH_SMALLER * fastest.bytes as f64;
+    (0..ranked.len()).filter(|&at| as_fast(&ranked[at]) && smaller(&ranked[at])).min_by_key(|&at| ranked[at].bytes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Facts;
+    use crate::model::build::Builder;
 
     fn speed(ratio: f64, half: f64) -> Speed {
         Speed { ratio, lower: ratio - half, upper: ratio + half, n: 100 }
@@ -476,6 +495,31 @@ mod tests {
     fn a_speedup_within_the_noise_counts_as_none() {
         assert_eq!(merit(Goal::Latency, Some(speed(1.05, 0.1)), 100, 100), 0.0);
         assert!(merit(Goal::Latency, Some(speed(1.05, 0.01)), 100, 100) > 0.0);
+    }
+
+    #[test]
+    fn of_candidates_that_are_as_fast_the_much_smaller_one_is_first() {
+        let candidate = |name: &str, bytes: usize, speed: Speed| Candidate {
+            name: name.to_owned(),
+            work: Work { model: Builder::new(17).build(), facts: Facts::default(), steps: Vec::new() },
+            records: Vec::new(),
+            quality: Vec::new(),
+            speed: Some(speed),
+            bytes,
+            nodes: 0,
+            left_out: Vec::new(),
+            refused: None,
+        };
+        let deadline = Instant::now();
+        let limits = |goal| Limits { goal, input_bytes: 100, deadline, measuring: Duration::ZERO, room: None };
+        let first = |small: Speed, bytes: usize| {
+            let mut all = [candidate("fast", 99, speed(1.02, 0.01)), candidate("small", bytes, small)];
+            rank(&mut all, &limits(Goal::Latency));
+            all[0].name.clone()
+        };
+        assert_eq!(first(speed(1.01, 0.02), 40), "small", "nobody can tell 1.01 from 1.02 here");
+        assert_eq!(first(speed(0.97, 0.02), 40), "fast", "0.99 at most");
+        assert_eq!(first(speed(1.01, 0.02), 97), "fast", "hardly smaller");
     }
 
     #[test]
