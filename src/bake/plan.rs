@@ -2,7 +2,7 @@
 
 mod fixed;
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use super::intake::Loaded;
 use crate::api::ResolvedJob;
@@ -140,11 +140,12 @@ impl Sites {
                 let (of_computed, rest) = mask.split_at(tunable);
                 let (of_tables, of_others) = rest.split_at(tables.len());
                 let (mut made, float) = computed.passes(of_computed);
-                // A product that stays in float still has its weight stored in 8 bits; what 8 bits harm, in half precision.
+                // A product that stays in float still has its weight stored in fewer bits: in 8, or in half precision where they may be what harms.
                 let mut stored: Vec<TensorPlan> = of_products
                     .iter()
-                    .filter(|w| float.contains(&w.tensor))
-                    .map(|w| w.plan(Encoding::CastMul, Range::MaxAbs))
+                    .filter_map(|w| {
+                        Some(if *float.get(&w.tensor)? { w.half() } else { w.plan(Encoding::CastMul, Range::MaxAbs) })
+                    })
                     .chain(eight_or_half(&others, of_others))
                     .collect();
                 stored.sort_by(|a, b| a.tensor.cmp(&b.tensor));
@@ -209,24 +210,24 @@ impl Computed {
         infos
     }
 
-    /// The passes for a choice, and the names of the weights of what stays in float.
-    fn passes(&self, mask: &[bool]) -> (Vec<Box<dyn Pass>>, HashSet<String>) {
+    /// The passes for a choice, and the names of the weights of what stays in float: whether 8 bits of the weights themselves may be why.
+    fn passes(&self, mask: &[bool]) -> (Vec<Box<dyn Pass>>, HashMap<String, bool>) {
         let (of_fixed, of_dynamic) = mask.split_at(self.fixed.as_ref().map_or(0, |f| f.sites.len()));
         let mut passes: Vec<Box<dyn Pass>> = Vec::new();
-        let mut float = HashSet::new();
+        let mut float = HashMap::new();
         if let Some(fixed) = &self.fixed {
             let plan = fixed.pass(of_fixed);
             if !plan.nodes.is_empty() {
                 passes.push(Box::new(plan));
             }
-            float.extend(left(&fixed.sites, of_fixed).filter_map(|s| s.weight.clone()));
+            float.extend(left(&fixed.sites, of_fixed).filter_map(|s| Some((s.weight.clone()?, true))));
         }
         let plan = |d: &DynamicSite| NodePlan { output: d.output.clone(), weights: self.scheme, range: Range::MaxAbs };
         let nodes: Vec<NodePlan> = chosen(&self.dynamic, of_dynamic).map(plan).collect();
         if !nodes.is_empty() {
             passes.push(Box::new(DynamicInt8 { nodes, balances: self.balances.clone() }));
         }
-        float.extend(left(&self.dynamic, of_dynamic).map(|d| d.weight.clone()));
+        float.extend(left(&self.dynamic, of_dynamic).map(|d| (d.weight.clone(), false)));
         (passes, float)
     }
 }

@@ -10,8 +10,8 @@ use super::driver::Work;
 use super::search::{Candidate, Judge, Limits, Variant, attempt, make};
 
 /// Sites that are left out one after the other before bisecting, and how many are looked at for each.
-const MOST_DESCENTS: usize = 6;
-const SHORTLIST: usize = 6;
+const MOST_DESCENTS: usize = 8;
+const SHORTLIST: usize = 4;
 
 /// Sites that are tried again after the bisection.
 const MOST_RETURNS: usize = 8;
