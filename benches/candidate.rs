@@ -36,14 +36,11 @@ impl Stages {
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let files: Vec<PathBuf> = std::env::args().skip(1).filter(|a| !a.starts_with("--")).map(PathBuf::from).collect();
-    let [model, data, out] = match files.try_into() {
-        Ok(three) => three,
-        Err(_) => {
-            let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/cnn");
-            let out = std::env::temp_dir().join("bakehouse-candidate.onnx");
-            [example.join("model.onnx"), example.join("calibration.npz"), out]
-        }
-    };
+    let [model, data, out] = files.try_into().unwrap_or_else(|_| {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/cnn");
+        let out = std::env::temp_dir().join("bakehouse-candidate.onnx");
+        [example.join("model.onnx"), example.join("calibration.npz"), out]
+    });
     let mut stages = Stages { since: Instant::now(), seconds: Map::new() };
     let engines = Engines::discover(None);
     stages.end("library");
