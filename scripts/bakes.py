@@ -16,10 +16,15 @@ class Failed(Exception):
     """A bake that ended without an artifact."""
 
 
+def scoreboard_folder():
+    """Where the scoreboard's models and data lie, or will."""
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    return pathlib.Path(os.environ.get("BAKEHOUSE_SCOREBOARD") or cache / "bakehouse" / "scoreboard")
+
+
 def scoreboard():
     """Folder of the scoreboard's models and data, or None when it was never fetched."""
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    folder = pathlib.Path(os.environ.get("BAKEHOUSE_SCOREBOARD") or cache / "bakehouse" / "scoreboard")
+    folder = scoreboard_folder()
     return folder if (folder / "models").is_dir() and (folder / "data").is_dir() else None
 
 
