@@ -10,6 +10,7 @@ import pathlib
 import resource
 import sys
 import time
+import traceback
 
 
 
@@ -152,11 +153,17 @@ def main():
         work(str(place.model(task)), feeds, out)
         result["seconds"] = time.perf_counter() - loaded
     except BaseException as error:
-        result["error"] = f"{type(error).__name__}: {error}"
+        result["error"] = f"{type(error).__name__}: {error}" if str(error) else f"{type(error).__name__} in {place_of(error)}"
     pathlib.Path(f"{out}.prepared").unlink(missing_ok=True)
     result["peakBytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print()
     print(json.dumps(result))
+
+
+def place_of(error):
+    """Where an error without words was raised."""
+    *_, last = traceback.extract_tb(error.__traceback__)
+    return f"{last.name}, {pathlib.Path(last.filename).name}:{last.lineno}: {last.line}"
 
 
 def calibration(path):

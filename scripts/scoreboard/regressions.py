@@ -1,0 +1,85 @@
+"""Compares the figures of this run with the committed ones: what is worse by more than its own spread is a regression."""
+
+from scoreboard import machine, ours
+
+# Of what is measured once in a run, and so has no spread of its own, this much more is worse. The search listens to a clock: sizes may move a little.
+MORE = {"bytes": 1.01, "peakBytes": 1.1, "seconds": 1.5}
+WELL = ("Baked", "NoImprovement")
+
+
+def compare(now, before):
+    """(regressions, notes): sentences on what is worse, and on what could not be compared."""
+    if before is None:
+        return [], ["No figures are committed yet: there is nothing to compare with."]
+    if now["level"] != before["level"]:
+        return [], [f"The committed figures are of level {before['level']}: nothing is compared."]
+    same_cpu = machine.same_cpu(now["machine"], before["machine"])
+    notes = [] if same_cpu else [f"The committed figures were taken on {before['machine']['cpu']}: speedups, seconds and peaks are not compared."]
+    worse = []
+    for task, found in now["tasks"].items():
+        known = before["tasks"].get(task)
+        if known is None:
+            notes.append(f"{task}: not among the committed figures.")
+        elif (found["model"]["sha256"], found["evaluation"]["sha256"]) != (known["model"]["sha256"], known["evaluation"]["sha256"]):
+            notes.append(f"{task}: another model or other samples than the committed figures: not compared.")
+        else:
+            for name in map(ours.name, ours.GOALS):
+                worse += rows(f"{task}, {name}", found["rows"].get(name), known["rows"].get(name), same_cpu)
+    known = {(cell["example"], cell["level"]): cell for cell in before["matrix"]}
+    for cell in now["matrix"]:
+        worse += cells(f"{cell['example']} at {cell['level']}", cell, known.get((cell["example"], cell["level"])), same_cpu)
+    return worse, notes
+
+
+def rows(name, now, before, same_cpu):
+    """Regressions of one artifact."""
+    if before is None or before["error"]:
+        return []
+    if now is None or now["error"]:
+        return [f"{name}: no artifact any more: {now['error'] if now else 'it was not baked'}"]
+    worse = []
+    # Where samples have labels, the true metric counts, else what stands for it.
+    for figure in ["metric", "cosine"] if now["metric"] else ["agreement", "cosine"]:
+        worse += lower(name, figure, now[figure], before[figure])
+    worse += more(name, "bytes", now, before)
+    if same_cpu:
+        worse += lower(name, "speedup", now["speedup"], before["speedup"])
+        worse += more(name, "peakBytes", now, before) + more(name, "seconds", now, before)
+    return worse
+
+
+def cells(name, now, before, same_cpu):
+    """Regressions of one example at one level."""
+    if before is None or before["error"] or before["reason"] not in WELL:
+        return []
+    if now["error"] or now["reason"] not in WELL:
+        return [f"{name}: ended well before, now {now['error'] or now['reason']}"]
+    worse = lower(name, "retention", now["retention"], before["retention"])
+    if now["share"] > before["share"] * MORE["bytes"]:
+        worse.append(f"{name}: size {before['share'] * 100:.1f} % -> {now['share'] * 100:.1f} %")
+    if same_cpu:
+        worse += lower(name, "speedup", now["speedup"], before["speedup"])
+    return worse
+
+
+def lower(name, figure, now, before):
+    if before is None:
+        return []
+    # An input that is returned has no figures of its own: it is as good, and as fast, as itself.
+    now = now or {"value": 1.0, "lower": 1.0, "upper": 1.0}
+    if before["value"] - now["value"] > max(reach(now), reach(before)):
+        return [f"{name}: {figure} {before['value']:.4f} -> {now['value']:.4f}, more than its spread of {max(reach(now), reach(before)):.4f}"]
+    return []
+
+
+def reach(figure):
+    """How far the interval goes from the value, on its longer side."""
+    if "lower" not in figure:
+        return 0.0
+    return max(figure["value"] - figure["lower"], figure["upper"] - figure["value"])
+
+
+def more(name, figure, now, before):
+    if before.get(figure) and now.get(figure) and now[figure] > before[figure] * MORE[figure]:
+        return [f"{name}: {figure} {before[figure]:.4g} -> {now[figure]:.4g}, more than {(MORE[figure] - 1) * 100:.0f} %"]
+    return []
