@@ -67,6 +67,11 @@ def value_of(row, figure):
     return (row.get(figure) or {}).get("value")
 
 
+def quality(task):
+    """The figures that the quality of this task's artifacts is told by: the true metric, where labels exist, and what is asked of it."""
+    return {"metric"} | {a.figure for a in ASKED[task] if a.figure in ("agreement", "cosine")}
+
+
 def shown(figure, value):
     if value is None:
         return "none"

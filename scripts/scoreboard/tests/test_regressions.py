@@ -41,6 +41,18 @@ class Regressions(unittest.TestCase):
         self.assertEqual(worse, [])
         self.assertEqual(len(notes), 1)
 
+    def test_a_model_without_labels_is_told_by_what_is_asked_of_it(self):
+        unlabelled = lambda agreement: samples.baked() | {"metric": None, "agreement": samples.figure(agreement, 0.001)}
+        now, before = (samples.figures("opennsfw", **{"bakehouse-size": unlabelled(agreement)}) for agreement in (0.98, 0.99))
+        (worse,), _ = regressions.compare(now, before)
+        self.assertIn("opennsfw, bakehouse-size: agreement 0.9900 -> 0.9800", worse)
+
+    def test_the_seconds_of_a_busy_machine_are_not_compared(self):
+        slow = {"bakehouse-size": samples.baked(seconds=99.0, peakBytes=200e6)}
+        worse, notes = compared(lambda now: now["machine"].update(load=2.0), **slow)
+        self.assertEqual((len(worse), len(notes)), (1, 1))
+        self.assertIn("peakBytes", worse[0])
+
     def test_other_samples_are_not_compared(self):
         ruined = {"bakehouse-size": samples.baked(metric=0.1)}
         worse, notes = compared(lambda now: now["tasks"]["silero_seq"]["evaluation"].update(sha256="other"), **ruined)
