@@ -16,13 +16,14 @@ def render(figures):
 
 def preface(figures):
     machine, versions = figures["machine"], figures["versions"]
+    load = f"load {machine['load']:.1f} at the start, {figures['loadAtEnd']:.1f} at the end"
     lines = [
         "Written by `make scoreboard`, which measures all of it anew; the same figures for programs are in `BENCHMARKS.json`. Do not edit.",
         "",
         f"- commit {figures['commit']}, {figures['date']}, level {figures['level'].capitalize()}",
         f"- program: {figures['program']['version']}, sha256 {figures['program']['sha256']}",
-        f"- machine: {machine['cpu']}, {', '.join(machine['vectors'])}; {machine['cores']} cores, {machine['memoryBytes'] / 2**30:.0f} GiB; {machine['system']}, kernel {machine['kernel']}; "
-        f"load {machine['load']:.1f} at the start, {figures['loadAtEnd']:.1f} at the end",
+        f"- machine: {machine['cpu']}, {', '.join(machine['vectors'])}; {machine['cores']} cores, {machine['memoryBytes'] / 2**30:.0f} GiB; "
+        f"{machine['system']}, kernel {machine['kernel']}; {load}",
         f"- versions: {', '.join(f'{package} {version}' for package, version in versions.items())}",
     ]
     return "\n".join(lines)
@@ -31,9 +32,10 @@ def preface(figures):
 def legend(figures):
     said = "; ".join(f"`{name}`: {what}" for name, what in figures["peers"].items())
     return (
-        "Every artifact is scored on ONNX Runtime, on samples that no bake was given. Brackets hold 95 % intervals: of the true metric, of its difference to fp32 on the same samples; of times and speedups, of "
-        "the median over rounds in which all artifacts take turns. CPU time is that of one thread. KB are 1,024 bytes, MB a million. `load s` is the time to load libraries, left out of `bake s`; of "
-        "Bakehouse, `bake s` is the whole search, with all its candidates, measurements and gates. Peaks are those of the whole process.\n\n"
+        "Every artifact is scored on ONNX Runtime, on samples that no bake was given. Brackets hold 95 % intervals: of the true metric, of its difference to fp32 "
+        "on the same samples; of times and speedups, of the median over rounds in which all artifacts take turns. CPU time is that of one thread. KB are 1,024 "
+        "bytes, MB a million. `load s` is the time to load libraries, left out of `bake s`; of Bakehouse, `bake s` is the whole search, with all its candidates, "
+        "measurements and gates. Peaks are those of the whole process.\n\n"
         f"Peers: {said}."
     )
 
@@ -149,7 +151,8 @@ def matrix(figures):
             ]
         )
     header = ["example", "level", "outcome", "size", "speedup", "accuracy retention", "candidate", "seconds", "note"]
-    return "## Kinds of models, level by level\n\nThe six examples with the goal Balanced, by their own labels; figures from the reports of the bakes.\n\n" + bakes.table(header, rows) if rows else ""
+    said = "The six examples with the goal Balanced, by their own labels; figures from the reports of the bakes."
+    return f"## Kinds of models, level by level\n\n{said}\n\n" + bakes.table(header, rows) if rows else ""
 
 
 def bound(value):

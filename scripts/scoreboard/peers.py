@@ -13,7 +13,6 @@ import time
 import traceback
 
 
-
 def dynamic(per_channel):
     def load():
         from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -24,7 +23,7 @@ def dynamic(per_channel):
 
 
 def quantizer():
-    """ONNX Runtime's static quantisation, by the smallest and largest value seen."""
+    """ONNX Runtime's static quantisation by the smallest and largest value seen: QDQ, weights per channel."""
     from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_static
 
     class Reader(CalibrationDataReader):
