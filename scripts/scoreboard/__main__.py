@@ -22,7 +22,7 @@ from scoreboard.fetch import say
 from scoreboard.peers import PEERS
 
 # Seconds after which a child is ended.
-PEER_LIMIT, BAKE_LIMIT, CHILD_LIMIT = 300, 600, 900
+PEER_LIMIT, BAKE_LIMIT, CHILD_LIMIT = 300, 600, 1800
 LEVEL = "medium"
 
 

@@ -32,9 +32,10 @@ def main():
         # Whatever a runtime raises at an artifact is that artifact's row.
         try:
             outputs = run(session(file, QUALITY_THREADS), task.evaluation)
+            found = Answers(task, outputs)
             if reference is None:
-                reference = outputs
-            rows[variant] = {"error": None, "bytes": pathlib.Path(file).stat().st_size, **quality(task, outputs, reference)}
+                reference = found
+            rows[variant] = {"error": None, "bytes": pathlib.Path(file).stat().st_size, **quality(task, found, reference)}
             sessions[variant] = session(file, 1)
         except Exception as error:
             if variant == "fp32":
@@ -65,23 +66,30 @@ def run(session, feeds):
     return [np.asarray(session.run(None, feed)[0]) for feed in feeds]
 
 
-def quality(task, outputs, reference):
-    joined, joined_reference = np.concatenate(outputs), np.concatenate(reference)
+class Answers:
+    """What a model said on the evaluation feeds, and for each sample whether it is right, where that is known."""
+
+    def __init__(self, task, outputs):
+        self.outputs, self.joined = outputs, np.concatenate(outputs)
+        self.right = None if task.correct is None else np.asarray(task.correct(self.joined), np.float64)
+
+
+def quality(task, found, reference):
     return {
-        "metric": metric(task, joined, joined_reference),
-        "agreement": agreement(task, joined, joined_reference),
-        "cosine": cosine(outputs, reference),
+        "metric": None if found.right is None else metric(found.right, reference.right),
+        "agreement": agreement(task, found.joined, reference.joined),
+        "cosine": cosine(found.outputs, reference.outputs),
     }
 
 
-def metric(task, outputs, reference):
+def metric(right, right_before):
     """The share that is right. Its interval is that of the difference to fp32 on the same samples, which is all that a bake can change."""
-    if task.correct is None:
-        return None
-    right, right_before = (np.asarray(task.correct(o), np.float64) for o in (outputs, reference))
-    difference = spread.mean(right - right_before)
-    value = float(right.mean())
-    return {**difference, "value": value, "lower": value + difference["lower"] - difference["value"], "upper": value + difference["upper"] - difference["value"]}
+    return around(float(right.mean()), spread.mean(right - right_before))
+
+
+def around(value, interval):
+    """The interval, moved to `value`."""
+    return {**interval, "value": value, **{end: value + interval[end] - interval["value"] for end in ("lower", "upper")}}
 
 
 def agreement(task, outputs, reference):
@@ -104,8 +112,7 @@ def cosine(outputs, reference):
             of_feed = (a * b).sum(1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1) + 1e-12)
         feeds.append(float(np.mean(of_feed)))
         samples += of_feed.tolist()
-    within, value = spread.mean(samples), float(np.mean(feeds))
-    return {**within, "value": value, "lower": value + within["lower"] - within["value"], "upper": value + within["upper"] - within["value"]}
+    return around(float(np.mean(feeds)), spread.mean(samples))
 
 
 def latency(sessions, feed):
