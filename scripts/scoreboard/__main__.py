@@ -96,8 +96,13 @@ def scored(task, rows):
     return {
         "model": {"sha256": digest(model), "bytes": model.stat().st_size},
         "evaluation": found["evaluation"],
-        "rows": {"fp32": found["rows"]["fp32"], **{name: {**row, **found["rows"].get(name, {})} for name, row in rows.items()}},
+        "rows": {"fp32": found["rows"]["fp32"], **{name: without_paths({**row, **found["rows"].get(name, {})}) for name, row in rows.items()}},
     }
+
+
+def without_paths(row):
+    """The row, its error without the folder of this machine that files lay in."""
+    return {**row, "error": row["error"] and row["error"].replace(f"{place.FOLDER}/", "")}
 
 
 def scores(task, artifacts):

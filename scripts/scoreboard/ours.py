@@ -28,6 +28,7 @@ def bake(program, task, level, goal, limit):
         "error": None,
         "reason": done.summary["reason"],
         "candidate": done.report["outcome"]["candidate"],
+        "engine": " ".join(done.report["engine"][part] for part in ("name", "version")),
         "missed": [gate["message"] for gate in done.report["gates"] if gate["verdict"] != "Pass"],
         "seconds": done.summary["seconds"],
         "peakBytes": done.summary.get("peakRssBytes"),

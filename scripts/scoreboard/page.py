@@ -21,12 +21,18 @@ def preface(figures):
         "Written by `make scoreboard`, which measures all of it anew; the same figures for programs are in `BENCHMARKS.json`. Do not edit.",
         "",
         f"- commit {figures['commit']}, {figures['date']}, level {figures['level'].capitalize()}",
-        f"- program: {figures['program']['version']}, sha256 {figures['program']['sha256']}",
+        f"- program: {figures['program']['version']}, sha256 {figures['program']['sha256']}{engines(figures)}",
         f"- machine: {machine['cpu']}, {', '.join(machine['vectors'])}; {machine['cores']} cores, {machine['memoryBytes'] / 2**30:.0f} GiB; "
         f"{machine['system']}, kernel {machine['kernel']}; {load}",
         f"- versions: {', '.join(f'{package} {version}' for package, version in versions.items())}",
     ]
     return "\n".join(lines)
+
+
+def engines(figures):
+    """The engines that the bakes measured their candidates on."""
+    found = {row["engine"] for task in figures["tasks"].values() for row in task["rows"].values() if row.get("engine")}
+    return f"; its bakes measured on {', '.join(sorted(found))}" if found else ""
 
 
 def legend(figures):
@@ -46,7 +52,8 @@ def reached(found):
     cell = lambda entry, goal: f"**{entry[goal]}**" if entry.get("judged") == goal else entry[goal]
     rows = [[e["task"], e["figure"], e["asked"], *(cell(e, goal) for goal in ours.GOALS), yes(e["met"])] for e in found]
     header = ["model", "figure", "asked", *(f"goal {goal.capitalize()}" for goal in ours.GOALS), "met"]
-    said = f"{tally(found)} All figures of a model are asked of one artifact: the one in bold is judged, which falls short by less."
+    models, of = targets.models_reached(found)
+    said = f"{models} of {of} models reach all that is asked; {tally(found)} All is asked of one artifact: the one in bold is judged, which falls short by less."
     return f"## Asked and reached\n\n{said}\n\n" + bakes.table(header, rows)
 
 

@@ -75,7 +75,7 @@ def quality(task):
 def shown(figure, value):
     if value is None:
         return "none"
-    return {"metric": f"{value * 100:.2f} %", "kilobytes": f"{value:.0f} KB", "speedup": f"{value:.2f}x"}.get(figure, f"{value:.4f}")
+    return {"metric": f"{value * 100:.2f} %", "kilobytes": f"{value:.0f} KB", "speedup": f"{value:.3f}x"}.get(figure, f"{value:.4f}")
 
 
 def bound(asked, rows):
@@ -89,7 +89,7 @@ def bound(asked, rows):
     peer = fastest_peer(rows) if asked.match_peer else None
     if peer is not None:
         speedup = rows[peer]["speedup"]
-        return Bound(speedup["lower"], False, f"as {peer}: {show(speedup['value'])} [{speedup['lower']:.2f}, {speedup['upper']:.2f}]")
+        return Bound(speedup["lower"], False, f"as {peer}: {show(speedup['value'])} [{speedup['lower']:.3f}, {speedup['upper']:.3f}]")
     return Bound(asked.least, False, f">= {show(asked.least)}")
 
 
@@ -118,6 +118,15 @@ def of_artifacts(tasks):
             results.append({"task": task, "figure": NAMES[a.figure], "asked": b.words, **values, "judged": goal, "met": missed_by == 0})
         results += [later for later in LATER if later["task"] == task]
     return results
+
+
+def models_reached(found):
+    """(models that keep all that is asked, models judged)."""
+    by_task = {}
+    for entry in found:
+        if entry["met"] is not None:
+            by_task.setdefault(entry["task"], []).append(entry["met"])
+    return sum(map(all, by_task.values())), len(by_task)
 
 
 def reach(row, asked):
@@ -158,8 +167,8 @@ def static_seconds(row):
 
 
 def minmax(rows):
-    """(peer, seconds) of ONNX Runtime's static quantisation, or None twice when no way of it gave a model."""
-    return next(((peer, rows[peer]["seconds"]) for peer in MINMAX if rows.get(peer) and rows[peer].get("seconds") is not None), (None, None))
+    """(peer, seconds) of ONNX Runtime's static quantisation, or None twice when no way of it gave a model that loads."""
+    return next(((peer, rows[peer]["seconds"]) for peer in MINMAX if peer in rows and not rows[peer]["error"]), (None, None))
 
 
 def entry(task, figure, asked, reached, met):

@@ -43,6 +43,11 @@ class OfArtifacts(unittest.TestCase):
         self.assertEqual(verdicts("mlp_mnist")["all ternary (level Maximum)"], (None, None))
 
 
+    def test_a_model_is_reached_when_all_its_bounds_are_kept(self):
+        found = targets.of_artifacts({**samples.figures("silero_seq", **{"bakehouse-latency": samples.baked(**self.good)})["tasks"], **samples.figures("mlp_mnist")["tasks"]})
+        self.assertEqual(targets.models_reached(found), (1, 2))
+
+
 class OfBakes(unittest.TestCase):
     def costs(self, start=0.004, **rows):
         return {e["figure"]: e["met"] for e in targets.of_bakes(samples.figures(**rows)["tasks"], start)}
@@ -59,7 +64,7 @@ class OfBakes(unittest.TestCase):
     def test_a_minmax_that_failed_is_replaced_by_the_experts_and_without_both_nothing_is_judged(self):
         figure = "one static candidate, calibration included"
         both = {"bakehouse-size": self.static(0.1), "bakehouse-latency": self.static(0.1)}
-        failed = {"error": "AssertionError", "loadSeconds": 0.1}
+        failed = {"error": "InvalidGraph", "loadSeconds": 0.1, "seconds": 0.01}
         self.assertIs(self.costs(st_minmax=failed, st3_minmax_mm=samples.row(seconds=0.9), **both)[figure], True)
         self.assertIsNone(self.costs(st_minmax=failed, **both)[figure])
 
