@@ -4,6 +4,7 @@ What a maker's exporter left in a graph stays: weights in Constant nodes, old op
 """
 
 import shutil
+import warnings
 
 import numpy as np
 import onnx
@@ -37,10 +38,14 @@ def put(task, write):
 
 def write_mlp(path):
     """A perceptron of 784-256-128-10, trained on the first 3,000 of the digits."""
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.neural_network import MLPClassifier
 
     digits, labels = images.mnist()
-    trained = MLPClassifier((256, 128), max_iter=40, random_state=0).fit(digits[:3000], labels[:3000])
+    with warnings.catch_warnings():
+        # 40 rounds are enough for what is asked here; that more would still change the weights is no news.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        trained = MLPClassifier((256, 128), max_iter=40, random_state=0).fit(digits[:3000], labels[:3000])
     initializers, nodes, last = [], [], "x"
     for i, (weight, bias) in enumerate(zip(trained.coefs_, trained.intercepts_)):
         initializers += [numpy_helper.from_array(values.astype(np.float32), f"{name}{i}") for name, values in [("W", weight), ("b", bias)]]

@@ -39,7 +39,8 @@ def bake(program, task, level, goal, limit):
 
 
 def static(report):
-    """What one static candidate costs: the calibration, and the passes of the chosen candidate that has a static one, else of the first. None where the report does not say."""
+    """What one static candidate costs: the calibration, and the passes of the chosen candidate if a static one is among them, else of the first that has one.
+    None where the report does not say."""
     calibration = report.get("calibration")
     made = [c for c in report["candidates"] if any(p["name"] == "static-int8" and p["outcome"] == "Applied" for p in c["passes"])]
     if calibration is None or not made:

@@ -87,5 +87,5 @@ def reach(figure):
 
 def more(name, figure, now, before):
     if before.get(figure) and now.get(figure) and now[figure] > before[figure] * MORE[figure]:
-        return [f"{name}: {figure} {before[figure]:.4g} -> {now[figure]:.4g}, more than {(MORE[figure] - 1) * 100:.0f} %"]
+        return [f"{name}: {figure} {before[figure]:.9g} -> {now[figure]:.9g}, more than {(MORE[figure] - 1) * 100:.0f} %"]
     return []

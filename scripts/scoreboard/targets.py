@@ -102,7 +102,8 @@ def fastest_peer(rows):
 
 
 def of_artifacts(tasks):
-    """All bounds of a model must be kept by one artifact. Of the two goals baked for, that one is judged which falls short by less in all; the faster goal where they are alike."""
+    """All bounds of a model must be kept by one artifact. Of the two goals baked for, that one is judged which falls short by less in all; Latency where they are
+    alike."""
     results = []
     for task, asked in ASKED.items():
         if task not in tasks:
