@@ -63,7 +63,8 @@ def facts(program, level):
         "commit": bakes.commit(),
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         "level": level,
-        "program": {"version": ours.version(program), "sha256": digest(program)},
+        # The last two parts tell a release build of this tree from a program that was named.
+        "program": {"file": "/".join(program.parts[-2:]), "version": ours.version(program), "sha256": digest(program)},
         "machine": machine.facts(),
         "versions": machine.versions(),
         "peers": {name: what for name, (what, _) in PEERS.items()},

@@ -21,7 +21,7 @@ def preface(figures):
         "Written by `make scoreboard`, which measures all of it anew; the same figures for programs are in `BENCHMARKS.json`. Do not edit.",
         "",
         f"- commit {figures['commit']}, {figures['date']}, level {figures['level'].capitalize()}",
-        f"- program: {figures['program']['version']}, sha256 {figures['program']['sha256']}{engines(figures)}",
+        f"- program: {figures['program']['file']}, {figures['program']['version']}, sha256 {figures['program']['sha256']}{engines(figures)}",
         f"- machine: {machine['cpu']}, {', '.join(machine['vectors'])}; {machine['cores']} cores, {machine['memoryBytes'] / 2**30:.0f} GiB; "
         f"{machine['system']}, kernel {machine['kernel']}; {load}",
         f"- versions: {', '.join(f'{package} {version}' for package, version in versions.items())}",

@@ -42,7 +42,7 @@ def figures(task="silero_seq", **rows):
             "commit": "abc",
             "date": "2026-01-01 00:00 UTC",
             "level": "medium",
-            "program": {"version": "bakehouse 1", "sha256": "p"},
+            "program": {"file": "release/bakehouse", "version": "bakehouse 1", "sha256": "p"},
             "machine": MACHINE,
             "loadAtEnd": 0.2,
             "versions": {"Python": "3"},
