@@ -39,7 +39,7 @@ def legend(figures):
     said = "; ".join(f"`{name}`: {what}" for name, what in figures["peers"].items())
     return (
         "Every artifact is scored on ONNX Runtime, on samples that no bake was given. Brackets hold 95 % intervals: of the true metric, of its difference to fp32 "
-        "on the same samples; of times and speedups, of the median over rounds in which all artifacts take turns. CPU time is that of one thread. KB are 1,024 "
+        "on the same samples; of times and speedups, of the median over n loads of all artifacts, which take turns. CPU time is that of one thread. KB are 1,024 "
         "bytes, MB a million. `load s` is the time to load libraries, left out of `bake s`; of Bakehouse, `bake s` is the whole search, with all its candidates, "
         "measurements and gates. Peaks are those of the whole process.\n\n"
         f"Peers: {said}."

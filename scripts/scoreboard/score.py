@@ -6,6 +6,7 @@ usage: score.py TASK NAME=FILE...    prints one JSON line: {evaluation: {...}, r
 import hashlib
 import json
 import pathlib
+import statistics
 import sys
 import time
 
@@ -17,9 +18,12 @@ from scoreboard import place, spread, tasks
 # Outputs are computed with two threads, on any machine; latency is measured with one.
 QUALITY_THREADS = 2
 WARM_UP = 3
-# One measurement runs the model at least so often and so long; there are so many rounds over all artifacts, the most of them unless the time is over.
+# One measurement runs the model at least so often and so long.
 RUNS, LASTS = 2, 0.012
-LEAST_ROUNDS, MOST_ROUNDS, SECONDS = 15, 80, 15.0
+# Two loads of one graph differ by some percent for as long as they live. So all artifacts are loaded so many times, and intervals are over loads, not over runs.
+LOADS = 6
+# For each load, so many rounds over all artifacts, the most of them unless the time is over.
+LEAST_ROUNDS, MOST_ROUNDS, SECONDS = 3, 15, 2.5
 
 
 def main():
@@ -27,7 +31,7 @@ def main():
     onnxruntime.set_default_logger_severity(3)
     task = tasks.TASKS[name]()
     models = {"fp32": str(place.model(name)), **files}
-    rows, sessions, reference = {}, {}, None
+    rows, reference = {}, None
     for variant, file in models.items():
         # Whatever a runtime raises at an artifact is that artifact's row.
         try:
@@ -36,12 +40,12 @@ def main():
             if reference is None:
                 reference = found
             rows[variant] = {"error": None, "bytes": pathlib.Path(file).stat().st_size, **quality(task, found, reference)}
-            sessions[variant] = session(file, 1)
         except Exception as error:
             if variant == "fp32":
                 raise
             rows[variant] = {"error": f"{type(error).__name__}: {error}"}
-    for variant, figures in latency(sessions, task.timed).items():
+    scored = {variant: file for variant, file in models.items() if not rows[variant]["error"]}
+    for variant, figures in latency(scored, task.timed).items():
         rows[variant].update(figures)
     print(json.dumps({"evaluation": evaluation(task), "rows": rows}))
 
@@ -115,26 +119,30 @@ def cosine(outputs, reference):
     return around(float(np.mean(feeds)), spread.mean(samples))
 
 
-def latency(sessions, feed):
-    """Milliseconds of CPU time a run takes, and how many times faster than fp32 that is. All artifacts take turns in each round, so that what a busy machine does to one it
-    does to all."""
+def latency(models, feed):
+    """Milliseconds of CPU time a run takes, and how many times faster than fp32 that is: medians over loads of medians over rounds."""
+    milliseconds, speedups = ({variant: [] for variant in models} for _ in range(2))
+    for _ in range(LOADS):
+        took = rounds({variant: session(file, 1) for variant, file in models.items()}, feed)
+        for variant, seconds in took.items():
+            milliseconds[variant].append(statistics.median(seconds) * 1e3)
+            speedups[variant].append(statistics.median(before / after for before, after in zip(took["fp32"], seconds)))
+    return {variant: {"milliseconds": spread.median(milliseconds[variant]), "speedup": spread.median(speedups[variant])} for variant in models}
+
+
+def rounds(sessions, feed):
+    """Seconds of a run in each round. All artifacts take turns in a round, so that what a busy machine does to one it does to all."""
     for each in sessions.values():
         for _ in range(WARM_UP):
             each.run(None, feed)
     took = {variant: [] for variant in sessions}
     began = time.perf_counter()
-    for rounds in range(MOST_ROUNDS):
-        if rounds >= LEAST_ROUNDS and time.perf_counter() - began > SECONDS:
+    for done in range(MOST_ROUNDS):
+        if done >= LEAST_ROUNDS and time.perf_counter() - began > SECONDS:
             break
         for variant, each in sessions.items():
             took[variant].append(measured(each, feed))
-    return {
-        variant: {
-            "milliseconds": spread.median([seconds * 1e3 for seconds in seconds_of]),
-            "speedup": spread.median([before / after for before, after in zip(took["fp32"], seconds_of)]),
-        }
-        for variant, seconds_of in took.items()
-    }
+    return took
 
 
 def measured(session, feed):

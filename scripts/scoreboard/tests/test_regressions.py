@@ -21,22 +21,27 @@ class Regressions(unittest.TestCase):
         self.assertEqual(compared(**{"bakehouse-size": better}), ([], []))
 
     def test_each_figure_that_is_worse_by_more_than_its_spread_is_told(self):
-        cases = {"metric": {"metric": 0.947}, "speedup": {"speedup": 0.94}, "bytes": {"bytes_": 1024 * 1011}, "peakBytes": {"peakBytes": 111e6}, "seconds": {"seconds": 6.1}}
-        for figure, change in cases.items():
-            worse, _ = compared(**{"bakehouse-latency": samples.baked(**change)})
-            self.assertEqual(len(worse), 1, figure)
-            self.assertTrue(worse[0].startswith(f"silero_seq, bakehouse-latency: {figure} "), worse)
+        both = {"metric": {"metric": 0.947}, "peakBytes": {"peakBytes": 151e6}, "seconds": {"seconds": 6.1}}
+        for goal, cases in {"size": both | {"bytes": {"bytes_": 1024 * 1101}}, "latency": both | {"speedup": {"speedup": 0.92}}}.items():
+            for figure, change in cases.items():
+                worse, _ = compared(**{f"bakehouse-{goal}": samples.baked(**change)})
+                self.assertEqual(len(worse), 1, figure)
+                self.assertTrue(worse[0].startswith(f"silero_seq, bakehouse-{goal}: {figure} "), worse)
+
+    def test_an_artifact_is_held_to_what_its_goal_is_about(self):
+        self.assertEqual(compared(**{"bakehouse-size": samples.baked(speedup=0.3)}), ([], []))
+        self.assertEqual(compared(**{"bakehouse-latency": samples.baked(bytes_=10**9)}), ([], []))
 
     def test_what_is_within_its_spread_is_none(self):
-        within = samples.baked(metric=0.949, speedup=0.96, bytes_=1024 * 1009, peakBytes=109e6, seconds=5.9)
-        self.assertEqual(compared(**{"bakehouse-latency": within}), ([], []))
+        within = samples.baked(metric=0.949, speedup=0.96, bytes_=1024 * 1099, peakBytes=149e6, seconds=5.9)
+        self.assertEqual(compared(**{"bakehouse-size": within, "bakehouse-latency": within}), ([], []))
 
     def test_an_artifact_that_is_gone_is_told_with_its_error(self):
         worse, _ = compared(**{"bakehouse-size": {"error": "exit code 70"}})
         self.assertEqual(worse, ["silero_seq, bakehouse-size: no artifact any more: exit code 70"])
 
     def test_another_cpu_leaves_out_what_depends_on_it_and_says_so(self):
-        slow = {"bakehouse-size": samples.baked(speedup=0.5, seconds=99.0)}
+        slow = {"bakehouse-latency": samples.baked(speedup=0.5, seconds=99.0)}
         worse, notes = compared(lambda now: now["machine"].update(cpu="Another"), **slow)
         self.assertEqual(worse, [])
         self.assertEqual(len(notes), 1)
