@@ -19,6 +19,8 @@ def cell(program, example, level, out, limit):
     except bakes.Failed as failure:
         return {"error": str(failure)}
     retention = (done.report.get("quality") or {}).get("accuracy_retention")
+    if retention and retention["estimate"] is None:
+        retention = None
     return {
         "error": None,
         "reason": done.summary["reason"],

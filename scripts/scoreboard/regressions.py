@@ -90,7 +90,7 @@ def lower(name, figure, now, before):
 
 def reach(figure):
     """How far the interval goes from the value, on its longer side."""
-    if "lower" not in figure:
+    if figure.get("lower") is None or figure.get("upper") is None:
         return 0.0
     return max(figure["value"] - figure["lower"], figure["upper"] - figure["value"])
 

@@ -72,6 +72,11 @@ class Regressions(unittest.TestCase):
         self.assertEqual(len(worse), 1)
         self.assertIn("speedup 1.5000 -> 1.0000", worse[0])
 
+    def test_a_retention_without_an_interval_has_no_spread(self):
+        open_ = {"value": 0.9, "lower": None, "upper": None, "n": 9}
+        worse, _ = compared(lambda now: now["matrix"][0].update(retention=open_))
+        self.assertEqual(len(worse), 1)
+
     def test_a_task_that_was_left_out_of_this_run_is_not_missed(self):
         self.assertEqual(compared(lambda now: now["tasks"].clear()), ([], []))
 
