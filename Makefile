@@ -5,7 +5,7 @@ CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/bakehouse
 BIN := $(or $(CARGO_TARGET_DIR),target)/debug/bakehouse
 export BAKEHOUSE_ORT_LIB ?= $(CACHE)/ort/1.32.0/libonnxruntime.so
 
-.PHONY: demo test clouds check lint ort build acceptance bench deny crd fuzz packaging cluster cluster-down e2e scale clean help
+.PHONY: demo test clouds check lint ort build acceptance scoreboard bench deny crd fuzz packaging cluster cluster-down e2e scale clean help
 
 help:            ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -19,6 +19,7 @@ test: tools ort servers  ## Everything that needs no cluster
 	cargo clippy --locked --test e2e --bench scale -- -D warnings
 	BAKEHOUSE_REQUIRE_ORT=1 $(REQUIRE_S3) $(REQUIRE_REGISTRY) cargo test --locked
 	cargo check --locked --no-default-features --features operator
+	scripts/scoreboard.sh --self-test
 	scripts/deny.sh
 
 build: tools
@@ -45,6 +46,9 @@ ort:             ## Fetch ONNX Runtime's library (without it, the embedded engin
 
 acceptance: build ort  ## Print every figure Bakehouse is measured by, with its value at this commit
 	scripts/acceptance.sh
+
+scoreboard: tools ort  ## Bake six real models with Bakehouse and its peers, score all, write BENCHMARKS.md (ARGS="--only TASK --no-peers ...")
+	scripts/scoreboard.sh $(ARGS)
 
 bench: ort       ## Run the benchmarks
 	cargo bench --locked

@@ -1,5 +1,5 @@
 //! How long the graph passes of level Conservative take, all rounds of them, without the checks between them: on the six examples, on a generated convolutional
-//! model of 83 MB, and on the scoreboard's models where `scripts/scoreboard.sh` has fetched them.
+//! model of 83 MB, and on the scoreboard's models where `make scoreboard` has fetched them.
 
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
@@ -73,7 +73,7 @@ fn generated() -> (Model, Facts) {
     (builder.output(&last, DType::F32, &["N", "512", "14", "14"]).build(), Facts::default())
 }
 
-/// Where `scripts/scoreboard.sh` keeps models and data.
+/// Where `make scoreboard` keeps models and data.
 fn scoreboard() -> PathBuf {
     let folder = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
     let cache = || folder("XDG_CACHE_HOME").unwrap_or_else(|| folder("HOME").unwrap_or_default().join(".cache"));
@@ -123,7 +123,7 @@ fn graph_passes(c: &mut Criterion) {
         if model.is_file() && data.is_file() {
             measure(&mut group, name, || observed(&model, &data));
         } else {
-            println!("{name}: skipped, {} is not there. scripts/scoreboard.sh fetches it.", model.display());
+            println!("{name}: skipped, {} is not there. `make scoreboard` fetches it.", model.display());
         }
     }
     group.finish();

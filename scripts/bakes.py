@@ -16,18 +16,23 @@ class Failed(Exception):
     """A bake that ended without an artifact."""
 
 
+def scoreboard_folder():
+    """Where the scoreboard's models and data lie, or will."""
+    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    return pathlib.Path(os.environ.get("BAKEHOUSE_SCOREBOARD") or cache / "bakehouse" / "scoreboard")
+
+
 def scoreboard():
     """Folder of the scoreboard's models and data, or None when it was never fetched."""
-    cache = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    folder = pathlib.Path(os.environ.get("BAKEHOUSE_SCOREBOARD") or cache / "bakehouse" / "scoreboard")
+    folder = scoreboard_folder()
     return folder if (folder / "models").is_dir() and (folder / "data").is_dir() else None
 
 
 def commit():
-    """The commit, and whether the tree differs from it."""
+    """The commit, and whether the tree differs from it in more than the figures that are written into it."""
     git = lambda *args: subprocess.run(["git", *args], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     head = git("rev-parse", "HEAD") or "no commit"
-    return head + (" with uncommitted changes" if git("status", "--porcelain", "--untracked-files=no") else "")
+    return head + (" with uncommitted changes" if git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!BENCHMARKS.*") else "")
 
 
 class Bake:
@@ -62,11 +67,14 @@ class Bake:
         return next(((p["ratio"], p["lower"], p["upper"], len(p["ratios"])) for p in (f["paired"] for f in first)), None)
 
 
-def bake(program, name, level, goal, out, arguments):
-    """Bakes into `out`; raises Failed with what the program said when there is no artifact."""
+def bake(program, name, level, goal, out, arguments, limit=None):
+    """Bakes into `out`; raises Failed with what the program said when there is no artifact, or none within `limit` seconds."""
     command = [str(program), "bake", "--json", "--quiet", "--level", level, "--goal", goal, "--out", str(out), *map(str, arguments)]
     print(f"baking {name} at {level} for {goal}", file=sys.stderr, flush=True)
-    run = subprocess.run(command, capture_output=True, text=True)
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        raise Failed(f"{name}, {level}, {goal}: ended after the time limit of {limit} s") from None
     try:
         summary = json.loads(run.stdout)
     except ValueError:
@@ -76,14 +84,14 @@ def bake(program, name, level, goal, out, arguments):
     return Bake(name, level, goal, summary, summary["folder"])
 
 
-def bake_example(program, example, level, goal, out):
-    return bake(program, example, level, goal, out, ["-f", ROOT / "examples" / example / "bakejob.yaml"])
+def bake_example(program, example, level, goal, out, limit=None):
+    return bake(program, example, level, goal, out, ["-f", ROOT / "examples" / example / "bakejob.yaml"], limit)
 
 
-def bake_task(program, task, level, goal, out, folder):
+def bake_task(program, task, level, goal, out, folder, limit=None):
     """Bakes a model of the scoreboard from its calibration and validation data alone."""
     data = [f"--{flag}={folder / 'data' / f'{task}.{split}.npz'}" for flag, split in [("calibration", "calibration"), ("data", "validation")]]
-    return bake(program, task, level, goal, out, [folder / "models" / f"{task}.onnx", *data])
+    return bake(program, task, level, goal, out, [folder / "models" / f"{task}.onnx", *data], limit)
 
 
 def last_line(text):

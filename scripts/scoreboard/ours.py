@@ -1,0 +1,81 @@
+"""What Bakehouse makes of a task, read from its report."""
+
+import shutil
+import statistics
+import subprocess
+import time
+
+import bakes
+from scoreboard import place
+
+GOALS = ["size", "latency"]
+
+
+def name(goal):
+    return f"bakehouse-{goal}"
+
+
+def bake(program, task, level, goal, limit):
+    """One row: how the bake ended and what it took. The artifact lies where `place.baked` says, unless the row has an error."""
+    artifact = place.baked(task, name(goal))
+    artifact.unlink(missing_ok=True)
+    try:
+        done = bakes.bake_task(program, task, level, goal, place.REPORTS / f"{task}-{goal}", place.FOLDER, limit)
+    except bakes.Failed as failure:
+        return {"error": str(failure)}
+    shutil.copyfile(done.folder / "model.onnx", artifact)
+    return {
+        "error": None,
+        "reason": done.summary["reason"],
+        "candidate": done.report["outcome"]["candidate"],
+        "engine": " ".join(done.report["engine"][part] for part in ("name", "version")),
+        "missed": [gate["message"] for gate in done.report["gates"] if gate["verdict"] != "Pass"],
+        "seconds": done.summary["seconds"],
+        "peakBytes": done.summary.get("peakRssBytes"),
+        "candidates": len(done.report["candidates"]),
+        "graphSeconds": sum(p["seconds"] for p in done.report["passes"]),
+        "static": static(done.report),
+    }
+
+
+def static(report):
+    """What one static candidate costs: the calibration, and the passes of the chosen candidate if a static one is among them, else of the first that has one.
+    None where the report does not say."""
+    calibration = report.get("calibration")
+    made = [c for c in report["candidates"] if any(p["name"] == "static-int8" and p["outcome"] == "Applied" for p in c["passes"])]
+    if calibration is None or not made:
+        return None
+    candidate = next((c for c in made if c["chosen"]), made[0])
+    return {
+        "candidate": candidate["name"],
+        "samples": calibration["samples"],
+        "tensors": calibration["tensors"],
+        "calibrationSeconds": calibration["seconds"],
+        "passSeconds": sum(p["seconds"] for p in candidate["passes"]),
+    }
+
+
+def start_seconds(program, times=30):
+    """Median seconds from starting the program to its end, doing nothing."""
+    took = []
+    for _ in range(times):
+        began = time.perf_counter()
+        subprocess.run([program, "--version"], stdout=subprocess.DEVNULL, check=True)
+        took.append(time.perf_counter() - began)
+    return statistics.median(took)
+
+
+def version(program):
+    return subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def levels(program):
+    """The levels that this program has built: a dry run refuses the others by name."""
+    example = bakes.ROOT / "examples" / "mlp" / "bakejob.yaml"
+    built = []
+    for level in ["conservative", "light", "medium", "aggressive", "maximum"]:
+        run = subprocess.run([program, "bake", "--dry-run", "--level", level, "-f", example], capture_output=True, text=True)
+        if run.returncode == 0:
+            built.append(level)
+    return built
+
