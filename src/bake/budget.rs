@@ -221,9 +221,9 @@ mod tests {
         assert_eq!((found.nearest.as_str(), found.candidates, found.left_out), ("static-int8-unclipped", 2, 2));
         assert_eq!(
             found.message,
-            "BudgetUnreachable: of 2 candidates in 8 bits none reaches the gates. Nearest is static-int8-unclipped with 2 sites in float: its OutputConsistency is 0.9300 \
-             on the search split, asked for >= 0.9500 (0.9750 there, so that other samples reach it too); it would be 27.0 % of the size and 2.10x as fast [2.00, 2.20]. \
-             Lower that gate if the loss is acceptable, or give more calibration samples that are like the validation data."
+            "BudgetUnreachable: of 2 candidates in 8 bits none reaches the gates. Nearest is static-int8-unclipped with 2 sites in float: its \
+             OutputConsistency is 0.9300 on the search split, asked for >= 0.9500 (0.9750 there, so that other samples reach it too); it would be 27.0 % of the \
+             size and 2.10x as fast [2.00, 2.20]. Lower that gate if the loss is acceptable, or give more calibration samples that are like the validation data."
         );
     }
 

@@ -280,7 +280,8 @@ fn of_another_distribution(figures: &CalibrationFigures) -> Option<String> {
 fn told(shift: &Shift) -> String {
     let Shift { tensor, input, calibrated: [low, high], seen: [least, most], beyond, mean, width } = shift;
     format!(
-        "{}'{tensor}' was calibrated on {low} to {high} and takes {least} to {most} ({:.1} % beyond, means {mean:.1} standard deviations apart, {width:.2} times as wide)",
+        "{}'{tensor}' was calibrated on {low} to {high} and takes {least} to {most} ({:.1} % beyond, means {mean:.1} standard \
+         deviations apart, {width:.2} times as wide)",
         if *input { "input " } else { "" },
         beyond * 100.0
     )

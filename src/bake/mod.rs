@@ -166,8 +166,7 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
     };
 
     stages.enter(Stage::Validate);
-    let reproduced = package.as_ref().map(|package| reproduce::figures(package, &loaded)).transpose()?;
-    let reproduced = reproduced.unwrap_or_default();
+    let reproduced = package.as_ref().map(|p| reproduce::figures(p, &loaded)).transpose()?.unwrap_or_default();
     let bench = Bench::for_verdict(engine.clone(), cores(), &loaded.model, loaded.verdict(), &loaded.taps)?;
     let mut chosen =
         choose::choose(job, &loaded, &bench, &measurer, &baseline, &mut search.candidates, &staging, &mut stages)?;

@@ -252,7 +252,8 @@ fn explore(base: &Work, alike: &[Variant], without: f64, limits: &Limits, judge:
         if let Some(slow) = variant.probe.and_then(|site| slow_alone(base, variant, site, without, limits, judge)) {
             return vec![slow];
         }
-        let candidate = attempt(base, variant, &vec![true; variant.sites.len()], limits, judge);
+        let mut candidate = attempt(base, variant, &vec![true; variant.sites.len()], limits, judge);
+        candidate.scan = Scan::estimated(variant);
         let enough = candidate.refused.is_none() && candidate.margin() >= 0.0;
         tried.push((candidate, variant));
         if enough {

@@ -19,8 +19,8 @@ const SHOWN: usize = 12;
 
 /// The section of calibration and sensitivity.
 pub(super) fn section(report: &Report) -> Node {
-    let lead = "Harm is what the outputs lose when a site computes in 8 bits: measured on a few samples of the search split where the budget was at stake, estimated from \
-        calibration data and weights elsewhere.";
+    let lead = "Harm is what the outputs lose when a site computes in 8 bits: measured on a few samples of the search split where the budget was at stake, \
+        estimated from calibration data and weights elsewhere.";
     let section = super::section("sensitivity", "Calibration and sensitivity").push(text("p", lead).class("lead"));
     let section = match &report.calibration {
         Some(figures) => section.push(calibration(figures)),

@@ -121,14 +121,14 @@ mod tests {
     fn model() -> Model {
         let weight: Vec<f32> = (0..16).map(|i| (i as f32 * 0.7).sin()).collect();
         Builder::new(17)
-            .input("x", DType::F32, &["N", "4"])
+            .input("x", DType::F32, &["2", "4"])
             .initializer("w", Tensor::new(&[4, 4], &weight))
             .node("MatMul", &["x", "w"], "h", vec![])
             .node("Relu", &["h"], "r", vec![])
             .node("Log", &["r"], "l", vec![])
             .node("Shape", &["x"], "s", vec![])
-            .output("r", DType::F32, &["N", "4"])
-            .output("l", DType::F32, &["N", "4"])
+            .output("r", DType::F32, &["2", "4"])
+            .output("l", DType::F32, &["2", "4"])
             .output("s", DType::I64, &["2"])
             .build()
     }
