@@ -38,9 +38,9 @@ struct Subject {
 }
 
 impl Subject {
-    fn new(model: Model, feeds: Vec<Feed>) -> Self {
+    fn new(mut model: Model, feeds: Vec<Feed>) -> Self {
         let engine = Engines::discover(None).select(&model, &feeds[..1], None).expect("an engine that runs it").engine;
-        let (mut model, mut facts) = (model.clone(), facts::observe(&engine, &model, &feeds[..1]).expect("facts"));
+        let mut facts = facts::observe(&engine, &model, &feeds[..1]).expect("facts");
         // What a bake does before it quantises.
         let upgrade: Box<dyn Pass> = Box::new(OpsetUpgrade::default());
         for pass in std::iter::once(upgrade).chain(conservative_passes()) {

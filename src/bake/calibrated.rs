@@ -361,7 +361,7 @@ pub(super) mod tests {
         assert_eq!(without_range(&[]), None);
         let zero = unranged("h", "it was zero throughout", &["c1", "c2"]);
         assert_eq!(
-            without_range(&[zero.clone()]).unwrap(),
+            without_range(std::slice::from_ref(&zero)).unwrap(),
             "2 nodes stay in float because the calibration data gives no range for what they read or give ('h': it was zero throughout)."
         );
         let others = unranged("g", "3 of its 9 values were infinite or no number", &["c1"]);
