@@ -232,6 +232,15 @@ fn datasets() -> Vec<Case> {
             samples(60, 0.3),
             &["spec.data.validation and spec.data.calibration share 60 of 60 samples"],
         ),
+        Case {
+            job: {
+                let mut job = good_job();
+                job["spec"]["data"]["calibration"] = json!({"uri": "gone.npz"});
+                job["spec"]["optimization"] = json!({"level": "Medium"});
+                job
+            },
+            ..case("calibration data that is not there, at Medium", 12, &["gone.npz: cannot be read"])
+        },
         calibration(
             "calibration data of another shape",
             npz(&[("x", "<f4", "(60, 3)", floats(180, 0.3))]),

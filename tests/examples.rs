@@ -44,6 +44,7 @@ fn options() -> Options {
         program: env!("CARGO_BIN_EXE_bakehouse").into(),
         low_memory: false,
         checkpoints: None,
+        spreads: None,
     }
 }
 

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::artifact::Files;
+use super::budget;
 use super::figures;
 use super::intake::Loaded;
 use super::judge::Bench;
@@ -105,6 +106,7 @@ pub(super) fn choose(
             }
             Verdict::Fail => {
                 candidate.refused = Some(format!("failed: {}", figures::worst_gate(&made.gates)));
+                candidate.missed = budget::missed(&made.gates);
                 failed.push(made);
             }
         }

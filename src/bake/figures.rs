@@ -1,6 +1,7 @@
 //! From measurements to figures: what gates read, the verdict in words, the report and its short form.
 
 use super::choose::Chosen;
+use super::front::front;
 use super::intake::Loaded;
 use super::report::{
     BatchLatency, BatchSpeedup, CandidateFigures, DataFigures, JobFigures, ModelFigures, OutcomeFigures,
@@ -184,7 +185,10 @@ pub(super) fn report(
         passes: c.records,
         left_out: c.left_out,
         refused: c.refused,
+        missed: c.missed,
+        scan: c.scan,
     });
+    let candidates: Vec<CandidateFigures> = candidates.collect();
     Report {
         api_version: REPORT_VERSION.to_owned(),
         bakehouse: env!("CARGO_PKG_VERSION").to_owned(),
@@ -224,7 +228,10 @@ pub(super) fn report(
             files: loaded.files.clone(),
         },
         passes,
-        candidates: candidates.collect(),
+        calibration: search.calibration,
+        front: front(&candidates),
+        candidates,
+        budget_unreachable: None,
         baseline,
         baked: (!chosen.is_input()).then(|| chosen.figures.clone()),
         speedup: chosen.speedup.clone(),

@@ -4,6 +4,7 @@
 mod candidates;
 mod evidence;
 mod facts;
+mod front;
 mod gates;
 mod header;
 mod latency;
@@ -13,6 +14,7 @@ mod passes;
 mod plot;
 mod provenance;
 mod quality;
+mod sensitivity;
 mod table;
 mod text;
 
@@ -24,9 +26,10 @@ use super::report::Report;
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'";
 
 /// The sections in order, with the anchors that lead to them.
-const SECTIONS: [(&str, &str); 7] = [
+const SECTIONS: [(&str, &str); 8] = [
     ("#gates", "Gates"),
     ("#candidates", "Candidates"),
+    ("#sensitivity", "Sensitivity"),
     ("#passes", "Passes"),
     ("#latency", "Latency"),
     ("#quality", "Quality"),
@@ -52,6 +55,7 @@ pub fn page(report: &Report) -> String {
         .push(contents)
         .push(gates::section(report))
         .push(candidates::section(report))
+        .push(sensitivity::section(report))
         .push(passes::section(report))
         .push(latency::section(report))
         .push(quality::section(report))

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::source::{Role, SourceFile};
 use super::{BakeError, Options};
 use crate::api::ResolvedJob;
+use crate::api::bakejob::Level;
 use crate::engine::dataset::{self, SearchSplit};
 use crate::engine::{Dataset, EngineError, Feed, LoadOptions, Selected, blocks, facts};
 use crate::model::{Facts, IntakeNotes, IntakeOptions, Limits, Model, Source, stream};
@@ -99,7 +100,7 @@ pub(super) fn load(job: &ResolvedJob, package: Option<&Package>, options: &Optio
     let (calibration, own) = if let (Some(all), Some(spec)) = (calibration, &job.calibration) {
         (limited(&all, spec.samples), true)
     } else {
-        remarks.push("No calibration data is named: the search's third of the validation data serves.".to_owned());
+        remarks.push(without_calibration(job.level));
         (validation.select(&split.search), false)
     };
     if calibration.is_empty() || split.verdict.is_empty() {
@@ -188,6 +189,18 @@ fn runs(engine: &Selected, path: &Path, samples: &Dataset, model: &Model) -> Res
     let (Some(error), Some(first)) = (misfit(path, samples, model), samples.feeds.first()) else { return Ok(()) };
     let mut session = engine.engine.load(model, &LoadOptions::default())?;
     session.run(first).map(|_| ()).map_err(|_| error)
+}
+
+/// What is said where a job names no calibration data.
+fn without_calibration(level: Level) -> String {
+    let said = "No calibration data is named: the search's third of the validation data serves.";
+    if level < Level::Medium {
+        return said.to_owned();
+    }
+    format!(
+        "{said} Ranges of activations are then found on the samples that candidates are ordered by; the verdict is on others all the same. Name \
+         spec.data.calibration."
+    )
 }
 
 fn limited(all: &Dataset, samples: Option<usize>) -> Dataset {

@@ -2,12 +2,15 @@
 
 mod artifact;
 mod assess;
+mod budget;
+mod calibrated;
 mod checkpoint;
 mod choose;
 pub mod compare;
 mod earlier;
 pub mod error;
 mod figures;
+mod front;
 mod handoff;
 pub mod html;
 mod intake;
@@ -33,6 +36,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 pub use assess::assess;
+pub use budget::BUDGET_UNREACHABLE;
 pub use checkpoint::Checkpoints;
 pub(crate) use checkpoint::{NAMES as CHECKPOINT_NAMES, forget, sealed};
 pub(crate) use earlier::{EARLIER, Listing, Name, REPORT, digits, not_kept, not_whole};
@@ -47,6 +51,7 @@ use crate::api::bakejob::Level;
 use crate::api::digest::sha256_hex;
 use crate::engine::Engines;
 use crate::hardware::{MachineFacts, advise, detect};
+use crate::optimizer::int8::{Already, Exclude};
 use crate::optimizer::recipe::RECIPE_VERSION;
 use crate::optimizer::search::Limits;
 use crate::optimizer::{Candidate, Driver, PassRecord, Recipe, Work};
@@ -74,6 +79,8 @@ pub struct Options {
     pub low_memory: bool,
     /// Where a later process finds the stages that this one finished; `None` keeps nothing.
     pub checkpoints: Option<Box<dyn Checkpoints>>,
+    /// The folder where a later bake finds what calibration saw; `None` keeps nothing.
+    pub spreads: Option<PathBuf>,
 }
 
 /// No new candidate is begun after so many seconds of searching.
@@ -159,12 +166,12 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
     };
 
     stages.enter(Stage::Validate);
-    let reproduced = package.as_ref().map(|package| reproduce::figures(package, &loaded)).transpose()?;
-    let reproduced = reproduced.unwrap_or_default();
+    let reproduced = package.as_ref().map(|p| reproduce::figures(p, &loaded)).transpose()?.unwrap_or_default();
     let bench = Bench::for_verdict(engine.clone(), cores(), &loaded.model, loaded.verdict(), &loaded.taps)?;
     let mut chosen =
         choose::choose(job, &loaded, &bench, &measurer, &baseline, &mut search.candidates, &staging, &mut stages)?;
 
+    let unreachable = budget::unreachable(&search.candidates, &chosen, loaded.file_bytes as usize);
     stages.enter(Stage::Export);
     let files = chosen.files.stage(&mut staging)?;
     let recipe = Recipe {
@@ -192,13 +199,16 @@ pub fn bake(job: &ResolvedJob, options: &Options, progress: &mut dyn Progress) -
     let resumed = stages.remark();
     let doubts: Vec<String> = reproduced.iter().filter(|r| r.holds != Some(true)).map(|r| r.message.clone()).collect();
     let refuted = reproduced.iter().filter(|r| r.holds == Some(false)).map(|r| &r.message);
-    for said in missing.iter().chain(&resumed).chain(refuted) {
+    let beyond = unreachable.iter().map(|found| &found.message);
+    for said in beyond.clone().chain(&missing).chain(&resumed).chain(refuted) {
         chosen.message = format!("{} {said}", chosen.message);
     }
-    let said = doubts.iter().chain(&workload.refused).chain(&resumed).chain(&missing);
+    let of_search = search.remarks.iter().chain(beyond);
+    let said = of_search.chain(&doubts).chain(&workload.refused).chain(&resumed).chain(&missing);
     let remarks = given.iter().flatten().chain(&loaded.remarks).chain(said).cloned().collect();
     let mut report =
         figures::report(job, options, &loaded, &timer, machine, search, baseline, &chosen, stages.ended(), remarks);
+    report.budget_unreachable = unreachable;
     report.package = package.map(|package| carried(package, reproduced, job));
     let summary = export(&mut staging, files, &recipe, handed, report, job, started)?;
     published(staging, summary)
@@ -244,6 +254,9 @@ struct Search {
     /// Records of the lossless passes, and of what was not run.
     lossless: Vec<PassRecord>,
     candidates: Vec<Candidate>,
+    calibration: Option<calibrated::CalibrationFigures>,
+    /// Sentences for the report.
+    remarks: Vec<String>,
 }
 
 /// Lossless passes first, then the search on top of them; or a recipe replayed.
@@ -276,11 +289,15 @@ fn optimise(
         measuring: Duration::from_secs(MEASURING_SECONDS),
         room,
     };
-    let variants = if job.level == Level::Conservative || job.recipe.is_some() {
-        Vec::new()
-    } else {
-        plan::variants(job, &work, loaded, &advise::advise(machine))
-    };
+    let (mut variants, mut calibration, mut remarks) = (Vec::new(), None, Vec::new());
+    if job.level != Level::Conservative && job.recipe.is_none() {
+        let already = Already::of(&work.model);
+        let exclude = Exclude::new(&job.exclude).and_outputs(already.outputs());
+        let (calibrated, said) = calibrated::calibrated(job, options, loaded, &work, &exclude);
+        variants = plan::variants(job, &work, loaded, &advise::advise(machine), &exclude, calibrated.as_ref());
+        calibration = calibrated.map(|calibrated| calibrated.figures);
+        remarks = already.remark().into_iter().chain(said).collect();
+    }
     let glance = if variants.iter().any(|variant| variant.measured) {
         let few = loaded.search(MOST_GLANCE_SAMPLES);
         Some(Bench::for_search(engine.clone(), cores(), &loaded.model, few, &[])?)
@@ -298,8 +315,9 @@ fn optimise(
         plan: paired::Plan { min_rounds: 15, max_rounds: 60, width: 0.04, max_seconds: 0.1, cpu_time: true },
         progress: stages.progress,
     };
-    let candidates = crate::optimizer::search(&work, &variants, &limits, &mut judge);
-    Ok(Search { lossless, candidates })
+    let mut candidates = crate::optimizer::search(&work, &variants, &limits, &mut judge);
+    budget::time_nearest(&mut candidates, &mut judge);
+    Ok(Search { lossless, candidates, calibration, remarks })
 }
 
 /// Writes everything into the staging folder, the report last.

@@ -4,17 +4,17 @@ mod fixed;
 
 use std::collections::HashMap;
 
+use super::calibrated::Calibrated;
 use super::intake::Loaded;
 use crate::api::ResolvedJob;
-use crate::api::bakejob::{Goal, Level};
+use crate::api::bakejob::Goal;
 use crate::hardware::advise::Advice;
 use crate::model::Pass;
 use crate::optimizer::Work;
 use crate::optimizer::int8::linear::Operator;
 use crate::optimizer::int8::{
     self, Balance, DynamicInt8, DynamicSite, EmbeddingInt8, EmbeddingSite, Encoding, Exclude, NodePlan, Range,
-    StaticInt8, TablePlan, TensorPlan, WeightInt8, WeightScheme, WeightSite, dynamic_sites, embedding_sites,
-    quantizable_weights,
+    TablePlan, TensorPlan, WeightInt8, WeightScheme, WeightSite, dynamic_sites, embedding_sites, quantizable_weights,
 };
 use crate::optimizer::search::{SiteInfo, Variant};
 use fixed::Fixed;
@@ -23,10 +23,16 @@ use fixed::Fixed;
 const MIN_ELEMENTS: usize = 256;
 
 /// The variants of a job's level, most promising first; those of the level before it first of all. What 8 bits cost in quality is read off real activations of
-/// the calibration data.
-pub(super) fn variants(job: &ResolvedJob, work: &Work, loaded: &Loaded, advice: &Advice) -> Vec<Variant> {
+/// the calibration data; `calibrated` has the ranges for static quantisation, where the job may use it.
+pub(super) fn variants(
+    job: &ResolvedJob,
+    work: &Work,
+    loaded: &Loaded,
+    advice: &Advice,
+    exclude: &Exclude,
+    calibrated: Option<&Calibrated>,
+) -> Vec<Variant> {
     let allowed = |pass: &str| job.passes.as_ref().is_none_or(|names| names.iter().any(|n| n == pass));
-    let exclude = Exclude::new(&job.exclude);
     // Eight bits are exact where the CPU adds products in 32 bits; elsewhere pairs may saturate, which seven bits never do.
     let schemes = if advice.u8s8_saturates {
         vec![WeightScheme::Int8Reduced, WeightScheme::Int8]
@@ -34,7 +40,7 @@ pub(super) fn variants(job: &ResolvedJob, work: &Work, loaded: &Loaded, advice: 
         vec![WeightScheme::Int8]
     };
     let integer = if allowed(DynamicInt8::NAME) && job.goal != Goal::Size {
-        dynamic_sites(&work.model, &work.facts, &exclude)
+        dynamic_sites(&work.model, &work.facts, exclude)
     } else {
         Vec::new()
     };
@@ -44,12 +50,12 @@ pub(super) fn variants(job: &ResolvedJob, work: &Work, loaded: &Loaded, advice: 
         convolutions,
         balances: Vec::new(),
         tables: if allowed(EmbeddingInt8::NAME) {
-            embedding_sites(&work.model, &exclude, MIN_ELEMENTS)
+            embedding_sites(&work.model, exclude, MIN_ELEMENTS)
         } else {
             Vec::new()
         },
         weights: if allowed(WeightInt8::NAME) {
-            quantizable_weights(&work.model, &exclude, MIN_ELEMENTS)
+            quantizable_weights(&work.model, exclude, MIN_ELEMENTS)
         } else {
             Vec::new()
         },
@@ -67,10 +73,8 @@ pub(super) fn variants(job: &ResolvedJob, work: &Work, loaded: &Loaded, advice: 
     variants.extend(sites.with_convolutions(schemes[0]));
     variants.push(sites.stored());
     // Last, so that measuring sites one by one never takes the time of what the level before tries.
-    if job.level >= Level::Medium && job.goal != Goal::Size && allowed(StaticInt8::NAME) {
-        for fixed in Fixed::all(engine, work, feeds, &exclude, schemes[0]) {
-            variants.extend(sites.fixed(fixed));
-        }
+    for fixed in calibrated.iter().flat_map(|calibrated| Fixed::all(&calibrated.ranged, schemes[0])) {
+        variants.extend(sites.fixed(fixed));
     }
     variants
 }
@@ -203,6 +207,7 @@ impl Computed {
         let dynamic = self.dynamic.iter();
         infos.extend(dynamic.map(|d| SiteInfo {
             name: d.output.clone(),
+            part: d.operator.name(),
             elements: d.elements(),
             error: d.error,
             follows: false,
@@ -263,9 +268,21 @@ fn table_plans(tables: &[EmbeddingSite], mask: &[bool]) -> Vec<TablePlan> {
 }
 
 fn table_info(table: &EmbeddingSite) -> SiteInfo {
-    SiteInfo { name: table.tensor.clone(), elements: table.rows * table.width, error: table.error, follows: false }
+    SiteInfo {
+        name: table.tensor.clone(),
+        part: "Table",
+        elements: table.rows * table.width,
+        error: table.error,
+        follows: false,
+    }
 }
 
 fn weight_info(weight: &WeightSite) -> SiteInfo {
-    SiteInfo { name: weight.tensor.clone(), elements: weight.elements, error: weight.error, follows: false }
+    SiteInfo {
+        name: weight.tensor.clone(),
+        part: "Weight",
+        elements: weight.elements,
+        error: weight.error,
+        follows: false,
+    }
 }

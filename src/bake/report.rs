@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::budget::BudgetUnreachable;
+pub use super::calibrated::{CalibrationFigures, Unranged};
+pub use super::front::FrontPoint;
 use super::probe::Seen;
 use super::progress::StageRecord;
 use super::source::SourceFile;
@@ -13,7 +16,7 @@ use crate::engine::{BackendStatus, EngineId};
 use crate::hardware::MachineFacts;
 use crate::model::IntakeNotes;
 use crate::model::stats::Stats;
-use crate::optimizer::{PassRecord, Score, Speed};
+use crate::optimizer::{Missed, PassRecord, Scan, Score, Speed};
 use crate::package::{Layout, Manifest};
 use crate::profiler::{Latency, Paired, Samples};
 use crate::quality::{GateResult, QualityReport};
@@ -56,8 +59,17 @@ pub struct Report {
     pub data: DataFigures,
     /// The passes that led to the artifact, the lossless ones first.
     pub passes: Vec<PassRecord>,
+    /// What calibration saw; absent where nothing was calibrated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<CalibrationFigures>,
     /// Every candidate of the search, the eligible ones first, best first.
     pub candidates: Vec<CandidateFigures>,
+    /// The candidates that no other one beats in size, speed and quality together, the fastest first. Those that miss a gate of quality are not among them.
+    #[serde(default)]
+    pub front: Vec<FrontPoint>,
+    /// That no candidate which computes in 8 bits reaches the gates, where that is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget_unreachable: Option<BudgetUnreachable>,
     /// The input model.
     pub baseline: ModelFigures,
     /// The artifact; absent when none was written.
@@ -204,6 +216,12 @@ pub struct CandidateFigures {
     /// Why it was not chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// The gate that it misses most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub missed: Option<Missed>,
+    /// What its sites harm, of one that has sites which compute.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scan: Option<Scan>,
     /// Whether it is the artifact.
     pub chosen: bool,
 }

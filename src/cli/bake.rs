@@ -33,7 +33,8 @@ pub(super) fn run(args: &BakeArgs) -> Result<u8, Failure> {
 fn single(args: &BakeArgs, planned: Planned) -> Result<u8, Failure> {
     let started = Instant::now();
     let ended = planned.job.and_then(|job| {
-        let (options, cache) = (options(args)?, cache(args, &job)?);
+        let cache = cache(args, &job)?;
+        let options = Options { spreads: worker::cache::spreads(cache.as_deref()), ..options(args)? };
         let mut progress = Terminal::new(&job.name, args.quiet || args.json);
         Ok((worker::bake(&job, &options, cache.as_deref(), &mut progress)?.summary, job))
     });
@@ -66,6 +67,7 @@ fn options(args: &BakeArgs) -> Result<Options, Failure> {
             .map_err(|e| Failure::new(Reason::Internal, format!("cannot find this program again: {e}")))?,
         low_memory: args.low_memory,
         checkpoints: None,
+        spreads: None,
     })
 }
 

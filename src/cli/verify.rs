@@ -20,6 +20,7 @@ pub(super) fn run(args: &VerifyArgs) -> Result<u8, Failure> {
             .map_err(|e| Failure::new(Reason::Internal, format!("cannot find this program again: {e}")))?,
         low_memory: false,
         checkpoints: None,
+        spreads: None,
     };
     let found = worker::verify(&args.target, args.data.as_deref(), &options)?;
     print(&if args.json { json(&found)? } else { text(&found) })?;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::driver::Work;
 use super::search::{Candidate, Judge, Limits, Variant, attempt, make};
+use super::sensitivity::Scan;
 
 /// Sites that are left out one after the other before bisecting, and how many are looked at for each.
 const MOST_DESCENTS: usize = 8;
@@ -16,24 +17,38 @@ const SHORTLIST: usize = 4;
 /// Sites that are tried again after the bisection.
 const MOST_RETURNS: usize = 8;
 
+/// What came of leaving sites out.
+pub(super) struct Repaired {
+    /// A candidate that keeps the budget, and which sites it has.
+    pub(super) found: Option<(Candidate, Vec<bool>)>,
+    /// The harm of the sites, where it was measured.
+    pub(super) scan: Option<Scan>,
+}
+
 /// Leaves out the most harmful sites until the budget is kept. Where there are sites that compute, those are what is left out.
-pub(super) fn repair(
+pub(super) fn repair(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge) -> Repaired {
+    let (harms, scan) = if variant.measured {
+        let now = Instant::now();
+        let half = limits.deadline.saturating_duration_since(now) / 2;
+        let (harms, scan) = scan(base, variant, limits, judge, now + half);
+        (harms, Some(scan))
+    } else {
+        (variant.sites.iter().map(|site| site.error.powi(2)).collect(), None)
+    };
+    Repaired { found: within_budget(base, variant, &harms, limits, judge), scan }
+}
+
+fn within_budget(
     base: &Work,
     variant: &Variant,
+    harms: &[f64],
     limits: &Limits,
     judge: &mut dyn Judge,
 ) -> Option<(Candidate, Vec<bool>)> {
     let count = variant.sites.len();
     let suspects = if variant.tunable > 0 { variant.tunable } else { count };
-    let harms = if variant.measured {
-        let now = Instant::now();
-        let half = limits.deadline.saturating_duration_since(now) / 2;
-        scan(base, variant, limits, judge, now + half)
-    } else {
-        variant.sites.iter().map(|site| site.error.powi(2)).collect()
-    };
     if variant.measured
-        && let Some(found) = descend(base, variant, &harms, limits, judge)
+        && let Some(found) = descend(base, variant, harms, limits, judge)
     {
         return Some(found);
     }
@@ -142,12 +157,13 @@ fn keeps(candidate: &Candidate) -> bool {
 }
 
 /// The measured harm of each site that computes: of it alone, or of one that follows its neighbours, what is gained by leaving it out. What there is no time
-/// for, and the other sites, have their estimates in the same unit.
-fn scan(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge, until: Instant) -> Vec<f64> {
+/// for, and the other sites, have their estimates in the same unit. The same for the report.
+fn scan(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge, until: Instant) -> (Vec<f64>, Scan) {
     let count = variant.sites.len();
     let mut harm_of = |mask: &[bool]| harm_of(base, variant, mask, limits, judge);
     let (mut none, mut all) = (vec![false; count], vec![true; count]);
-    let (harm_of_none, harm_of_all) = (harm_of(&none).unwrap_or(0.0), harm_of(&all).unwrap_or(1.0));
+    let ends = [harm_of(&none), harm_of(&all)];
+    let (harm_of_none, harm_of_all) = (ends[0].unwrap_or(0.0), ends[1].unwrap_or(1.0));
     let mut measured: Vec<Option<f64>> = vec![None; count];
     // The largest first: they decide most, and time may run out.
     let mut order: Vec<usize> = (0..variant.tunable).collect();
@@ -177,7 +193,10 @@ fn scan(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge, 
         || measured.iter().enumerate().filter_map(|(site, m)| Some((site, (*m)?))).filter(|(_, m)| m.is_finite());
     let (seen, guessed) = known().fold((0.0, 0.0), |(a, b), (site, m)| (a + m, b + estimate(site)));
     let unit = if guessed > 0.0 && seen > 0.0 { seen / guessed } else { 1.0 };
-    measured.iter().enumerate().map(|(site, m)| m.unwrap_or_else(|| estimate(site) * unit)).collect()
+    let harms: Vec<f64> =
+        measured.iter().enumerate().map(|(site, m)| m.unwrap_or_else(|| estimate(site) * unit)).collect();
+    let scan = Scan::measured(variant, ends, &measured, &harms);
+    (harms, scan)
 }
 
 #[cfg(test)]
@@ -189,6 +208,7 @@ mod tests {
     use crate::model::edit::{is_op, node};
     use crate::model::{DType, Effect, Facts, Model, Pass, PassError};
     use crate::optimizer::search::{Score, SiteInfo, Speed, search};
+    use crate::optimizer::sensitivity::How;
 
     /// Marks the model with the sites that are on, each as a node of its own.
     struct Mark(Vec<usize>);
@@ -249,6 +269,7 @@ mod tests {
     fn variant(harms: &[f64], follows: &[usize], measured: bool) -> Variant {
         let site = |at: usize| SiteInfo {
             name: format!("site{at}"),
+            part: "Conv",
             elements: 10,
             // The estimates say the opposite of the truth.
             error: 1.0 / (1.0 + harms[at]),
@@ -275,8 +296,9 @@ mod tests {
 
     fn repaired(harms: &[f64], follows: &[usize], measured: bool) -> (Vec<bool>, usize) {
         let mut judge = Known { harms: harms.to_vec(), measured: 0 };
-        let (_, mask) = repair(&base(), &variant(harms, follows, measured), &limits(), &mut judge).unwrap();
-        (mask, judge.measured)
+        let repaired = repair(&base(), &variant(harms, follows, measured), &limits(), &mut judge);
+        assert_eq!(repaired.scan.is_some(), measured);
+        (repaired.found.unwrap().1, judge.measured)
     }
 
     #[test]
@@ -299,6 +321,39 @@ mod tests {
             let expected: Vec<bool> = (0..7).map(|at| at != bad).collect();
             assert_eq!(mask, expected, "site {bad}");
             assert_eq!(measured, 1 + 7 + SHORTLIST, "all, each once (none changes nothing), and the worst once more");
+        }
+    }
+
+    #[test]
+    fn what_was_measured_goes_into_the_candidate_whether_it_keeps_the_budget_or_not() {
+        /// As [`Known`], but faster with each site.
+        struct Faster(Known);
+        impl Judge for Faster {
+            fn quality(&mut self, candidate: &Model) -> Result<Vec<Score>, EngineError> {
+                self.0.quality(candidate)
+            }
+            fn speed(&mut self, candidate: &Model) -> Result<Speed, EngineError> {
+                let sites = candidate.graph().node.iter().filter(|n| is_op(n, "Relu")).count() as f64;
+                Ok(Speed { ratio: 2.0 + sites, lower: 1.9 + sites, upper: 2.1 + sites, n: 9 })
+            }
+            fn harm(&mut self, candidate: &Model) -> Result<f64, EngineError> {
+                self.0.harm(candidate)
+            }
+            fn trying(&mut self, _: &str) {}
+        }
+        for (harms, kept) in [([0.2, 9.0, 0.1], true), ([9.0, 8.0, 7.0], false)] {
+            let mut judge = Faster(Known { harms: harms.to_vec(), measured: 0 });
+            let candidates = search(&base(), &[variant(&harms, &[1], true)], &limits(), &mut judge);
+            let candidate = candidates.iter().find(|c| c.name == "v").unwrap();
+            assert_eq!((candidate.refused.is_none(), candidate.missed.is_none()), (kept, kept), "{candidate:?}");
+            let scan = candidate.scan.clone().unwrap();
+            assert_eq!(scan.together.map(|h| (h * 10.0).round()), Some((harms.iter().sum::<f64>() * 10.0).round()));
+            let mut sites: Vec<_> = scan.sites.iter().map(|s| (s.site.as_str(), s.harm.unwrap(), s.how)).collect();
+            sites.sort_by(|a, b| a.0.cmp(b.0));
+            for (at, (_, harm, how)) in sites.iter().enumerate() {
+                assert!((harm - harms[at]).abs() < 1e-9, "{sites:?}");
+                assert_eq!(*how, if at == 1 { How::LeftOut } else { How::Alone });
+            }
         }
     }
 

@@ -7,7 +7,9 @@ mod mixed;
 pub mod recipe;
 mod room;
 pub mod search;
+pub mod sensitivity;
 
 pub use driver::{Driver, Outcome, PassRecord, Work};
 pub use recipe::{Recipe, Step};
-pub use search::{Candidate, Judge, Limits, Score, SiteInfo, Speed, Variant, search};
+pub use search::{Candidate, Judge, Limits, Missed, Score, SiteInfo, Speed, Variant, search};
+pub use sensitivity::{How, Scan, SiteHarm};

@@ -13,6 +13,7 @@ use super::driver::{Outcome, PassRecord, Work, encoded_len};
 use super::mixed;
 use super::recipe::Step;
 use super::room::{Form, form};
+use super::sensitivity::Scan;
 use crate::api::bakejob::Goal;
 use crate::engine::EngineError;
 use crate::model::{Effect, Model, Pass};
@@ -105,6 +106,8 @@ pub struct Variant {
 pub struct SiteInfo {
     /// Name of the node's output or of the weight.
     pub name: String,
+    /// What it is, in a word.
+    pub part: &'static str,
     /// What leaving it out costs: its number of weights, or of multiplications.
     pub elements: usize,
     /// Expected harm.
@@ -134,12 +137,42 @@ pub struct Candidate {
     pub left_out: Vec<String>,
     /// Why it is not eligible under goal and budget, or `None` when it is.
     pub refused: Option<String>,
+    /// The gate that it misses most, on the search split or behind it.
+    pub missed: Option<Missed>,
+    /// What its sites harm, of one that has sites which compute.
+    pub scan: Option<Scan>,
+}
+
+/// A gate that a candidate does not reach.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Missed {
+    /// Name of the metric.
+    pub metric: String,
+    /// What was measured; `null` for what could not be computed.
+    #[serde(deserialize_with = "or_nan")]
+    #[schemars(with = "Option<f64>")]
+    pub estimate: f64,
+    /// What the gate asks for.
+    pub threshold: f64,
+    /// Whether more is better.
+    pub at_least: bool,
+    /// What has to be measured for the gate to pass on other samples; the threshold itself where the gate was decided.
+    pub needed: f64,
+    /// Whether that is on the verdict's samples; else on the search's.
+    pub on_verdict: bool,
 }
 
 impl Candidate {
     /// How far the worst metric is above what it needs; negative when the candidate is not good enough.
-    pub(super) fn margin(&self) -> f64 {
+    pub fn margin(&self) -> f64 {
         self.quality.iter().map(Score::margin).fold(1.0, f64::min)
+    }
+
+    /// The quality metric that is furthest below what it needs on the search split.
+    fn below(&self) -> Option<&Score> {
+        let below = self.quality.iter().filter(|s| s.margin() < 0.0);
+        below.min_by(|a, b| a.margin().total_cmp(&b.margin()))
     }
 }
 
@@ -181,6 +214,7 @@ pub fn search(base: &Work, variants: &[Variant], limits: &Limits, judge: &mut dy
     let mut seen = HashSet::new();
     candidates.retain(|c| c.refused.is_some() || seen.insert(c.work.model.sha256()));
     for candidate in &mut candidates {
+        candidate.missed = candidate.below().map(missed);
         candidate.refused = candidate.refused.take().or_else(|| refusal(candidate, &limits));
     }
     rank(&mut candidates, &limits);
@@ -204,6 +238,8 @@ fn lossless(base: &Work, judge: &mut dyn Judge) -> Candidate {
         nodes: base.model.graph().node.len(),
         left_out: Vec::new(),
         refused,
+        missed: None,
+        scan: None,
     }
 }
 
@@ -216,7 +252,8 @@ fn explore(base: &Work, alike: &[Variant], without: f64, limits: &Limits, judge:
         if let Some(slow) = variant.probe.and_then(|site| slow_alone(base, variant, site, without, limits, judge)) {
             return vec![slow];
         }
-        let candidate = attempt(base, variant, &vec![true; variant.sites.len()], limits, judge);
+        let mut candidate = attempt(base, variant, &vec![true; variant.sites.len()], limits, judge);
+        candidate.scan = Scan::estimated(variant);
         let enough = candidate.refused.is_none() && candidate.margin() >= 0.0;
         tried.push((candidate, variant));
         if enough {
@@ -239,12 +276,15 @@ fn explore(base: &Work, alike: &[Variant], without: f64, limits: &Limits, judge:
         time(&mut candidate, judge);
         candidate.refused = candidate.refused.or_else(|| slow_as_a_whole(candidate.speed, without));
     }
-    if candidate.refused.is_none()
-        && candidate.margin() < 0.0
-        && let Some((repaired, kept)) = mixed::repair(base, variant, limits, judge)
-    {
-        (candidate, mask) = (repaired, kept);
+    let mut scan = None;
+    if candidate.refused.is_none() && candidate.margin() < 0.0 {
+        let repaired = mixed::repair(base, variant, limits, judge);
+        scan = repaired.scan;
+        if let Some(found) = repaired.found {
+            (candidate, mask) = found;
+        }
     }
+    candidate.scan = scan.or_else(|| Scan::estimated(variant));
     if candidate.refused.is_some() || candidate.margin() < 0.0 {
         found.push(candidate);
         return found;
@@ -382,6 +422,8 @@ pub(super) fn make(base: &Work, variant: &Variant, mask: &[bool], limits: &Limit
         speed: None,
         left_out,
         refused,
+        missed: None,
+        scan: None,
     }
 }
 
@@ -407,11 +449,23 @@ fn apply(work: &mut Work, pass: &dyn Pass, room: Option<u64>) -> PassRecord {
     }
 }
 
+/// A score that is below what it needs, as a gate that is missed.
+fn missed(score: &Score) -> Missed {
+    let Score { metric, estimate, threshold, needed } = score;
+    Missed {
+        metric: metric.clone(),
+        estimate: *estimate,
+        threshold: *threshold,
+        at_least: true,
+        // See [`Score::slack`]: the share of the room above the gate that has to be left.
+        needed: threshold + needed * (1.0 - threshold).max(0.0),
+        on_verdict: false,
+    }
+}
+
 /// Why a candidate may not be the result under goal and budget.
 fn refusal(candidate: &Candidate, limits: &Limits) -> Option<String> {
-    if let Some(worst) =
-        candidate.quality.iter().filter(|s| s.margin() < 0.0).min_by(|a, b| a.margin().total_cmp(&b.margin()))
-    {
+    if let Some(worst) = candidate.below() {
         return Some(format!(
             "{} is {:.4} on the search split, too near the gate's {}",
             worst.metric, worst.estimate, worst.threshold
@@ -509,6 +563,8 @@ mod tests {
             nodes: 0,
             left_out: Vec::new(),
             refused: None,
+            missed: None,
+            scan: None,
         };
         let deadline = Instant::now();
         let limits = |goal| Limits { goal, input_bytes: 100, deadline, measuring: Duration::ZERO, room: None };

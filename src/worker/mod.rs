@@ -171,13 +171,6 @@ fn assigned(assignment: &Assignment, job: &ResolvedJob, ort_lib: Option<&Path>) 
         Ok(program) => program,
         Err(error) => return Outcome::bare(Reason::Internal, format!("cannot find this program again: {error}")),
     };
-    let options = Options {
-        engines: Engines::discover(ort_lib),
-        ort_lib: ort_lib.map(Path::to_owned),
-        program,
-        low_memory: assignment.low_memory,
-        checkpoints: stages::of(assignment, job),
-    };
     // The platform's place goes before one that the job's own variables name.
     let cache = match assignment.cache.as_deref() {
         _ if job.cache == Cache::Off => Ok(None),
@@ -187,6 +180,14 @@ fn assigned(assignment: &Assignment, job: &ResolvedJob, ort_lib: Option<&Path>) 
     let cache = match cache {
         Ok(cache) => cache,
         Err(message) => return Outcome::bare(Reason::InvalidJob, message),
+    };
+    let options = Options {
+        engines: Engines::discover(ort_lib),
+        ort_lib: ort_lib.map(Path::to_owned),
+        program,
+        low_memory: assignment.low_memory,
+        checkpoints: stages::of(assignment, job),
+        spreads: cache::spreads(cache.as_deref()),
     };
     match bake(job, &options, cache.as_deref(), &mut Lines::new(std::io::stdout())) {
         Ok(baked) => outcome::of(&baked.summary, &baked.folder, &assignment.spec.output.uri),

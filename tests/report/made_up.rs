@@ -6,8 +6,9 @@ use bakehouse::api::bakejob::Verdict;
 use bakehouse::api::{Metric, Reason};
 use bakehouse::bake::probe::Seen;
 use bakehouse::bake::report::{
-    Artifact, BatchLatency, BatchSpeedup, CandidateFigures, DataFigures, Determinism, EngineFusion, JobFigures,
-    ModelFigures, OutcomeFigures, PackageFigures, REPORT_VERSION, Reproduced,
+    Artifact, BatchLatency, BatchSpeedup, BudgetUnreachable, CalibrationFigures, CandidateFigures, DataFigures,
+    Determinism, EngineFusion, FrontPoint, JobFigures, ModelFigures, OutcomeFigures, PackageFigures, REPORT_VERSION,
+    Reproduced, Unranged,
 };
 use bakehouse::bake::{Report, Stage, StageRecord};
 use bakehouse::engine::EngineId;
@@ -15,7 +16,8 @@ use bakehouse::engine::registry::BackendStatus;
 use bakehouse::hardware::MachineFacts;
 use bakehouse::model::IntakeNotes;
 use bakehouse::model::stats::{Count, Macs, NodeStats, Stats};
-use bakehouse::optimizer::{Outcome, PassRecord, Score, Speed};
+use bakehouse::optimizer::calibration::Shift;
+use bakehouse::optimizer::{How, Missed, Outcome, PassRecord, Scan, Score, SiteHarm, Speed};
 use bakehouse::package::{
     FinalMetric, Framework, Identity, Layout, Manifest, ModelFiles, PHASE5_VERSION, PackagedFile, Sparsity, Splits,
     Training,
@@ -138,6 +140,8 @@ fn candidate(name: &str, bytes: usize, ratio: Option<f64>, quality: f64, refused
         passes: Vec::new(),
         left_out: Vec::new(),
         refused: refused.map(str::to_owned),
+        missed: None,
+        scan: None,
         chosen: false,
     }
 }
@@ -304,9 +308,97 @@ fn stages() -> Vec<StageRecord> {
     Stage::ALL.into_iter().zip(seconds).map(record).collect()
 }
 
+/// Fifteen sites, one of which breaks the outputs.
+fn scan() -> Scan {
+    let site = |at: usize| SiteHarm {
+        site: if at == 2 { HOSTILE.to_owned() } else { format!("/layer{at}/Conv_output_0") },
+        part: if at % 4 == 3 { "Between" } else { "Conv" }.to_owned(),
+        work: 1_474_560 / (at + 1),
+        harm: (at > 0).then(|| 0.8 / (at * at) as f64),
+        how: [How::Alone, How::Alone, How::LeftOut, How::Estimated][at % 4],
+    };
+    Scan { without: Some(2.1e-7), together: Some(0.914), sites: (0..15).map(site).collect() }
+}
+
+/// A calibration on data that was scaled otherwise than the validation data.
+fn calibration() -> CalibrationFigures {
+    let shift = |tensor: &str, input| Shift {
+        tensor: tensor.to_owned(),
+        input,
+        calibrated: [0.0, 1.0],
+        seen: [0.0, 255.0],
+        beyond: 0.981,
+        mean: 431.0,
+        width: 254.2,
+    };
+    CalibrationFigures {
+        source: "spec.data.calibration".to_owned(),
+        samples: 128,
+        tensors: 31,
+        seconds: 0.412,
+        held_bytes: 31 * 32_850,
+        key: Some("c4".repeat(32)),
+        from_cache: false,
+        methods: BTreeMap::from(
+            [("Entropy", 2), ("MinMax", 7), ("Mse", 18), ("Percentile", 0)].map(|(m, n)| (m.to_owned(), n)),
+        ),
+        left_out: vec![Unranged {
+            tensor: HOSTILE.to_owned(),
+            reason: "it was zero throughout".to_owned(),
+            sites: vec!["/layer3/Add_output_0".to_owned(), HOSTILE.to_owned()],
+        }],
+        compared_with: 32,
+        compared: 32,
+        off: 2,
+        shifts: vec![shift("image", true), shift(HOSTILE, false)],
+    }
+}
+
+fn missed() -> Missed {
+    Missed {
+        metric: Metric::OutputConsistency.to_string(),
+        estimate: 0.622,
+        threshold: 0.95,
+        at_least: true,
+        needed: 0.975,
+        on_verdict: false,
+    }
+}
+
+/// What nobody reached.
+fn unreachable() -> BudgetUnreachable {
+    BudgetUnreachable {
+        nearest: HOSTILE.to_owned(),
+        missed: missed(),
+        bytes: 235_500,
+        input_bytes: 871_400,
+        speed: None,
+        left_out: 2,
+        candidates: 1,
+        message: format!("BudgetUnreachable: of 1 candidate in 8 bits none reaches the gates. Nearest is {HOSTILE}."),
+    }
+}
+
+fn front() -> Vec<FrontPoint> {
+    let point = |candidate: usize, name: &str, bytes, speed, slack| FrontPoint {
+        candidate,
+        name: name.to_owned(),
+        bytes,
+        speed,
+        slack,
+    };
+    vec![
+        point(0, "dynamic-int8", 241_000, 1.84, 0.956),
+        point(1, "dynamic-int8-fast-sites", 402_000, 1.79, 0.982),
+        point(3, "lossless", 861_000, 1.12, 1.0),
+        point(2, "weights-int8", 236_000, 1.01, 0.97),
+    ]
+}
+
 fn candidates() -> Vec<CandidateFigures> {
     let mut chosen = candidate("dynamic-int8", 241_000, Some(1.84), 0.9978, None);
     chosen.chosen = true;
+    chosen.scan = Some(scan());
     chosen.left_out = vec![
         format!("{HOSTILE}: alone it costs 0.8 % of accuracy"),
         "/head/Gemm: first and last layers stay in float".to_owned(),
@@ -453,7 +545,10 @@ pub(crate) fn report() -> Report {
             refused("backend-tensorrt", Outcome::Skipped, "BackendUnavailable: this build has no TensorRT"),
             PassRecord { max_difference: None, ..applied("dynamic-int8", [52, 61], [866_000, 241_000], &[]) },
         ],
+        calibration: Some(calibration()),
         candidates: candidates(),
+        front: front(),
+        budget_unreachable: Some(unreachable()),
         baseline: model('a', 871_400, 96, "float32", 2.1e-4),
         baked: Some(model('b', 241_000, 61, "int8", 1.14e-4)),
         speedup: vec![speedup(1, 1.84, 11), speedup(8, 2.06, 13)],
@@ -507,6 +602,9 @@ pub(crate) fn bare() -> Report {
     report.package = None;
     report.gates.clear();
     report.candidates.clear();
+    report.calibration = None;
+    report.front.clear();
+    report.budget_unreachable = None;
     report.passes.clear();
     report.artifacts.clear();
     report.backends.clear();

@@ -3,9 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use crate::api::ResolvedJob;
+use crate::bake::calibrated::CalibrationFigures;
 use crate::bake::intake::Loaded;
 use crate::bake::{Search, passes};
-use crate::optimizer::{Candidate, PassRecord, Score, Speed, Step, Work};
+use crate::optimizer::{Candidate, Missed, PassRecord, Scan, Score, Speed, Step, Work};
 
 /// The end of stage Optimize.
 #[derive(Debug, Serialize, Deserialize)]
@@ -13,6 +14,8 @@ use crate::optimizer::{Candidate, PassRecord, Score, Speed, Step, Work};
 pub(super) struct Optimized {
     lossless: Vec<PassRecord>,
     candidates: Vec<SavedCandidate>,
+    calibration: Option<CalibrationFigures>,
+    remarks: Vec<String>,
 }
 
 /// A candidate without its model.
@@ -31,6 +34,8 @@ struct SavedCandidate {
     nodes: usize,
     left_out: Vec<String>,
     refused: Option<String>,
+    missed: Option<Missed>,
+    scan: Option<Scan>,
 }
 
 impl Optimized {
@@ -38,6 +43,8 @@ impl Optimized {
         Self {
             lossless: search.lossless.clone(),
             candidates: search.candidates.iter().map(SavedCandidate::of).collect(),
+            calibration: search.calibration.clone(),
+            remarks: search.remarks.clone(),
         }
     }
 
@@ -53,13 +60,15 @@ impl Optimized {
         let shared = shared_steps(self.candidates.iter().filter(|c| c.refused.is_none()).map(|c| c.steps.as_slice()));
         let base = go_on(&begin, shared)?;
         let candidates = self.candidates.iter().map(|c| c.replay(&input, &base)).collect::<Result<_, _>>()?;
-        Ok(Search { lossless: self.lossless, candidates })
+        let Self { lossless, calibration, remarks, .. } = self;
+        Ok(Search { lossless, candidates, calibration, remarks })
     }
 }
 
 impl SavedCandidate {
     fn of(candidate: &Candidate) -> Self {
-        let Candidate { name, work, records, quality, speed, bytes, nodes, left_out, refused } = candidate;
+        let Candidate { name, work, records, quality, speed, bytes, nodes, left_out, refused, missed, scan } =
+            candidate;
         Self {
             name: name.clone(),
             steps: work.steps.clone(),
@@ -71,6 +80,8 @@ impl SavedCandidate {
             nodes: *nodes,
             left_out: left_out.clone(),
             refused: refused.clone(),
+            missed: missed.clone(),
+            scan: scan.clone(),
         }
     }
 
@@ -95,6 +106,8 @@ impl SavedCandidate {
             nodes: self.nodes,
             left_out: self.left_out.clone(),
             refused: self.refused.clone(),
+            missed: self.missed.clone(),
+            scan: self.scan.clone(),
         })
     }
 }
@@ -117,6 +130,7 @@ mod tests {
     use super::*;
     use crate::model::build::Builder;
     use crate::model::{DType, Facts};
+    use crate::optimizer::{How, SiteHarm};
 
     fn steps(names: &[&str]) -> Vec<Step> {
         names.iter().map(|name| Step { pass: (*name).to_owned(), parameters: serde_json::Value::Null }).collect()
@@ -142,6 +156,8 @@ mod tests {
             nodes: 1,
             left_out: Vec::new(),
             refused: refused.map(str::to_owned),
+            missed: None,
+            scan: None,
         }
     }
 
@@ -161,6 +177,32 @@ mod tests {
         assert!(other.replay(&input(), &input()).unwrap_err().contains("other bytes"));
         let unknown = SavedCandidate { steps: steps(&["no such pass"]), ..SavedCandidate::of(&candidate(None)) };
         assert!(unknown.replay(&input(), &input()).unwrap_err().contains("no such pass"));
+    }
+
+    #[test]
+    fn what_the_search_measured_is_the_same_after_it_was_kept_and_read() {
+        let harm = SiteHarm { site: "c".into(), part: "Conv".into(), work: 9, harm: Some(1.0 / 3.0), how: How::Alone };
+        let scan = Scan { without: Some(0.0), together: Some(0.1 + 0.2), sites: vec![harm] };
+        let missed = Missed {
+            metric: "OutputConsistency".into(),
+            estimate: 0.9,
+            threshold: 0.95,
+            at_least: true,
+            needed: 0.975,
+            on_verdict: false,
+        };
+        let refused = Candidate { scan: Some(scan), missed: Some(missed), ..candidate(Some("too near")) };
+        let search = Search {
+            lossless: Vec::new(),
+            candidates: vec![refused],
+            calibration: Some(crate::bake::calibrated::tests::figures()),
+            remarks: vec!["said".into()],
+        };
+        let text = serde_json::to_string(&Optimized::of(&search)).unwrap();
+        let kept: Optimized = serde_json::from_str(&text).unwrap();
+        assert_eq!((kept.calibration, kept.remarks), (search.calibration, search.remarks));
+        let again = kept.candidates[0].replay(&input(), &input()).unwrap();
+        assert_eq!((&again.scan, &again.missed), (&search.candidates[0].scan, &search.candidates[0].missed));
     }
 
     #[test]

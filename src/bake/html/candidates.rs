@@ -24,7 +24,8 @@ pub(super) fn section(report: &Report) -> Node {
         return section
             .push(text("p", "There was no search: a recipe was replayed, or nothing could be tried.").class("absent"));
     }
-    section.push(scatter(report)).push(table(report))
+    let unreachable = report.budget_unreachable.as_ref().map(|found| text("p", &found.message).class("note"));
+    section.maybe(unreachable).push(scatter(report)).push(super::front::figure(report)).push(table(report))
 }
 
 /// The least slack over the metrics: 1 unchanged, 0 at a gate's bound, negative beyond it. `None` without a metric.

@@ -2,13 +2,11 @@
 
 use std::collections::HashSet;
 
-use crate::engine::{Feed, SharedEngine};
-use crate::optimizer::Work;
-use crate::optimizer::calibration::{Policy, calibrate};
+use crate::optimizer::calibration::Policy;
 use crate::optimizer::int8::linear::Operator;
 use crate::optimizer::int8::qdq::plan::Ranged;
 use crate::optimizer::int8::qdq::region::Part;
-use crate::optimizer::int8::{Exclude, Region, StaticInt8, StaticSite, WeightScheme};
+use crate::optimizer::int8::{StaticInt8, StaticSite, WeightScheme};
 use crate::optimizer::search::SiteInfo;
 
 /// Codes with ranges that were measured beforehand.
@@ -24,21 +22,11 @@ pub(super) struct Fixed {
 }
 
 impl Fixed {
-    /// Everything on codes, and convolutions alone; the ranges of least harm before those that clip nothing. None where nothing can be, or where no engine hands
-    /// out what has to be looked at.
-    pub(super) fn all(
-        engine: &SharedEngine,
-        work: &Work,
-        feeds: &[Feed],
-        exclude: &Exclude,
-        scheme: WeightScheme,
-    ) -> Vec<Self> {
-        let region = Region::of(&work.model, &work.facts, exclude);
-        let Ok(spreads) = calibrate(engine, &work.model, region.watches(), feeds) else { return Vec::new() };
-        let ranged = [Policy::LeastHarm, Policy::Unclipped].map(|policy| (policy, region.ranged(&spreads, policy)));
+    /// Everything on codes, and convolutions alone; the ranges of least harm before those that clip nothing. None where nothing can be.
+    pub(super) fn all(ranged: &[(Policy, Ranged)], scheme: WeightScheme) -> Vec<Self> {
         let mut all = Vec::new();
         for only_convolutions in [false, true] {
-            for (policy, ranged) in &ranged {
+            for (policy, ranged) in ranged {
                 let wanted = |s: &&StaticSite| match s.part {
                     Part::Linear(Operator::MatMul | Operator::Gemm) => !only_convolutions,
                     _ => true,
@@ -72,6 +60,10 @@ impl Fixed {
     pub(super) fn infos(&self) -> Vec<SiteInfo> {
         let info = |site: &StaticSite| SiteInfo {
             name: site.output.clone(),
+            part: match site.part {
+                Part::Linear(operator) => operator.name(),
+                Part::Between | Part::Mover => "Between",
+            },
             elements: site.work,
             error: self.ranged.harm(site),
             follows: site.part == Part::Between,

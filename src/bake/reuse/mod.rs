@@ -5,6 +5,7 @@
 
 mod binary;
 mod inputs;
+pub(in crate::bake) mod spreads;
 
 use std::collections::BTreeSet;
 use std::fs::File;

@@ -1,5 +1,7 @@
 //! A histogram that grows with what it sees: 2,048 bins whose width is a power of two, so that widening it merges whole bins and loses nothing but resolution.
 
+use serde::{Deserialize, Serialize};
+
 /// Number of bins. From half of them on are in use.
 pub const BINS: usize = 2048;
 
@@ -7,7 +9,8 @@ pub const BINS: usize = 2048;
 const FINEST: i32 = -100;
 
 /// How often values fell into each bin, plain and weighted. Zeros are not in it: they are exact under every range.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(into = "Sparse", try_from = "Sparse")]
 pub struct Histogram {
     /// A bin is `2^exponent` wide.
     exponent: i32,
@@ -17,6 +20,37 @@ pub struct Histogram {
     first: i64,
     counts: Vec<u64>,
     weights: Vec<f64>,
+}
+
+/// A histogram as it is written: the bins that are not empty, with position, count and weight.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Sparse {
+    exponent: i32,
+    first: i64,
+    bins: Vec<(usize, u64, f64)>,
+}
+
+impl From<Histogram> for Sparse {
+    fn from(histogram: Histogram) -> Self {
+        let Histogram { exponent, first, counts, weights, per_unit: _ } = histogram;
+        let bins = counts.into_iter().zip(weights).enumerate().filter(|(_, (count, _))| *count > 0);
+        Self { exponent, first, bins: bins.map(|(at, (count, weight))| (at, count, weight)).collect() }
+    }
+}
+
+impl TryFrom<Sparse> for Histogram {
+    type Error = String;
+
+    fn try_from(sparse: Sparse) -> Result<Self, String> {
+        let mut histogram = Self::empty(sparse.exponent, sparse.first);
+        for (at, count, weight) in sparse.bins {
+            let place = histogram.counts.get_mut(at).ok_or_else(|| format!("there is no bin {at}"))?;
+            *place = count;
+            histogram.weights[at] = weight;
+        }
+        Ok(histogram)
+    }
 }
 
 /// One bin that is not empty.
@@ -31,6 +65,9 @@ pub struct Bin {
 }
 
 impl Histogram {
+    /// Bytes on the heap, always as many.
+    pub(super) const HEAP_BYTES: usize = BINS * (size_of::<u64>() + size_of::<f64>());
+
     /// An empty histogram that can take values from `low` to `high`, both finite.
     pub fn new(low: f32, high: f32) -> Self {
         let (low, high) = (f64::from(low), f64::from(high));

@@ -2,21 +2,23 @@
 //!
 //! Memory does not grow with the number of samples, every range method reads the same [`Spread`], and all candidates of a search share one pass.
 
+mod ends;
 pub mod histogram;
+mod key;
 pub mod range;
-
-use std::collections::BTreeMap;
-
-use rayon::prelude::*;
+mod run;
+mod shift;
 
 pub use histogram::Histogram;
+pub use key::key;
 pub use range::{Chosen, Method, Policy};
+pub use run::{calibrate, looked_at};
+pub use shift::{Shift, of_inputs, shift};
 
-use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine};
-use crate::model::{DType, Model, Tensor};
+use serde::{Deserialize, Serialize};
 
-/// Samples that are looked at. What more of them would add to a range is less than what rounding takes.
-const MOST_FEEDS: usize = 128;
+use crate::model::Tensor;
+use ends::Ends;
 
 /// Elements of one tensor and run that are counted; of a larger one as many, evenly spread. Minimum, maximum and moments see all.
 const MOST_COUNTED: usize = 1 << 15;
@@ -40,7 +42,8 @@ pub struct Channels {
 }
 
 /// Everything seen of one tensor.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Spread {
     /// Smallest value.
     pub min: f32,
@@ -66,10 +69,56 @@ impl Default for Spread {
     }
 }
 
+/// Why no range can be made of what was seen of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Defect {
+    /// So many of its values, of so many, were infinite or no number.
+    NotFinite(u64, u64),
+    /// It was zero throughout.
+    Zero,
+    /// It was this throughout, so nothing says what else it may be.
+    Constant(f32),
+}
+
+impl std::fmt::Display for Defect {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::NotFinite(broken, all) => write!(f, "{broken} of its {all} values were infinite or no number"),
+            Self::Zero => f.write_str("it was zero throughout"),
+            Self::Constant(value) => write!(f, "it was {value} throughout"),
+        }
+    }
+}
+
 impl Spread {
-    /// Whether a range can be made of it: finite throughout, and not zero throughout.
+    /// Whether a range can be made of it: finite throughout, and not the same throughout.
     pub fn is_usable(&self) -> bool {
-        self.broken == 0 && self.histogram.is_some()
+        self.defect().is_none()
+    }
+
+    /// Why no range can be made of it; `None` when one can.
+    pub fn defect(&self) -> Option<Defect> {
+        if self.broken > 0 {
+            Some(Defect::NotFinite(self.broken, self.count + self.broken))
+        } else if self.histogram.is_none() {
+            Some(Defect::Zero)
+        } else if self.min >= self.max {
+            Some(Defect::Constant(self.min))
+        } else {
+            None
+        }
+    }
+
+    /// Mean and standard deviation of its finite values.
+    pub fn moments(&self) -> (f64, f64) {
+        let n = self.count.max(1) as f64;
+        let mean = self.sum / n;
+        (mean, (self.squares / n - mean * mean).max(0.0).sqrt())
+    }
+
+    /// Bytes that it takes in memory, whatever it saw.
+    pub fn held_bytes(&self) -> usize {
+        size_of::<Self>() + self.histogram.as_ref().map_or(0, |_| Histogram::HEAP_BYTES)
     }
 
     /// Takes in one run's tensor.
@@ -106,46 +155,6 @@ impl Spread {
     }
 }
 
-/// Ends and moments of the finite values of one run.
-struct Ends {
-    low: f32,
-    high: f32,
-    sum: f64,
-    squares: f64,
-    finite: u64,
-}
-
-/// Sums side by side, so that the processor adds them at once.
-const LANES: usize = 8;
-
-impl Ends {
-    fn of(values: &[f32]) -> Self {
-        let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
-        let (mut sum, mut squares) = ([0.0_f64; LANES], [0.0_f64; LANES]);
-        for run in values.chunks(LANES) {
-            for (lane, &value) in run.iter().enumerate() {
-                low[lane] = low[lane].min(value);
-                high[lane] = high[lane].max(value);
-                sum[lane] += f64::from(value);
-                squares[lane] += f64::from(value) * f64::from(value);
-            }
-        }
-        let ends = Self {
-            low: low.into_iter().fold(f32::INFINITY, f32::min),
-            high: high.into_iter().fold(f32::NEG_INFINITY, f32::max),
-            sum: sum.iter().sum(),
-            squares: squares.iter().sum(),
-            finite: values.len() as u64,
-        };
-        // The squares of all floats fit; what makes their sum infinite or no number is a value that is.
-        if ends.squares.is_finite() {
-            return ends;
-        }
-        let finite: Vec<f32> = values.iter().copied().filter(|v| v.is_finite()).collect();
-        Self::of(&finite)
-    }
-}
-
 /// The weight of each element of a tensor of this shape.
 fn weights<'c>(shape: &[usize], channels: Option<&'c Channels>) -> impl Fn(usize) -> f32 + use<'c> {
     let axis = channels.and_then(|c| if c.last { shape.len().checked_sub(1) } else { Some(1) });
@@ -153,36 +162,6 @@ fn weights<'c>(shape: &[usize], channels: Option<&'c Channels>) -> impl Fn(usize
     let inner = fitting.map_or(1, |a| shape[a + 1..].iter().product::<usize>()).max(1);
     let weights = channels.filter(|_| fitting.is_some()).map(|c| c.weights.as_slice());
     move |at| weights.map_or(1.0, |w| w[at / inner % w.len()])
-}
-
-/// Runs `model` over `feeds` once and returns what was seen of every watched tensor that holds float32 numbers.
-///
-/// # Errors
-/// What the engine says of the model with these tensors as outputs.
-pub fn calibrate(
-    engine: &SharedEngine,
-    model: &Model,
-    watched: &[Watch],
-    feeds: &[Feed],
-) -> Result<BTreeMap<String, Spread>, EngineError> {
-    let mut spreads: Vec<Spread> = vec![Spread::default(); watched.len()];
-    if watched.is_empty() {
-        return Ok(BTreeMap::new());
-    }
-    let taps = watched.iter().map(|w| w.tensor.clone()).collect();
-    let mut session = engine.load(model, &LoadOptions { taps, ..LoadOptions::default() })?;
-    let outputs = model.graph().output.len();
-    for feed in feeds.iter().take(MOST_FEEDS) {
-        let seen: Vec<Tensor> = session.run(feed)?.drain(outputs..).collect();
-        // Each tensor is summed in the order of the samples, so that threads change nothing.
-        spreads.par_iter_mut().zip(watched).zip(&seen).for_each(|((spread, watch), tensor)| {
-            if tensor.dtype() == DType::F32 {
-                spread.add(tensor, watch.channels.as_ref());
-            }
-        });
-    }
-    let names = watched.iter().map(|w| w.tensor.clone());
-    Ok(names.zip(spreads).filter(|(_, spread)| spread.count + spread.broken > 0).collect())
 }
 
 #[cfg(test)]
@@ -204,11 +183,34 @@ mod tests {
         let mut zeros = Spread::default();
         zeros.add(&Tensor::new(&[3], &[0.0_f32; 3]), None);
         assert!(!zeros.is_usable());
+        assert_eq!(zeros.defect(), Some(Defect::Zero));
         for bad in [f32::NAN, f32::INFINITY] {
             let mut spread = Spread::default();
             spread.add(&Tensor::new(&[3], &[1.0, bad, 2.0]), None);
             assert!(!spread.is_usable() && spread.broken == 1 && spread.max == 2.0, "{spread:?}");
+            assert_eq!(spread.defect(), Some(Defect::NotFinite(1, 3)));
         }
+        let mut same = Spread::default();
+        same.add(&Tensor::new(&[2], &[2.5_f32; 2]), None);
+        assert_eq!((same.defect(), same.range(Policy::Unclipped)), (Some(Defect::Constant(2.5)), None));
+        same.add(&Tensor::new(&[2], &[2.5_f32, 2.25]), None);
+        assert!(same.is_usable());
+    }
+
+    #[test]
+    fn a_spread_is_the_same_to_the_bit_after_it_was_written_and_read() {
+        let mut spread = Spread::default();
+        for i in 1..40 {
+            let values: Vec<f32> = (0..500).map(|v| ((v * i) as f32 * 0.37).sin() / i as f32).collect();
+            spread.add(&Tensor::new(&[1, 5, 100], &values), Some(&Channels { last: false, weights: vec![0.1; 5] }));
+        }
+        let read: Spread = serde_json::from_str(&serde_json::to_string(&spread).unwrap()).unwrap();
+        assert_eq!(read, spread);
+        assert_eq!(read.range(Policy::LeastHarm), spread.range(Policy::LeastHarm));
+        let whole = serde_json::to_value(&spread).unwrap();
+        let mut beyond = whole.clone();
+        beyond["histogram"]["bins"][0][0] = histogram::BINS.into();
+        assert!(serde_json::from_value::<Spread>(whole).is_ok() && serde_json::from_value::<Spread>(beyond).is_err());
     }
 
     #[test]
@@ -231,6 +233,7 @@ mod tests {
             let values: Vec<f32> = (0..100).map(|v| (v * i) as f32 - 100.0).collect();
             spread.add(&Tensor::new(&[100], &values), None);
             assert!(spread.histogram.as_ref().unwrap().bins().count() <= histogram::BINS);
+            assert_eq!(spread.held_bytes(), size_of::<Spread>() + histogram::BINS * 16);
         }
         assert_eq!(spread.count, 5000);
     }

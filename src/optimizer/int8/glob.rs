@@ -1,17 +1,27 @@
 //! Names that a job leaves alone: patterns such as `/head/*`.
 
+use std::collections::HashSet;
+
 use crate::model::onnx::NodeProto;
 
 /// Patterns over node names and output names. `*` stands for any characters (slashes too), `?` for one; everything else for itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Exclude {
     patterns: Vec<Vec<char>>,
+    /// Outputs of nodes that are left alone whatever they are called.
+    outputs: HashSet<String>,
 }
 
 impl Exclude {
     /// Takes over a list of patterns.
     pub fn new<S: AsRef<str>>(patterns: &[S]) -> Self {
-        Self { patterns: patterns.iter().map(|p| p.as_ref().chars().collect()).collect() }
+        Self { patterns: patterns.iter().map(|p| p.as_ref().chars().collect()).collect(), outputs: HashSet::new() }
+    }
+
+    /// The same, and nodes with one of these outputs.
+    #[must_use]
+    pub fn and_outputs(self, outputs: &HashSet<String>) -> Self {
+        Self { outputs: self.outputs.union(outputs).cloned().collect(), ..self }
     }
 
     /// Whether a pattern matches the whole of `name`.
@@ -20,12 +30,13 @@ impl Exclude {
         self.patterns.iter().any(|p| matches(p, &name))
     }
 
-    /// Whether a pattern matches a node's name or one of its outputs.
+    /// Whether a pattern matches a node's name or one of its outputs, or one of them is listed.
     pub fn matches_node(&self, node: &NodeProto) -> bool {
-        !self.patterns.is_empty()
-            && std::iter::once(node.name())
-                .chain(node.output.iter().map(String::as_str))
-                .any(|n| !n.is_empty() && self.matches(n))
+        node.output.iter().any(|o| self.outputs.contains(o))
+            || !self.patterns.is_empty()
+                && std::iter::once(node.name())
+                    .chain(node.output.iter().map(String::as_str))
+                    .any(|n| !n.is_empty() && self.matches(n))
     }
 }
 
@@ -83,5 +94,9 @@ mod tests {
         let node = crate::model::edit::node("MatMul", "", &["x", "w"], &["head.out"], vec![]);
         assert!(Exclude::new(&["head.*"]).matches_node(&node));
         assert!(!Exclude::new(&["body.*"]).matches_node(&node) && !Exclude::default().matches_node(&node));
+        for (output, expected) in [("head.out", true), ("head.*", false)] {
+            let exclude = Exclude::default().and_outputs(&HashSet::from([output.to_owned()]));
+            assert_eq!(exclude.matches_node(&node), expected, "{output}");
+        }
     }
 }

@@ -17,6 +17,17 @@ pub enum Operator {
     Conv,
 }
 
+impl Operator {
+    /// Its name in ONNX.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::MatMul => "MatMul",
+            Self::Gemm => "Gemm",
+            Self::Conv => "Conv",
+        }
+    }
+}
+
 /// What is added to the products.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Bias {

@@ -10,6 +10,7 @@
 //! They compose in this order: each leaves alone what an earlier one took. [`balance`] evens out the channels of what is quantised at run time, [`candidates`] says where
 //! each could act, [`scheme`] holds the arithmetic.
 
+mod already;
 pub mod balance;
 pub mod candidates;
 pub mod dynamic;
@@ -23,6 +24,7 @@ mod scope;
 mod store;
 pub mod weight;
 
+pub use already::Already;
 pub use balance::{Balance, balance};
 pub use candidates::{DynamicSite, EmbeddingSite, WeightSite, dynamic_sites, embedding_sites, quantizable_weights};
 pub use dynamic::{DynamicInt8, NodePlan, WeightScheme};

@@ -56,6 +56,13 @@ pub(crate) fn named() -> Result<Option<PathBuf>, String> {
     std::env::var(VARIABLE).ok().filter(|uri| !uri.is_empty()).map(|uri| located(&uri)).transpose()
 }
 
+/// Where a bake keeps what its calibration saw: a folder beside the results. In a bucket, nothing is kept: fetching it would take as long as running the samples.
+pub(crate) fn spreads(cache: Option<&Path>) -> Option<PathBuf> {
+    #[cfg(feature = "store")]
+    let cache = cache.filter(|path| crate::store::named(path).is_none());
+    cache.map(|folder| folder.join("spreads"))
+}
+
 fn open(cache: &Path, storage: Option<&Storage>) -> Result<Place, Failed> {
     Place::of(FIELD, cache, storage)
 }

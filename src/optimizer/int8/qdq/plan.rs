@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use rayon::prelude::*;
+
 use super::super::dynamic::{NodePlan, WeightScheme};
 use super::super::scheme::Range;
 use super::region::{Part, Region, StaticSite};
@@ -19,7 +21,7 @@ impl Region {
     /// The region with ranges chosen from what was seen. Sites that lack one are left out: their tensors were never finite, or always zero.
     pub fn ranged(&self, spreads: &BTreeMap<String, Spread>, policy: Policy) -> Ranged {
         let ranges: BTreeMap<String, Chosen> =
-            spreads.iter().filter_map(|(name, spread)| Some((name.clone(), spread.range(policy)?))).collect();
+            spreads.par_iter().filter_map(|(name, spread)| Some((name.clone(), spread.range(policy)?))).collect();
         let has_ranges = |site: &&StaticSite| {
             let end = site.part != Part::Mover && site.gives_codes;
             site.inputs.iter().all(|i| ranges.contains_key(i)) && (!end || ranges.contains_key(&site.end))

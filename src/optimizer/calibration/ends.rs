@@ -1,0 +1,94 @@
+//! Ends and moments of one run's tensor, in one pass over its values.
+
+/// Ends and moments of the finite values of one run.
+pub(super) struct Ends {
+    pub(super) low: f32,
+    pub(super) high: f32,
+    pub(super) sum: f64,
+    pub(super) squares: f64,
+    pub(super) finite: u64,
+}
+
+/// Sums side by side, so that the processor adds them at once.
+const LANES: usize = 16;
+
+/// Values that are summed in single precision before the sum is taken over: each lane adds so few that rounding stays below what 8 bits could show.
+const RUN: usize = LANES * 32;
+
+impl Ends {
+    pub(super) fn of(values: &[f32]) -> Self {
+        let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
+        let (mut sum, mut squares) = (0.0_f64, 0.0_f64);
+        for run in values.chunks(RUN) {
+            let (mut sums, mut of_squares) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+            let (blocks, rest) = run.as_chunks::<LANES>();
+            for block in blocks {
+                for (lane, &value) in block.iter().enumerate() {
+                    // Unlike `min` and `max`, this is one instruction; what is no number is found by the squares.
+                    low[lane] = if value < low[lane] { value } else { low[lane] };
+                    high[lane] = if value > high[lane] { value } else { high[lane] };
+                    sums[lane] += value;
+                    of_squares[lane] += value * value;
+                }
+            }
+            for &value in rest {
+                low[0] = low[0].min(value);
+                high[0] = high[0].max(value);
+                sum += f64::from(value);
+                squares += f64::from(value) * f64::from(value);
+            }
+            sum += sums.iter().map(|&v| f64::from(v)).sum::<f64>();
+            squares += of_squares.iter().map(|&v| f64::from(v)).sum::<f64>();
+        }
+        if squares.is_finite() {
+            let low = low.into_iter().fold(f32::INFINITY, f32::min);
+            let high = high.into_iter().fold(f32::NEG_INFINITY, f32::max);
+            return Self { low, high, sum, squares, finite: values.len() as u64 };
+        }
+        Self::one_by_one(values)
+    }
+
+    /// For values that are infinite or no number, or whose squares single precision does not hold.
+    fn one_by_one(values: &[f32]) -> Self {
+        let none = Self { low: f32::INFINITY, high: f32::NEG_INFINITY, sum: 0.0, squares: 0.0, finite: 0 };
+        values.iter().filter(|v| v.is_finite()).fold(none, |ends, &value| Self {
+            low: ends.low.min(value),
+            high: ends.high.max(value),
+            sum: ends.sum + f64::from(value),
+            squares: ends.squares + f64::from(value) * f64::from(value),
+            finite: ends.finite + 1,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_length_gives_what_looking_at_values_one_by_one_gives() {
+        for n in [0, 1, LANES - 1, LANES, LANES + 1, RUN - 1, RUN, RUN + 1, 3 * RUN + 7] {
+            let values: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin() * 3.0 - 1.0).collect();
+            let (fast, exact) = (Ends::of(&values), Ends::one_by_one(&values));
+            assert_eq!((fast.low, fast.high, fast.finite), (exact.low, exact.high, n as u64), "{n}");
+            let near = |a: f64, b: f64| (a - b).abs() <= 1e-5 * exact.squares.max(1e-9);
+            assert!(near(fast.sum, exact.sum) && near(fast.squares, exact.squares), "{n}");
+        }
+    }
+
+    #[test]
+    fn the_largest_floats_are_finite_and_what_is_none_is_left_out_wherever_it_stands() {
+        let ends = Ends::of(&[f32::MAX; 40]);
+        assert_eq!((ends.finite, ends.high), (40, f32::MAX));
+        assert!(ends.squares.is_finite());
+        for at in [0, 5, LANES, RUN + 3] {
+            for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                let mut values = vec![1.0_f32; RUN + 9];
+                values[at] = bad;
+                let ends = Ends::of(&values);
+                assert_eq!((ends.low, ends.high, ends.finite), (1.0, 1.0, (RUN + 8) as u64), "{bad} at {at}");
+                assert_eq!(ends.sum, (RUN + 8) as f64);
+            }
+        }
+    }
+}
