@@ -1,23 +1,28 @@
 //! What the search may try: per level and goal, the lossy passes with everything that is theirs to decide left open site by site.
 
 mod fixed;
+mod rounded;
 
 use std::collections::HashSet;
+use std::rc::Rc;
 
 use super::intake::Loaded;
+use super::passes::allows;
 use crate::api::ResolvedJob;
 use crate::api::bakejob::{Goal, Level};
 use crate::hardware::advise::Advice;
 use crate::model::Pass;
 use crate::optimizer::Work;
+use crate::optimizer::int8::int4::INTEGER_ACCURACY;
 use crate::optimizer::int8::linear::Operator;
 use crate::optimizer::int8::{
-    self, Balance, DynamicInt8, DynamicSite, EmbeddingInt8, EmbeddingSite, Encoding, Exclude, NodePlan, Range,
-    StaticInt8, TablePlan, TensorPlan, WeightInt8, WeightScheme, WeightSite, dynamic_sites, embedding_sites,
-    quantizable_weights,
+    self, Balance, BlockPlan, BlockSite, DynamicInt8, DynamicSite, EmbeddingInt8, EmbeddingSite, Encoding, Exclude,
+    Int4Blocks, NodePlan, Range, RoundWeights, Rounder, StaticInt8, TablePlan, TensorPlan, WeightInt8, WeightScheme,
+    WeightSite, block_sites, dynamic_sites, embedding_sites, quantizable_weights,
 };
 use crate::optimizer::search::{SiteInfo, Variant};
 use fixed::Fixed;
+use rounded::rounded;
 
 /// Weights of fewer elements are not worth the nodes that restore them.
 const MIN_ELEMENTS: usize = 256;
@@ -25,7 +30,7 @@ const MIN_ELEMENTS: usize = 256;
 /// The variants of a job's level, most promising first; those of the level before it first of all. What 8 bits cost in quality is read off real activations of
 /// the calibration data.
 pub(super) fn variants(job: &ResolvedJob, work: &Work, loaded: &Loaded, advice: &Advice) -> Vec<Variant> {
-    let allowed = |pass: &str| job.passes.as_ref().is_none_or(|names| names.iter().any(|n| n == pass));
+    let allowed = |pass: &str| allows(job, pass);
     let exclude = Exclude::new(&job.exclude);
     // Eight bits are exact where the CPU adds products in 32 bits; elsewhere pairs may saturate, which seven bits never do.
     let schemes = if advice.u8s8_saturates {
@@ -58,18 +63,29 @@ pub(super) fn variants(job: &ResolvedJob, work: &Work, loaded: &Loaded, advice: 
     // An engine that cannot hand out these activations leaves the errors of the weights as the estimate, and nothing balanced.
     sites.balances = int8::balance(engine, &work.model, &work.facts, &mut sites.dynamic, feeds, schemes[0].limit())
         .unwrap_or_default();
+    // From level Medium on what keeps too little is tried once more with other codes than the nearest; a job that names the pass may have it before.
+    let rounds = allowed(RoundWeights::NAME) && (job.level >= Level::Medium || job.passes.is_some());
+    let rounder = rounds.then(|| Rc::new(Rounder::new(engine, &work.model, &work.facts, feeds)));
+    let with_rounded = |variants: Vec<Variant>, first: Option<Variant>| {
+        let again = rounder.as_ref().zip(first).map(|(rounder, first)| rounded(first, rounder));
+        variants.into_iter().chain(again)
+    };
     let mut variants = Vec::new();
-    for balanced in [false, true] {
-        for &scheme in &schemes {
-            variants.extend(sites.products(scheme, balanced));
-        }
-    }
+    let products = [false, true].into_iter().flat_map(|balanced| schemes.iter().map(move |&s| (s, balanced)));
+    let products = products.filter_map(|(scheme, balanced)| sites.products(scheme, balanced)).collect();
+    variants.extend(with_rounded(products, sites.products(schemes[0], false)));
     variants.extend(sites.with_convolutions(schemes[0]));
-    variants.push(sites.stored());
+    variants.extend(with_rounded(vec![sites.stored()], Some(sites.stored())));
     // Last, so that measuring sites one by one never takes the time of what the level before tries.
+    if allowed(Int4Blocks::NAME) {
+        let blocks = block_sites(&work.model, &work.facts, &exclude);
+        variants.extend(with_rounded(sites.blocks(&blocks).into_iter().collect(), sites.blocks(&blocks)));
+    }
     if job.level >= Level::Medium && job.goal != Goal::Size && allowed(StaticInt8::NAME) {
-        for fixed in Fixed::all(engine, work, feeds, &exclude, schemes[0]) {
-            variants.extend(sites.fixed(fixed));
+        let all = Fixed::all(engine, work, feeds, &exclude, schemes[0]);
+        for alike in all.chunk_by(|a, b| a.kind() == b.kind()) {
+            let plain = alike.iter().filter_map(|fixed| sites.fixed(fixed.clone())).collect();
+            variants.extend(with_rounded(plain, sites.fixed(alike[0].clone())));
         }
     }
     variants
@@ -93,7 +109,7 @@ impl Sites {
         let name = if balanced { "balanced-int8" } else { "dynamic-int8" };
         let reduced = if scheme == WeightScheme::Int8Reduced { "-reduced" } else { "" };
         let balances = if balanced { self.balances.clone() } else { Vec::new() };
-        let computed = Computed { fixed: None, dynamic: self.dynamic.clone(), scheme, balances };
+        let computed = Computed { dynamic: self.dynamic.clone(), scheme, balances, ..Computed::default() };
         Some(self.computed_and_stored(format!("{name}{reduced}"), "products", computed))
     }
 
@@ -104,8 +120,18 @@ impl Sites {
             return None;
         }
         let (name, kind, scheme) = (fixed.name(), fixed.kind(), fixed.scheme);
-        let computed = Computed { fixed: Some(fixed), dynamic, scheme, balances: Vec::new() };
+        let computed = Computed { fixed: Some(fixed), dynamic, scheme, ..Computed::default() };
         Some(Variant { measured: true, ..self.computed_and_stored(name.to_owned(), kind, computed) })
+    }
+
+    /// Weights of products in 4-bit blocks; those that harm too much in 8 bits like the others. `None` where that is no variant of its own.
+    fn blocks(&self, blocks: &[BlockSite]) -> Option<Variant> {
+        if blocks.is_empty() {
+            return None;
+        }
+        let computed = Computed { blocks: blocks.to_vec(), ..Computed::default() };
+        let variant = self.computed_and_stored(Int4Blocks::NAME.to_owned(), "blocks", computed);
+        Some(Variant { measured: true, smallest: true, ..variant })
     }
 
     /// Integer convolutions beside the products. ONNX Runtime does not fuse `ConvInteger`, and it was slower wherever it was measured; so the one with most
@@ -114,7 +140,7 @@ impl Sites {
         let work = |s: &DynamicSite| s.elements() * s.rows.unwrap_or(1);
         let (most, _) = self.convolutions.iter().enumerate().max_by_key(|(_, s)| work(s))?;
         let dynamic = self.convolutions.iter().chain(&self.dynamic).cloned().collect();
-        let computed = Computed { fixed: None, dynamic, scheme, balances: Vec::new() };
+        let computed = Computed { dynamic, scheme, ..Computed::default() };
         let name = "dynamic-int8-convolutions".to_owned();
         Some(Variant { probe: Some(most), ..self.computed_and_stored(name, "convolutions", computed) })
     }
@@ -135,6 +161,7 @@ impl Sites {
             probe: None,
             tunable,
             measured: false,
+            smallest: false,
             sites,
             build: Box::new(move |mask| {
                 let (of_computed, rest) = mask.split_at(tunable);
@@ -165,6 +192,7 @@ impl Sites {
             probe: None,
             tunable: 0,
             measured: false,
+            smallest: false,
             sites: tables.iter().map(table_info).chain(weights.iter().map(weight_info)).collect(),
             build: Box::new(move |mask| {
                 let (table_mask, weight_mask) = mask.split_at(tables.len());
@@ -182,8 +210,11 @@ impl Sites {
 }
 
 /// Where a variant computes in integers.
+#[derive(Default)]
 struct Computed {
     fixed: Option<Fixed>,
+    /// Products on 4-bit weights.
+    blocks: Vec<BlockSite>,
     dynamic: Vec<DynamicSite>,
     /// How dynamic products store their weights.
     scheme: WeightScheme,
@@ -194,11 +225,17 @@ impl Computed {
     /// Names of the weights.
     fn weights(&self) -> impl Iterator<Item = &String> {
         let fixed = self.fixed.iter().flat_map(|f| &f.sites).filter_map(|s| s.weight.as_ref());
-        fixed.chain(self.dynamic.iter().map(|d| &d.weight))
+        fixed.chain(self.blocks.iter().map(|b| &b.weight)).chain(self.dynamic.iter().map(|d| &d.weight))
     }
 
     fn infos(&self) -> Vec<SiteInfo> {
         let mut infos: Vec<SiteInfo> = self.fixed.iter().flat_map(Fixed::infos).collect();
+        infos.extend(self.blocks.iter().map(|b| SiteInfo {
+            name: b.output.clone(),
+            elements: b.elements,
+            error: b.error,
+            follows: false,
+        }));
         let dynamic = self.dynamic.iter();
         infos.extend(dynamic.map(|d| SiteInfo {
             name: d.output.clone(),
@@ -211,7 +248,8 @@ impl Computed {
 
     /// The passes for a choice, and the names of the weights of what stays in float.
     fn passes(&self, mask: &[bool]) -> (Vec<Box<dyn Pass>>, HashSet<String>) {
-        let (of_fixed, of_dynamic) = mask.split_at(self.fixed.as_ref().map_or(0, |f| f.sites.len()));
+        let (of_fixed, rest) = mask.split_at(self.fixed.as_ref().map_or(0, |f| f.sites.len()));
+        let (of_blocks, of_dynamic) = rest.split_at(self.blocks.len());
         let mut passes: Vec<Box<dyn Pass>> = Vec::new();
         let mut float = HashSet::new();
         if let Some(fixed) = &self.fixed {
@@ -221,6 +259,12 @@ impl Computed {
             }
             float.extend(left(&fixed.sites, of_fixed).filter_map(|s| s.weight.clone()));
         }
+        let plan = |b: &BlockSite| BlockPlan { output: b.output.clone(), size: b.size };
+        let nodes: Vec<BlockPlan> = chosen(&self.blocks, of_blocks).map(plan).collect();
+        if !nodes.is_empty() {
+            passes.push(Box::new(Int4Blocks { nodes, accuracy_level: INTEGER_ACCURACY }));
+        }
+        float.extend(left(&self.blocks, of_blocks).map(|b| b.weight.clone()));
         let plan = |d: &DynamicSite| NodePlan { output: d.output.clone(), weights: self.scheme, range: Range::MaxAbs };
         let nodes: Vec<NodePlan> = chosen(&self.dynamic, of_dynamic).map(plan).collect();
         if !nodes.is_empty() {

@@ -265,6 +265,7 @@ mod tests {
             probe: None,
             tunable: harms.len(),
             measured,
+            smallest: false,
         }
     }
 

@@ -12,6 +12,7 @@ use crate::optimizer::int8::{Exclude, Region, StaticInt8, StaticSite, WeightSche
 use crate::optimizer::search::SiteInfo;
 
 /// Codes with ranges that were measured beforehand.
+#[derive(Clone)]
 pub(super) struct Fixed {
     ranged: Ranged,
     policy: Policy,
