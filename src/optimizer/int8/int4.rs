@@ -4,6 +4,20 @@
 //!  x ─ MatMulNBits(codes, scales) ─ Add ─ y
 //!                                    └ bias
 //! ```
+//! Speed against float32 on ONNX Runtime 1.32, one thread, AVX-512 with VNNI, by the operator's `accuracy_level` (1: float32, 4: activations in 8 bits, one
+//! scale per block) and the size of the blocks. Level 0, which leaves it to the runtime, is level 1. Rounding activations takes 0.5 % of the products, the 4-bit
+//! weights themselves 8 %, so level 4 costs nothing beside them.
+//!
+//! | k x n | rows | 1, blocks of 32 | 1, 128 | 4, blocks of 32 | 4, 64 | 4, 128 |
+//! |---|---|---|---|---|---|---|
+//! | 384 x 384 | 1 | 0.92x | 1.01x | 1.44x | 1.49x | 1.54x |
+//! | 384 x 1536 | 1 | 1.02x | 1.17x | 2.42x | 2.62x | 2.92x |
+//! | 384 x 1536 | 8 | 0.81x | 0.86x | 1.74x | 1.91x | 2.44x |
+//! | 384 x 1536 | 128 | 1.04x | 1.05x | 1.08x | 1.11x | 1.31x |
+//! | 784 x 256 | 1 | 1.00x | 1.12x | 1.73x | 1.77x | 1.92x |
+//! | 1024 x 1024 | 1 | 0.96x | 1.16x | 2.65x | 3.02x | 3.65x |
+//! | 1024 x 1024 | 128 | 0.91x | 0.96x | 1.02x | 1.09x | 1.31x |
+//!
 //! It is an operator of ONNX Runtime's own; tract runs it too, with scales rounded to half precision where blocks are of 32. No standard ONNX before opset 21
 //! says as much, so plain-operator exports cannot hold it. Four bits cost far more quality than eight: the pass runs where a job names it, never by itself.
 

@@ -2,7 +2,7 @@
 //!
 //! | pass | what the file holds | what runs |
 //! |---|---|---|
-//! | [`RoundWeights`] | weights that the others will round in another way than to the nearest code | as before |
+//! | [`RoundWeights`] | float weights, some moved to another code than the nearest, for the passes behind it to find | as before |
 //! | [`StaticInt8`] | int8 weights, int32 biases, ranges of activations | integer products and what lies between them; see [`qdq`] |
 //! | [`DynamicInt8`] | int8 weights, activations quantised per run | integer products; ONNX Runtime fuses the chain into one kernel |
 //! | [`Int4Blocks`] | 4-bit weights in blocks of one scale | `MatMulNBits` of ONNX Runtime; only where a job names it |

@@ -66,7 +66,20 @@ pub struct RoundWeights {
 impl RoundWeights {
     /// Name of the pass.
     pub const NAME: &str = "round-weights";
+
+    /// Why nothing was moved.
+    fn reason(&self) -> String {
+        let (said, more) = self.left.split_at(self.left.len().min(MOST_REASONS));
+        match (said, more.len()) {
+            ([], _) => "no listed weight is a constant of the main graph".to_owned(),
+            (said, 0) => said.join("; "),
+            (said, more) => format!("{}; and {more} more", said.join("; ")),
+        }
+    }
 }
+
+/// Weights that are named where none gains.
+const MOST_REASONS: usize = 3;
 
 /// Two-bit fields in base64.
 fn packed(moves: &[i8]) -> String {
@@ -143,9 +156,7 @@ impl Pass for RoundWeights {
             }
             rewrites += 1;
         }
-        let none = "no listed weight is a constant of the main graph".to_owned();
-        let reason = if self.left.is_empty() { none } else { self.left.join("; ") };
-        Ok(Effect::rewrites(rewrites, &reason))
+        Ok(Effect::rewrites(rewrites, &self.reason()))
     }
 }
 

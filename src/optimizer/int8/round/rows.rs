@@ -56,7 +56,7 @@ enum Padding {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Source {
     pub(super) activation: String,
-    pub(super) rounding: Rounding,
+    rounding: Rounding,
     window: Option<Window>,
 }
 
@@ -65,6 +65,11 @@ impl Source {
     pub(super) fn of(node: &NodeProto, found: &Linear, rounding: Rounding) -> Option<Self> {
         let window = if found.operator == Operator::Conv { Some(Window::of(node, found)?) } else { None };
         Some(Self { activation: found.activation.clone(), rounding, window })
+    }
+
+    /// The same rows, rounded in another way.
+    pub(super) fn rounded(&self, rounding: Rounding) -> Self {
+        Self { rounding, ..self.clone() }
     }
 
     /// Appends at most `most` rows of `width` values, evenly spread over the tensor. `None` where it is none that the node could multiply.

@@ -130,8 +130,7 @@ impl Rounder {
             if first.depth > MOST_DEPTH {
                 return Err(format!("'{root}' sums {} products, more than {MOST_DEPTH}", first.depth));
             }
-            let sources: BTreeSet<Source> =
-                all.iter().map(|(p, _, rounding)| Source { rounding: *rounding, ..p.source.clone() }).collect();
+            let sources: BTreeSet<Source> = all.iter().map(|(p, _, rounding)| p.source.rounded(*rounding)).collect();
             let (axis, groups, depth) = (first.axis, first.groups, first.depth);
             Ok(Wanted { root: root.to_owned(), axis, grid, groups, depth, sources: sources.into_iter().collect() })
         };
@@ -185,7 +184,8 @@ impl Rounder {
     fn find(&self, wanted: &[Wanted]) -> Result<(), EngineError> {
         let mut open: Vec<&Wanted> = wanted.iter().filter(|w| !self.known.borrow().contains_key(w)).collect();
         // Weights of the same rows come together, so that their moments are summed once.
-        open.sort_by(|a, b| a.sources.cmp(&b.sources));
+        let rows = |w: &&Wanted| (w.groups, w.depth);
+        open.sort_by(|a, b| a.sources.cmp(&b.sources).then(rows(a).cmp(&rows(b))));
         let mut rest: &[&Wanted] = &open;
         while !rest.is_empty() {
             let mut sources: BTreeMap<&Source, Extent> = BTreeMap::new();
@@ -201,7 +201,8 @@ impl Rounder {
                 taken += 1;
             }
             let (model, seen) = (&self.model, self.rows(&sources)?);
-            let alike: Vec<&[&Wanted]> = rest[..taken].chunk_by(|a, b| a.sources == b.sources).collect();
+            let alike: Vec<&[&Wanted]> =
+                rest[..taken].chunk_by(|a, b| a.sources == b.sources && rows(a) == rows(b)).collect();
             let outcomes: Vec<(Wanted, Outcome)> =
                 alike.into_par_iter().flat_map_iter(|alike| outcomes(model, alike, &seen)).collect();
             self.known.borrow_mut().extend(outcomes);
