@@ -15,8 +15,12 @@ use bakehouse::optimizer::int8::{
 };
 use half::f16;
 
+#[path = "int8/blocks.rs"]
+mod blocks;
 #[path = "int8/fixed.rs"]
 mod fixed;
+#[path = "int8/round.rs"]
+mod round;
 
 /// Numbers without a pattern that quantisation could like, in about -1 to 1; the same everywhere.
 fn numbers(n: usize, seed: u64) -> Vec<f32> {

@@ -21,6 +21,7 @@ use super::{BakeError, Options};
 use crate::api::ResolvedJob;
 use crate::api::bakejob::Export;
 use crate::hardware::MachineFacts;
+use crate::optimizer::int8::Int4Blocks;
 use crate::optimizer::{PassRecord, Recipe};
 use crate::package::{Package, oci, phase7};
 
@@ -105,6 +106,10 @@ pub(super) fn check_model(job: &ResolvedJob, loaded: &Loaded) -> Result<(), Bake
         let others = phase7::ModelFacts::of(&loaded.model).other_operators;
         if !others.is_empty() {
             return refuse("ONNXStandard", format!("the model has operators of other domains ({})", others.join(", ")));
+        }
+        let pass = Int4Blocks::NAME;
+        if job.passes.iter().flatten().any(|name| name == pass) {
+            return refuse("ONNXStandard", format!("the pass {pass} brings in com.microsoft.MatMulNBits"));
         }
     }
     if job.exports.contains(&Export::SafeTensors)

@@ -13,17 +13,36 @@ use crate::optimizer::{PassRecord, Work, int8};
 use super::BakeError;
 
 /// The lossy passes.
-const INT8: &[&str] =
-    &[int8::StaticInt8::NAME, int8::DynamicInt8::NAME, int8::EmbeddingInt8::NAME, int8::WeightInt8::NAME];
+const INT8: &[&str] = &[
+    int8::StaticInt8::NAME,
+    int8::DynamicInt8::NAME,
+    int8::EmbeddingInt8::NAME,
+    int8::WeightInt8::NAME,
+    int8::RoundWeights::NAME,
+    int8::Int4Blocks::NAME,
+];
+
+/// Those of them that run only where a job names them.
+const ON_DEMAND: &[&str] = &[int8::Int4Blocks::NAME];
 
 /// Names that `spec.optimization.passes` may hold.
 pub fn names() -> Vec<&'static str> {
     std::iter::once(&"opset-upgrade").chain(accelerator::PASS_NAMES).chain(INT8).copied().collect()
 }
 
+/// The names that a job without a list of its own stands for.
+pub fn names_by_default() -> Vec<&'static str> {
+    names().into_iter().filter(|name| !ON_DEMAND.contains(name)).collect()
+}
+
+/// Whether a job may run the pass of this name.
+pub(super) fn allows(job: &ResolvedJob, pass: &str) -> bool {
+    job.passes.as_ref().map_or(!ON_DEMAND.contains(&pass), |names| names.iter().any(|n| n == pass))
+}
+
 /// The lossless passes of a job, in order.
 pub(super) fn lossless(job: &ResolvedJob) -> Vec<Box<dyn Pass>> {
-    let wanted = |pass: &dyn Pass| job.passes.as_ref().is_none_or(|names| names.iter().any(|n| n == pass.name()));
+    let wanted = |pass: &dyn Pass| allows(job, pass.name());
     // First of all the opset that the others need; checked and rolled back like any of them.
     let upgrade: Box<dyn Pass> = Box::new(OpsetUpgrade::default());
     std::iter::once(upgrade).chain(accelerator::conservative_passes()).filter(|pass| wanted(pass.as_ref())).collect()

@@ -1,23 +1,29 @@
 //! What the search may try: per level and goal, the lossy passes with everything that is theirs to decide left open site by site.
 
 mod fixed;
+mod rounded;
 
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use super::calibrated::Calibrated;
 use super::intake::Loaded;
+use super::passes::allows;
 use crate::api::ResolvedJob;
-use crate::api::bakejob::Goal;
+use crate::api::bakejob::{Goal, Level};
 use crate::hardware::advise::Advice;
 use crate::model::Pass;
 use crate::optimizer::Work;
+use crate::optimizer::int8::int4::INTEGER_ACCURACY;
 use crate::optimizer::int8::linear::Operator;
 use crate::optimizer::int8::{
-    self, Balance, DynamicInt8, DynamicSite, EmbeddingInt8, EmbeddingSite, Encoding, Exclude, NodePlan, Range,
-    TablePlan, TensorPlan, WeightInt8, WeightScheme, WeightSite, dynamic_sites, embedding_sites, quantizable_weights,
+    self, Balance, BlockPlan, BlockSite, DynamicInt8, DynamicSite, EmbeddingInt8, EmbeddingSite, Encoding, Exclude,
+    Int4Blocks, NodePlan, Range, RoundWeights, Rounder, TablePlan, TensorPlan, WeightInt8, WeightScheme, WeightSite,
+    block_sites, dynamic_sites, embedding_sites, quantizable_weights,
 };
 use crate::optimizer::search::{SiteInfo, Variant};
 use fixed::Fixed;
+use rounded::rounded;
 
 /// Weights of fewer elements are not worth the nodes that restore them.
 const MIN_ELEMENTS: usize = 256;
@@ -32,7 +38,7 @@ pub(super) fn variants(
     exclude: &Exclude,
     calibrated: Option<&Calibrated>,
 ) -> Vec<Variant> {
-    let allowed = |pass: &str| job.passes.as_ref().is_none_or(|names| names.iter().any(|n| n == pass));
+    let allowed = |pass: &str| allows(job, pass);
     // Eight bits are exact where the CPU adds products in 32 bits; elsewhere pairs may saturate, which seven bits never do.
     let schemes = if advice.u8s8_saturates {
         vec![WeightScheme::Int8Reduced, WeightScheme::Int8]
@@ -64,17 +70,26 @@ pub(super) fn variants(
     // An engine that cannot hand out these activations leaves the errors of the weights as the estimate, and nothing balanced.
     sites.balances = int8::balance(engine, &work.model, &work.facts, &mut sites.dynamic, feeds, schemes[0].limit())
         .unwrap_or_default();
-    let mut variants = Vec::new();
-    for balanced in [false, true] {
-        for &scheme in &schemes {
-            variants.extend(sites.products(scheme, balanced));
-        }
-    }
+    // Other codes than the nearest cost time to find and none to run. From level Medium on; a job that names the pass may have them before.
+    let rounds = allowed(RoundWeights::NAME) && (job.level >= Level::Medium || job.passes.is_some());
+    let rounder = rounds.then(|| Rc::new(Rounder::new(engine, &work.model, &work.facts, feeds)));
+    let with_rounding = |variant: Option<Variant>| Some(rounded(variant?, rounder.as_ref()?));
+    let mut variants: Vec<Variant> = schemes.iter().filter_map(|&scheme| sites.products(scheme, false)).collect();
+    variants.extend(with_rounding(sites.products(schemes[0], false)));
+    variants.extend(schemes.iter().filter_map(|&scheme| sites.products(scheme, true)));
     variants.extend(sites.with_convolutions(schemes[0]));
     variants.push(sites.stored());
+    variants.extend(with_rounding(Some(sites.stored())));
+    if allowed(Int4Blocks::NAME) {
+        let blocks = block_sites(&work.model, &work.facts, exclude);
+        variants.extend(sites.blocks(&blocks));
+        variants.extend(with_rounding(sites.blocks(&blocks)));
+    }
     // Last, so that measuring sites one by one never takes the time of what the level before tries.
-    for fixed in calibrated.iter().flat_map(|calibrated| Fixed::all(&calibrated.ranged, schemes[0])) {
-        variants.extend(sites.fixed(fixed));
+    let all: Vec<Fixed> = calibrated.iter().flat_map(|calibrated| Fixed::all(&calibrated.ranged, schemes[0])).collect();
+    for alike in all.chunk_by(|a, b| a.kind() == b.kind()) {
+        variants.extend(alike.iter().filter_map(|fixed| with_rounding(sites.fixed(fixed.clone()))));
+        variants.extend(alike.iter().filter_map(|fixed| sites.fixed(fixed.clone())));
     }
     variants
 }
@@ -97,7 +112,7 @@ impl Sites {
         let name = if balanced { "balanced-int8" } else { "dynamic-int8" };
         let reduced = if scheme == WeightScheme::Int8Reduced { "-reduced" } else { "" };
         let balances = if balanced { self.balances.clone() } else { Vec::new() };
-        let computed = Computed { fixed: None, dynamic: self.dynamic.clone(), scheme, balances };
+        let computed = Computed { dynamic: self.dynamic.clone(), scheme, balances, ..Computed::default() };
         Some(self.computed_and_stored(format!("{name}{reduced}"), "products", computed))
     }
 
@@ -108,8 +123,18 @@ impl Sites {
             return None;
         }
         let (name, kind, scheme) = (fixed.name(), fixed.kind(), fixed.scheme);
-        let computed = Computed { fixed: Some(fixed), dynamic, scheme, balances: Vec::new() };
+        let computed = Computed { fixed: Some(fixed), dynamic, scheme, ..Computed::default() };
         Some(Variant { measured: true, ..self.computed_and_stored(name.to_owned(), kind, computed) })
+    }
+
+    /// Weights of products in 4-bit blocks; those that harm too much in 8 bits like the others. `None` where that is no variant of its own.
+    fn blocks(&self, blocks: &[BlockSite]) -> Option<Variant> {
+        if blocks.is_empty() {
+            return None;
+        }
+        let computed = Computed { blocks: blocks.to_vec(), ..Computed::default() };
+        let variant = self.computed_and_stored(Int4Blocks::NAME.to_owned(), "blocks", computed);
+        Some(Variant { measured: true, smallest: true, ..variant })
     }
 
     /// Integer convolutions beside the products. ONNX Runtime does not fuse `ConvInteger`, and it was slower wherever it was measured; so the one with most
@@ -118,7 +143,7 @@ impl Sites {
         let work = |s: &DynamicSite| s.elements() * s.rows.unwrap_or(1);
         let (most, _) = self.convolutions.iter().enumerate().max_by_key(|(_, s)| work(s))?;
         let dynamic = self.convolutions.iter().chain(&self.dynamic).cloned().collect();
-        let computed = Computed { fixed: None, dynamic, scheme, balances: Vec::new() };
+        let computed = Computed { dynamic, scheme, ..Computed::default() };
         let name = "dynamic-int8-convolutions".to_owned();
         Some(Variant { probe: Some(most), ..self.computed_and_stored(name, "convolutions", computed) })
     }
@@ -139,6 +164,7 @@ impl Sites {
             probe: None,
             tunable,
             measured: false,
+            smallest: false,
             sites,
             build: Box::new(move |mask| {
                 let (of_computed, rest) = mask.split_at(tunable);
@@ -170,6 +196,7 @@ impl Sites {
             probe: None,
             tunable: 0,
             measured: false,
+            smallest: false,
             sites: tables.iter().map(table_info).chain(weights.iter().map(weight_info)).collect(),
             build: Box::new(move |mask| {
                 let (table_mask, weight_mask) = mask.split_at(tables.len());
@@ -187,8 +214,11 @@ impl Sites {
 }
 
 /// Where a variant computes in integers.
+#[derive(Default)]
 struct Computed {
     fixed: Option<Fixed>,
+    /// Products on 4-bit weights.
+    blocks: Vec<BlockSite>,
     dynamic: Vec<DynamicSite>,
     /// How dynamic products store their weights.
     scheme: WeightScheme,
@@ -199,11 +229,18 @@ impl Computed {
     /// Names of the weights.
     fn weights(&self) -> impl Iterator<Item = &String> {
         let fixed = self.fixed.iter().flat_map(|f| &f.sites).filter_map(|s| s.weight.as_ref());
-        fixed.chain(self.dynamic.iter().map(|d| &d.weight))
+        fixed.chain(self.blocks.iter().map(|b| &b.weight)).chain(self.dynamic.iter().map(|d| &d.weight))
     }
 
     fn infos(&self) -> Vec<SiteInfo> {
         let mut infos: Vec<SiteInfo> = self.fixed.iter().flat_map(Fixed::infos).collect();
+        infos.extend(self.blocks.iter().map(|b| SiteInfo {
+            name: b.output.clone(),
+            part: "Blocks",
+            elements: b.elements,
+            error: b.error,
+            follows: false,
+        }));
         let dynamic = self.dynamic.iter();
         infos.extend(dynamic.map(|d| SiteInfo {
             name: d.output.clone(),
@@ -217,7 +254,8 @@ impl Computed {
 
     /// The passes for a choice, and the names of the weights of what stays in float: whether 8 bits of the weights themselves may be why.
     fn passes(&self, mask: &[bool]) -> (Vec<Box<dyn Pass>>, HashMap<String, bool>) {
-        let (of_fixed, of_dynamic) = mask.split_at(self.fixed.as_ref().map_or(0, |f| f.sites.len()));
+        let (of_fixed, rest) = mask.split_at(self.fixed.as_ref().map_or(0, |f| f.sites.len()));
+        let (of_blocks, of_dynamic) = rest.split_at(self.blocks.len());
         let mut passes: Vec<Box<dyn Pass>> = Vec::new();
         let mut float = HashMap::new();
         if let Some(fixed) = &self.fixed {
@@ -227,6 +265,12 @@ impl Computed {
             }
             float.extend(left(&fixed.sites, of_fixed).filter_map(|s| Some((s.weight.clone()?, true))));
         }
+        let plan = |b: &BlockSite| BlockPlan { output: b.output.clone(), size: b.size };
+        let nodes: Vec<BlockPlan> = chosen(&self.blocks, of_blocks).map(plan).collect();
+        if !nodes.is_empty() {
+            passes.push(Box::new(Int4Blocks { nodes, accuracy_level: INTEGER_ACCURACY }));
+        }
+        float.extend(left(&self.blocks, of_blocks).map(|b| (b.weight.clone(), false)));
         let plan = |d: &DynamicSite| NodePlan { output: d.output.clone(), weights: self.scheme, range: Range::MaxAbs };
         let nodes: Vec<NodePlan> = chosen(&self.dynamic, of_dynamic).map(plan).collect();
         if !nodes.is_empty() {

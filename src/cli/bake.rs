@@ -179,7 +179,7 @@ fn intention(job: &ResolvedJob) -> String {
         ),
     );
     line("plan", format!("level {:?}, goal {:?}", job.level, job.goal));
-    line("passes", job.passes.as_ref().map_or_else(|| bake::passes::names().join(", "), |p| p.join(", ")));
+    line("passes", job.passes.as_ref().map_or_else(|| bake::passes::names_by_default().join(", "), |p| p.join(", ")));
     for gate in &job.gates {
         line("gate", gate.to_string());
     }

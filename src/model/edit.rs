@@ -4,7 +4,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::onnx::{AttributeProto, GraphProto, NodeProto, TensorProto, ValueInfoProto, attribute_proto::AttributeType};
+use super::onnx::{
+    AttributeProto, GraphProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
+    attribute_proto::AttributeType,
+};
 use super::{Model, Tensor};
 
 /// Producers and readers of every tensor of the main graph. Reads from inside subgraphs (If, Loop, Scan) count as reads of the node that holds them.
@@ -184,6 +187,14 @@ impl Model {
             return if overridable { None } else { Tensor::from_proto(&graph.initializer[position]).ok() };
         }
         constant_value(&graph.node[index.producer(tensor)?])
+    }
+
+    /// Imports an opset of a domain, unless one is imported already.
+    pub fn import(&mut self, domain: &str, version: i64) {
+        if self.opset(domain).is_none() {
+            let import = OperatorSetIdProto { domain: Some(domain.to_owned()), version: Some(version) };
+            self.proto_mut().opset_import.push(import);
+        }
     }
 
     /// A tensor name that is not in use yet, starting with `stem`. `taken` holds the names handed out so far; build it with [`Model::tensor_names`].

@@ -286,6 +286,7 @@ mod tests {
             probe: None,
             tunable: harms.len(),
             measured,
+            smallest: false,
         }
     }
 

@@ -99,6 +99,8 @@ pub struct Variant {
     pub tunable: usize,
     /// Whether the harm of each of those is measured before any is left out: where errors meet each other inside the model, estimates tell too little.
     pub measured: bool,
+    /// Whether its file is the smallest there is, so that it is worth having where it is no faster, unless speed alone counts.
+    pub smallest: bool,
 }
 
 /// One site of a [`Variant`].
@@ -274,7 +276,8 @@ fn explore(base: &Work, alike: &[Variant], without: f64, limits: &Limits, judge:
     if variant.measured && candidate.refused.is_none() && candidate.margin() < 0.0 {
         // Leaving sites out makes it slower still, so what is slow as a whole is not worth their measuring.
         time(&mut candidate, judge);
-        candidate.refused = candidate.refused.or_else(|| slow_as_a_whole(candidate.speed, without));
+        let small = variant.smallest && limits.goal != Goal::Latency;
+        candidate.refused = candidate.refused.or_else(|| slow_as_a_whole(candidate.speed, without).filter(|_| !small));
     }
     let mut scan = None;
     if candidate.refused.is_none() && candidate.margin() < 0.0 {
@@ -408,7 +411,8 @@ pub(super) fn make(base: &Work, variant: &Variant, mask: &[bool], limits: &Limit
         }
     }
     if refused.is_none() && !records.iter().any(|r| r.outcome == Outcome::Applied) {
-        refused = Some("no pass of this candidate had anything to do".to_owned());
+        let reasons: Vec<&str> = records.iter().filter_map(|r| r.reason.as_deref()).collect();
+        refused = Some(format!("no pass of this candidate had anything to do: {}", reasons.join("; ")));
     }
     refused = refused.or_else(|| work.model.sort().and_then(|_| work.model.check()).err().map(|e| e.to_string()));
     let left_out = variant.sites.iter().zip(mask).filter(|(_, on)| !**on).map(|(s, _)| s.name.clone()).collect();

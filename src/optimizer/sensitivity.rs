@@ -103,6 +103,7 @@ mod tests {
             build: Box::new(|_| Vec::new()),
             probe: None,
             tunable: 3,
+            smallest: false,
             measured: true,
         }
     }

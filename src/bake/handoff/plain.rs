@@ -38,10 +38,12 @@ impl Handoff<'_> {
         }
         let others = ModelFacts::of(&model).other_operators;
         if !others.is_empty() {
-            return Err(BakeError::Internal(format!(
-                "a pass brought in operators of other domains: {}",
+            // A pass that a job names is refused before the bake; one that a recipe holds is seen here.
+            let detail = format!(
+                "ONNXStandard cannot be written: the recipe brings in operators of other domains ({}). Leave ONNXStandard out.",
                 others.join(", ")
-            )));
+            );
+            return Err(BakeError::Job { field: "spec.exports".to_owned(), detail });
         }
         let path = staging.path(STANDARD_FILE);
         model.save(&path)?;

@@ -10,6 +10,7 @@ use crate::optimizer::int8::{StaticInt8, StaticSite, WeightScheme};
 use crate::optimizer::search::SiteInfo;
 
 /// Codes with ranges that were measured beforehand.
+#[derive(Clone)]
 pub(super) struct Fixed {
     ranged: Ranged,
     policy: Policy,

@@ -49,6 +49,39 @@ struct Uses {
     /// int32 names read as a quantised bias.
     bias: BTreeSet<String>,
     zero_points: BTreeMap<String, ZeroPoint>,
+    /// Weights packed into bytes.
+    packed: BTreeMap<String, Packed>,
+}
+
+/// Codes of a `MatMulNBits`, several to a byte, low bits first; each of `rows` is filled up to whole blocks.
+struct Packed {
+    rows: usize,
+    depth: usize,
+    bits: usize,
+    /// Whether the code of 0 is that in the middle; zero points of its own are not looked up.
+    symmetric: bool,
+}
+
+impl Packed {
+    fn of(node: &NodeProto) -> Option<Self> {
+        let size = |name: &str| usize::try_from(int_attribute(node, name, 0)).ok().filter(|v| *v > 0);
+        let bits = usize::try_from(int_attribute(node, "bits", 4)).ok().filter(|bits| matches!(bits, 2 | 4 | 8))?;
+        let symmetric = node.input.get(3).is_none_or(String::is_empty);
+        Some(Self { rows: size("N")?, depth: size("K")?, bits, symmetric })
+    }
+
+    /// Codes that do not stand for zero; `None` where the bytes are not those of so many weights.
+    fn non_zero(&self, bytes: &[u8]) -> Option<usize> {
+        let (per_byte, zero) = (8 / self.bits, 1_u8 << (self.bits - 1));
+        let mask = u8::MAX >> (8 - self.bits);
+        let row = bytes.len() / self.rows;
+        if row * self.rows != bytes.len() || row * per_byte < self.depth {
+            return None;
+        }
+        let code = |row: &[u8], at: usize| row[at / per_byte] >> (at % per_byte * self.bits) & mask;
+        let differing = |row: &[u8]| (0..self.depth).filter(|&at| !self.symmetric || code(row, at) != zero).count();
+        Some(bytes.chunks_exact(row).map(differing).sum())
+    }
 }
 
 /// Every constant of the graph and of its subgraphs: initializers, sparse initializers and `Constant` nodes.
@@ -88,6 +121,11 @@ fn record(node: &NodeProto, uses: &mut Uses) {
                 uses.bias.insert(name.clone());
             }
         }
+    }
+    if (node.domain(), op) == ("com.microsoft", "MatMulNBits")
+        && let (Some(weight), Some(packed)) = (node.input.get(1), Packed::of(node))
+    {
+        uses.packed.insert(weight.clone(), packed);
     }
     // Weight input, zero-point input, axis of per-channel zero points.
     let (weight, zero, axis) = match op {
@@ -146,6 +184,12 @@ fn count(name: &str, tensor: &TensorProto, uses: &Uses, by_name: &BTreeMap<&str,
             .sum::<usize>()
             .max(tensor.raw_data.as_ref().map_or(0, bytes::Bytes::len)),
     };
+    if let Some(packed) = uses.packed.get(name)
+        && let Some(non_zero) = numeric.as_ref().and_then(|t| packed.non_zero(t.bytes()))
+    {
+        let elements = packed.rows * packed.depth;
+        return Constant { name: name.to_owned(), data_type, shape, elements, non_zero, bytes, role };
+    }
     let zero_point = uses.zero_points.get(name).and_then(|z| Some((z, by_name.get(z.name.as_str()).copied()?)));
     let non_zero = match (zero_point, &codes, &numeric) {
         (Some((place, zero)), _, _) => {
@@ -302,6 +346,16 @@ mod tests {
         let zero = Tensor::new(&[1, 4], &[1_u8, 1, 2, 2]).to_proto("z");
         assert_eq!(differing(&[1, 1, 2, 2, 1, 1, 2, 0], &[2, 4], &zero, &along_rows), Some(1));
         assert_eq!(differing(&codes, &[4, 2], &zero, &ZeroPoint { block: 0, axis: 1, ..along_rows }), None);
+    }
+
+    #[test]
+    fn packed_weights_count_one_by_one_and_what_fills_their_last_block_does_not() {
+        let packed = |symmetric| Packed { rows: 2, depth: 3, bits: 4, symmetric };
+        let bytes = [0x18, 0x89, 0x88, 0x88];
+        assert_eq!(packed(true).non_zero(&bytes), Some(2), "1 and 9; 8 stands for zero");
+        assert_eq!(packed(false).non_zero(&bytes), Some(6), "where zero points decide, none counts as zero");
+        assert_eq!(packed(true).non_zero(&bytes[..3]), None);
+        assert_eq!(packed(true).non_zero(&bytes[..2]), None);
     }
 
     #[test]

@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::balance::Balance;
-use super::linear::{Bias, Linear, Operator, linear};
+use super::linear::{Addend, Linear, Operator, linear};
 use super::scheme::{Layout, Range, quantise};
 use super::store::{Store, remove_unread};
 use crate::model::edit::{Index, int, label, node};
@@ -311,22 +311,12 @@ impl<'p> Writer<'p> {
         Some(weights)
     }
 
-    /// Name of what is added to the products, if anything is. A bias that is already the right row keeps its name.
+    /// Name of what is added to the products, if anything is.
     fn bias(&mut self, original: &NodeProto, found: &Linear) -> Option<String> {
-        let name = original.input.get(2);
-        match &found.bias {
-            Bias::None => None,
-            Bias::Computed(name) => Some(name.clone()),
-            Bias::Constant { unchanged: true, .. } if found.operator != Operator::Conv => name.cloned(),
-            Bias::Constant { values, .. } => {
+        match found.addend(original)? {
+            Addend::Named(name) => Some(name),
+            Addend::New(values) => {
                 let fresh = self.fresh(&format!("{}_bias", original.output[0]));
-                let values = if found.operator == Operator::Conv {
-                    let mut shape = vec![values.len()];
-                    shape.resize(found.matrix.shape().len() - 1, 1);
-                    Tensor::new(&shape, &values.to_f32())
-                } else {
-                    values.clone()
-                };
                 self.store.add(&fresh, &values);
                 Some(fresh)
             }

@@ -42,6 +42,14 @@ pub(super) enum Bias {
     Computed(String),
 }
 
+/// What is added to the products, as a node of its own reads it.
+pub(super) enum Addend {
+    /// A tensor that is there.
+    Named(String),
+    /// A constant that has to be made.
+    New(Tensor),
+}
+
 /// A node with a constant weight.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Linear {
@@ -72,6 +80,23 @@ impl Linear {
     /// Products summed per output element.
     pub(super) fn depth(&self) -> usize {
         self.matrix.len() / self.channels().max(1)
+    }
+
+    /// What is added to the products, if anything is. A bias that is already the right row keeps its name.
+    pub(super) fn addend(&self, original: &NodeProto) -> Option<Addend> {
+        let conv = self.operator == Operator::Conv;
+        match &self.bias {
+            Bias::None => None,
+            Bias::Computed(name) => Some(Addend::Named(name.clone())),
+            Bias::Constant { unchanged: true, .. } if !conv => original.input.get(2).cloned().map(Addend::Named),
+            Bias::Constant { values, .. } if conv => {
+                // A convolution's channels lie on axis 1 of what it gives.
+                let mut shape = vec![values.len()];
+                shape.resize(self.matrix.shape().len() - 1, 1);
+                Some(Addend::New(Tensor::new(&shape, &values.to_f32())))
+            }
+            Bias::Constant { values, .. } => Some(Addend::New(values.clone())),
+        }
     }
 }
 
@@ -146,20 +171,36 @@ fn resolve(model: &Model, index: &Index, name: &str, depth: usize) -> Option<Ten
     if let Some(tensor) = model.constant(index, name) {
         return Some(tensor);
     }
+    let (input, flipped) = behind(model, index, name).filter(|_| depth < MOST_VIEWS)?;
+    let tensor = resolve(model, index, input, depth + 1)?;
+    if !flipped {
+        return Some(tensor);
+    }
+    (tensor.shape().len() == 2 && tensor.dtype() == DType::F32).then(|| transpose(&tensor))
+}
+
+/// Views of a constant that are looked through.
+const MOST_VIEWS: usize = 8;
+
+/// The tensor that a view shows, and whether transposed.
+fn behind<'m>(model: &'m Model, index: &Index, name: &str) -> Option<(&'m str, bool)> {
     let producer = &model.graph().node[index.producer(name)?];
-    let input = producer.input.first().filter(|_| depth < 8)?;
-    if is_op(producer, "Identity") {
-        return resolve(model, index, input, depth + 1);
+    let flips = is_op(producer, "Transpose") && ints_attribute(producer, "perm").is_none_or(|p| p == [1, 0]);
+    (flips || is_op(producer, "Identity")).then_some((producer.input.first()?.as_str(), flips))
+}
+
+/// Name of the constant that a weight shows through views, and whether it is shown transposed.
+pub(super) fn root<'m>(model: &'m Model, index: &Index, name: &'m str) -> (&'m str, bool) {
+    let (mut at, mut flipped) = (name, false);
+    for _ in 0..MOST_VIEWS {
+        let Some((input, flips)) = behind(model, index, at) else { break };
+        (at, flipped) = (input, flipped ^ flips);
     }
-    if is_op(producer, "Transpose") && ints_attribute(producer, "perm").is_none_or(|p| p == [1, 0]) {
-        let tensor = resolve(model, index, input, depth + 1)?;
-        return (tensor.shape().len() == 2 && tensor.dtype() == DType::F32).then(|| transpose(&tensor));
-    }
-    None
+    (at, flipped)
 }
 
 /// The transpose of a float32 matrix.
-fn transpose(matrix: &Tensor) -> Tensor {
+pub(super) fn transpose(matrix: &Tensor) -> Tensor {
     let (rows, columns) = (matrix.shape()[0], matrix.shape()[1]);
     let values = matrix.to_f32();
     let flipped: Vec<f32> = (0..columns).flat_map(|c| values.iter().skip(c).step_by(columns.max(1)).copied()).collect();

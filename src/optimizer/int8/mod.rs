@@ -2,8 +2,10 @@
 //!
 //! | pass | what the file holds | what runs |
 //! |---|---|---|
+//! | [`RoundWeights`] | float weights, some moved to another code than the nearest, for the passes behind it to find | as before |
 //! | [`StaticInt8`] | int8 weights, int32 biases, ranges of activations | integer products and what lies between them; see [`qdq`] |
 //! | [`DynamicInt8`] | int8 weights, activations quantised per run | integer products; ONNX Runtime fuses the chain into one kernel |
+//! | [`Int4Blocks`] | 4-bit weights in blocks of one scale | `MatMulNBits` of ONNX Runtime; only where a job names it |
 //! | [`EmbeddingInt8`] | int8 table and one scale per row | only the rows that are looked up become float |
 //! | [`WeightInt8`] | int8 (or half-precision) weights and scales | the float weights again, restored when the model loads |
 //!
@@ -12,13 +14,16 @@
 
 mod already;
 pub mod balance;
+mod blocks;
 pub mod candidates;
 pub mod dynamic;
 pub mod embedding;
 pub mod glob;
+pub mod int4;
 pub mod linear;
 pub mod qdq;
 mod roles;
+pub mod round;
 pub mod scheme;
 mod scope;
 mod store;
@@ -30,8 +35,10 @@ pub use candidates::{DynamicSite, EmbeddingSite, WeightSite, dynamic_sites, embe
 pub use dynamic::{DynamicInt8, NodePlan, WeightScheme};
 pub use embedding::{EmbeddingInt8, TablePlan};
 pub use glob::Exclude;
+pub use int4::{BlockPlan, BlockSite, Int4Blocks, block_sites};
 pub use qdq::{Region, StaticInt8, StaticSite};
 pub use roles::WeightKind;
+pub use round::{Grid, RoundWeights, RoundedWeight, Rounder};
 pub use scheme::{Range, weight_error};
 pub use weight::{Encoding, TensorPlan, WeightInt8};
 
@@ -43,6 +50,8 @@ pub fn from_parameters(pass: &str, parameters: &serde_json::Value) -> Option<Box
         P::deserialize(parameters).ok().map(|pass| Box::new(pass) as Box<dyn Pass>)
     }
     match pass {
+        RoundWeights::NAME => read::<RoundWeights>(parameters),
+        Int4Blocks::NAME => read::<Int4Blocks>(parameters),
         StaticInt8::NAME => read::<StaticInt8>(parameters),
         DynamicInt8::NAME => read::<DynamicInt8>(parameters),
         EmbeddingInt8::NAME => read::<EmbeddingInt8>(parameters),

@@ -1,0 +1,419 @@
+//! Which weights of a choice of passes gain by other codes than the nearest, measured on real activations.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use rayon::prelude::*;
+
+use super::super::linear::{Linear, Operator, linear, root};
+use super::super::{DynamicInt8, Encoding, Int4Blocks, Range, StaticInt8, WeightInt8};
+use super::grid::{Grid, Nearest, rows_of};
+use super::rows::{Rounding, Source, groups};
+use super::solve::{Columns, DAMPINGS, Moments, change, energy};
+use super::{RoundWeights, RoundedWeight, packed};
+use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine};
+use crate::model::edit::{Index, is_op};
+use crate::model::{Facts, Model, Pass, Tensor};
+
+/// Rows that a weight's moments and errors come from, over all feeds, and the most that one feed gives.
+const ROWS: usize = 4096;
+const ROWS_OF_A_FEED: usize = 128;
+
+/// So many rows per column do, where it takes more feeds to have all of them.
+const ROWS_PER_COLUMN: usize = 2;
+
+/// One feed in so many (or one row, where there are fewer feeds) is kept for judging.
+const HELD_OUT: usize = 4;
+
+/// Deeper products (than a 3 x 3 kernel over 256 channels) are left alone: their moments take the square of it in memory, and its cube in time.
+const MOST_DEPTH: usize = 2304;
+
+/// Bytes of rows that are held at a time; the model runs once for as many weights as fit.
+const MOST_BYTES: usize = 256 << 20;
+
+/// A product as the model has it.
+struct Product {
+    output: String,
+    root: String,
+    /// Axis of the root that counts output channels.
+    axis: usize,
+    groups: usize,
+    depth: usize,
+    /// Its rows, not rounded.
+    source: Source,
+}
+
+/// A weight on the grid that it will be quantised on, and what it multiplies.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Wanted {
+    root: String,
+    axis: usize,
+    grid: Grid,
+    groups: usize,
+    depth: usize,
+    sources: Vec<Source>,
+}
+
+impl Wanted {
+    fn width(&self) -> usize {
+        self.depth * self.groups
+    }
+}
+
+/// What came of a weight.
+type Outcome = Result<RoundedWeight, String>;
+
+/// Rounds the weights of one model. What was found for a weight is kept, so that many choices of passes cost little more than one.
+pub struct Rounder {
+    engine: SharedEngine,
+    model: Model,
+    products: Vec<Product>,
+    /// Roots that something else reads too, which would see their moves.
+    shared: BTreeSet<String>,
+    feeds: Vec<Feed>,
+    known: RefCell<BTreeMap<Wanted, Outcome>>,
+}
+
+impl Rounder {
+    /// A rounder of `model`, which is not run before it is asked.
+    pub fn new(engine: &SharedEngine, model: &Model, facts: &Facts, feeds: &[Feed]) -> Self {
+        let index = Index::new(model.graph());
+        let products: Vec<Product> = products(model, &index, facts);
+        let outputs: BTreeSet<&str> = products.iter().map(|p| p.output.as_str()).collect();
+        let roots: BTreeSet<&String> = products.iter().map(|p| &p.root).collect();
+        let shared = roots.into_iter().filter(|root| !is_read_by_alone(model, &index, root, &outputs, 0));
+        let shared = shared.cloned().collect();
+        let (engine, model, feeds) = (engine.clone(), model.clone(), feeds.to_vec());
+        Self { engine, model, products, shared, feeds, known: RefCell::default() }
+    }
+
+    /// The codes for what these passes quantise: those weights whose products gain.
+    ///
+    /// # Errors
+    /// What the engine says of the model with the activations as outputs.
+    pub fn round(&self, passes: &[Box<dyn Pass>]) -> Result<RoundWeights, EngineError> {
+        let mut made = RoundWeights::default();
+        let mut wanted = Vec::new();
+        for found in self.wanted(passes) {
+            match found {
+                Ok(found) => wanted.push(found),
+                Err(why) => made.left.push(why),
+            }
+        }
+        self.find(&wanted)?;
+        let known = self.known.borrow();
+        for found in &wanted {
+            match known.get(found) {
+                Some(Ok(weight)) => made.weights.push(weight.clone()),
+                Some(Err(why)) => made.left.push(format!("'{}': {why}", found.root)),
+                None => {}
+            }
+        }
+        Ok(made)
+    }
+
+    /// Every weight that the passes quantise, or a sentence on why its codes are not searched.
+    fn wanted(&self, passes: &[Box<dyn Pass>]) -> Vec<Result<Wanted, String>> {
+        let mut chosen: BTreeMap<&str, Vec<(&Product, Grid, Rounding)>> = BTreeMap::new();
+        for pass in passes {
+            for (product, grid, rounding) in self.quantised(pass.as_ref()) {
+                chosen.entry(&product.root).or_default().push((product, grid, rounding));
+            }
+        }
+        let whole = |root: &str| self.products.iter().filter(|p| p.root == root).count();
+        let weight = |(root, all): (&str, Vec<(&Product, Grid, Rounding)>)| {
+            let (first, grid, _) = all[0];
+            let alike = all.iter().all(|(p, g, _)| (p.axis, p.groups, *g) == (first.axis, first.groups, grid));
+            if self.shared.contains(root) || !alike || all.len() < whole(root) {
+                return Err(format!("'{root}' is read in other ways too"));
+            }
+            if first.depth > MOST_DEPTH {
+                return Err(format!("'{root}' sums {} products, more than {MOST_DEPTH}", first.depth));
+            }
+            let sources: BTreeSet<Source> = all.iter().map(|(p, _, rounding)| p.source.rounded(*rounding)).collect();
+            let (axis, groups, depth) = (first.axis, first.groups, first.depth);
+            Ok(Wanted { root: root.to_owned(), axis, grid, groups, depth, sources: sources.into_iter().collect() })
+        };
+        chosen.into_iter().map(weight).collect()
+    }
+
+    /// The products that one pass quantises by largest magnitudes, and how.
+    fn quantised(&self, pass: &dyn Pass) -> Vec<(&Product, Grid, Rounding)> {
+        let by_output: HashMap<&str, &Product> = self.products.iter().map(|p| (p.output.as_str(), p)).collect();
+        let parameters = pass.parameters();
+        let read = |name: &str| (pass.name() == name).then(|| parameters.clone());
+        let mut found = Vec::new();
+        if let Some(plan) = read(StaticInt8::NAME).and_then(|v| serde_json::from_value::<StaticInt8>(v).ok()) {
+            for node in plan.nodes.iter().filter(|n| n.range == Range::MaxAbs) {
+                let Some(product) = by_output.get(node.output.as_str()) else { continue };
+                let activation = plan.activations.iter().find(|a| a.tensor == product.source.activation);
+                let rounding = activation.map_or(Rounding::None, |a| Rounding::Fixed {
+                    scale: (a.scale as f32).to_bits(),
+                    zero_point: a.zero_point,
+                });
+                found.push((*product, Grid::Channels { limit: node.weights.limit() }, rounding));
+            }
+        }
+        if let Some(plan) = read(DynamicInt8::NAME).and_then(|v| serde_json::from_value::<DynamicInt8>(v).ok()) {
+            for node in plan.nodes.iter().filter(|n| n.range == Range::MaxAbs) {
+                let Some(product) = by_output.get(node.output.as_str()) else { continue };
+                // A balanced weight is quantised in another form than it is stored in.
+                if plan.balances.iter().all(|b| b.activation != product.source.activation) {
+                    found.push((*product, Grid::Channels { limit: node.weights.limit() }, Rounding::PerRun));
+                }
+            }
+        }
+        if let Some(plan) = read(WeightInt8::NAME).and_then(|v| serde_json::from_value::<WeightInt8>(v).ok()) {
+            let eight = |p: &&super::super::TensorPlan| p.range == Range::MaxAbs && p.encoding != Encoding::Half;
+            for tensor in plan.tensors.iter().filter(eight) {
+                let reads = |p: &&Product| p.root == tensor.tensor && tensor.axes == [p.axis];
+                let grid = Grid::Channels { limit: 127 };
+                found.extend(self.products.iter().filter(reads).map(|p| (p, grid, Rounding::None)));
+            }
+        }
+        if let Some(plan) = read(Int4Blocks::NAME).and_then(|v| serde_json::from_value::<Int4Blocks>(v).ok()) {
+            for node in &plan.nodes {
+                let product = by_output.get(node.output.as_str());
+                found.extend(product.map(|p| (*p, Grid::Blocks { size: node.size }, Rounding::None)));
+            }
+        }
+        found
+    }
+
+    /// Finds what is not known yet, as many weights at a time as there is room for their rows.
+    fn find(&self, wanted: &[Wanted]) -> Result<(), EngineError> {
+        let mut open: Vec<&Wanted> = wanted.iter().filter(|w| !self.known.borrow().contains_key(w)).collect();
+        // Weights of the same rows come together, so that their moments are summed once.
+        let rows = |w: &&Wanted| (w.groups, w.depth);
+        open.sort_by(|a, b| a.sources.cmp(&b.sources).then(rows(a).cmp(&rows(b))));
+        let mut rest: &[&Wanted] = &open;
+        while !rest.is_empty() {
+            let mut sources: BTreeMap<&Source, Extent> = BTreeMap::new();
+            let mut taken = 0;
+            for wanted in rest {
+                let new = wanted.sources.iter().filter(|s| !sources.contains_key(s)).count();
+                let held = sources.values().map(|e| e.width).sum::<usize>() + new * wanted.width();
+                if taken > 0 && held * ROWS * size_of::<f32>() > MOST_BYTES {
+                    break;
+                }
+                let extent = Extent { width: wanted.width(), depth: wanted.depth };
+                sources.extend(wanted.sources.iter().map(|s| (s, extent)));
+                taken += 1;
+            }
+            let (model, seen) = (&self.model, self.rows(&sources)?);
+            let alike: Vec<&[&Wanted]> =
+                rest[..taken].chunk_by(|a, b| a.sources == b.sources && rows(a) == rows(b)).collect();
+            let outcomes: Vec<(Wanted, Outcome)> =
+                alike.into_par_iter().flat_map_iter(|alike| outcomes(model, alike, &seen)).collect();
+            self.known.borrow_mut().extend(outcomes);
+            rest = &rest[taken..];
+        }
+        Ok(())
+    }
+
+    /// Rows of every source, from one run of each feed, until there are enough.
+    fn rows<'s>(&self, sources: &BTreeMap<&'s Source, Extent>) -> Result<BTreeMap<&'s Source, Rows>, EngineError> {
+        let names: BTreeSet<&String> = sources.keys().map(|s| &s.activation).collect();
+        let taps: Vec<String> = names.into_iter().cloned().collect();
+        let options = LoadOptions { taps: taps.clone(), ..LoadOptions::default() };
+        let mut session = self.engine.load(&self.model, &options)?;
+        let outputs = self.model.graph().output.len();
+        let mut seen: BTreeMap<&Source, Rows> = sources.keys().map(|&s| (s, Rows::default())).collect();
+        for (at, feed) in self.feeds.iter().enumerate() {
+            let tensors: HashMap<&str, Tensor> =
+                taps.iter().map(String::as_str).zip(session.run(feed)?.drain(outputs..)).collect();
+            for (source, rows) in &mut seen {
+                let width = sources[source].width;
+                let most = (ROWS - ROWS.min(rows.len(width))).min(ROWS_OF_A_FEED);
+                let into = if at % HELD_OUT == HELD_OUT - 1 { &mut rows.held_out } else { &mut rows.fitted };
+                let tensor = tensors.get(source.activation.as_str());
+                rows.broken |= tensor.and_then(|t| source.add(t, width, most, into)).is_none();
+            }
+            let enough = |(source, rows): (&&Source, &Rows)| {
+                let Extent { width, depth } = sources[source];
+                rows.broken || rows.len(width) >= ROWS.min(ROWS_PER_COLUMN * depth)
+            };
+            if (at + 1) * ROWS_OF_A_FEED >= ROWS && seen.iter().all(enough) {
+                break;
+            }
+        }
+        if self.feeds.len() < HELD_OUT {
+            seen.iter_mut().for_each(|(source, rows)| rows.split(sources[source].width));
+        }
+        Ok(seen)
+    }
+}
+
+/// What comes of weights that multiply the same rows.
+fn outcomes(model: &Model, alike: &[&Wanted], seen: &BTreeMap<&Source, Rows>) -> Vec<(Wanted, Outcome)> {
+    let first = alike[0];
+    let mut rows = Rows::default();
+    for source in &first.sources {
+        rows.add(&seen[source]);
+    }
+    let refuse = |why: &str| alike.iter().map(|w| ((*w).clone(), Err(why.to_owned()))).collect();
+    if rows.broken || rows.fitted.is_empty() || rows.held_out.is_empty() {
+        return refuse("its activation was not seen as it is multiplied");
+    }
+    let index = Index::new(model.graph());
+    let mut trials: Vec<Result<Trial<'_>, String>> =
+        alike.iter().map(|w| Trial::new(w, model.constant(&index, &w.root))).collect();
+    for group in 0..first.groups {
+        let columns = |values| Columns { values, width: first.width(), first: group * first.depth, depth: first.depth };
+        let (fitted, held_out) = (columns(&rows.fitted), columns(&rows.held_out));
+        let moments = Moments::of(fitted);
+        for trial in trials.iter_mut().flatten() {
+            trial.begin(held_out, group);
+        }
+        let Some(moments) = moments else { continue };
+        for damping in DAMPINGS {
+            let Some(feedback) = moments.feedback(damping) else { continue };
+            for trial in trials.iter_mut().flatten() {
+                trial.attempt(&moments, &feedback, held_out, group);
+            }
+        }
+    }
+    let outcome = |trial: Result<Trial<'_>, String>| trial.and_then(|trial| trial.outcome());
+    alike.iter().map(|w| (*w).clone()).zip(trials.into_iter().map(outcome)).collect()
+}
+
+/// How long the rows of a source are, and how many of their values one channel multiplies.
+#[derive(Clone, Copy)]
+struct Extent {
+    width: usize,
+    depth: usize,
+}
+
+/// Rows of one source.
+#[derive(Default)]
+struct Rows {
+    fitted: Vec<f32>,
+    held_out: Vec<f32>,
+    /// Whether some run's tensor was none that could be multiplied.
+    broken: bool,
+}
+
+impl Rows {
+    fn len(&self, width: usize) -> usize {
+        (self.fitted.len() + self.held_out.len()) / width.max(1)
+    }
+
+    /// Holds out some of the rows themselves.
+    fn split(&mut self, width: usize) {
+        let all: Vec<f32> = self.fitted.drain(..).chain(self.held_out.drain(..)).collect();
+        for (at, row) in all.chunks(width.max(1)).enumerate() {
+            let into = if at % HELD_OUT == HELD_OUT - 1 { &mut self.held_out } else { &mut self.fitted };
+            into.extend(row);
+        }
+    }
+
+    fn add(&mut self, other: &Self) {
+        self.fitted.extend(&other.fitted);
+        self.held_out.extend(&other.held_out);
+        self.broken |= other.broken;
+    }
+}
+
+/// One weight while its codes are searched.
+struct Trial<'w> {
+    wanted: &'w Wanted,
+    rows: Vec<f32>,
+    nearest: Nearest,
+    /// The best codes so far.
+    codes: Vec<i8>,
+    /// Squared changes of the products on the held-out rows: with the nearest codes, with the best ones, and their own energy. The first two per group.
+    before: Vec<f64>,
+    after: Vec<f64>,
+    energy: f64,
+}
+
+impl<'w> Trial<'w> {
+    fn new(wanted: &'w Wanted, tensor: Option<Tensor>) -> Result<Self, String> {
+        let tensor = tensor.ok_or("it is no constant of the main graph")?;
+        let rows = rows_of(&tensor, wanted.axis).ok_or("it has no such axis of channels")?;
+        if rows.len() % (wanted.depth * wanted.groups) != 0 {
+            return Err("its channels do not fall into its groups".to_owned());
+        }
+        let nearest = wanted.grid.nearest(&rows, wanted.depth).ok_or("it holds an infinity or a NaN")?;
+        let codes = nearest.codes.clone();
+        Ok(Self { wanted, rows, nearest, codes, before: Vec::new(), after: Vec::new(), energy: 0.0 })
+    }
+
+    /// The weights of a group, and the number of its first channel.
+    fn span(&self, group: usize) -> (std::ops::Range<usize>, usize) {
+        let length = self.rows.len() / self.wanted.groups;
+        (group * length..(group + 1) * length, group * length / self.wanted.depth)
+    }
+
+    fn begin(&mut self, held_out: Columns<'_>, group: usize) {
+        let (span, first) = self.span(group);
+        let rows = &self.rows[span.clone()];
+        let before = change(held_out, rows, &self.nearest.codes[span.clone()], &self.nearest, first);
+        self.energy += energy(held_out, rows);
+        self.before.push(before);
+        self.after.push(before);
+    }
+
+    fn attempt(&mut self, moments: &Moments, feedback: &[f32], held_out: Columns<'_>, group: usize) {
+        let (span, first) = self.span(group);
+        let rows = &self.rows[span.clone()];
+        let codes = moments.codes(feedback, rows, &self.nearest, first);
+        let after = change(held_out, rows, &codes, &self.nearest, first);
+        if after < self.after[group] {
+            self.after[group] = after;
+            self.codes[span].copy_from_slice(&codes);
+        }
+    }
+
+    fn outcome(self) -> Outcome {
+        let (before, after) = (self.before.iter().sum::<f64>(), self.after.iter().sum::<f64>());
+        if !(after < before && self.energy > 0.0) {
+            return Err("its products are nearest with the nearest codes".to_owned());
+        }
+        let moves: Vec<i8> = self.codes.iter().zip(&self.nearest.codes).map(|(code, nearest)| code - nearest).collect();
+        Ok(RoundedWeight {
+            tensor: self.wanted.root.clone(),
+            axis: self.wanted.axis,
+            grid: self.wanted.grid,
+            moves: packed(&moves),
+            nearest_error: (before / self.energy).sqrt(),
+            error: (after / self.energy).sqrt(),
+        })
+    }
+}
+
+/// Every product of the main graph with a constant weight.
+fn products(model: &Model, index: &Index, facts: &Facts) -> Vec<Product> {
+    let product = |node| {
+        let found: Linear = linear(model, index, facts, node).ok()?;
+        let (root, flipped) = root(model, index, &node.input[1]);
+        let conv = found.operator == Operator::Conv;
+        let axis = usize::from(!conv && !(flipped ^ found.transposed));
+        Some(Product {
+            output: node.output[0].clone(),
+            root: root.to_owned(),
+            axis,
+            groups: groups(node, &found),
+            depth: found.depth(),
+            source: Source::of(node, &found, Rounding::None)?,
+        })
+    };
+    model.graph().node.iter().filter_map(product).collect()
+}
+
+/// Whether a tensor is read, directly or through views, as the weight of these products and by nobody else.
+fn is_read_by_alone(model: &Model, index: &Index, tensor: &str, products: &BTreeSet<&str>, depth: usize) -> bool {
+    let read_well = |&at: &usize| {
+        let node = &model.graph().node[at];
+        if ["Identity", "Transpose"].iter().any(|op| is_op(node, op)) {
+            return depth < MOST_VIEWS
+                && node.output.iter().all(|o| is_read_by_alone(model, index, o, products, depth + 1));
+        }
+        let as_weight = node.input.iter().enumerate().all(|(i, name)| (name == tensor) == (i == 1));
+        as_weight && node.output.first().is_some_and(|o| products.contains(o.as_str()))
+    };
+    !index.is_output(tensor) && index.readers(tensor).iter().all(read_well)
+}
+
+/// Views that are looked through.
+const MOST_VIEWS: usize = 8;

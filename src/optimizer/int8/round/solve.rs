@@ -1,0 +1,271 @@
+//! The codes that change products least.
+//!
+//! With second moments `H = sum x x^T` of what a channel `w` multiplies, codes `q` change its products by `(w - q)^T H (w - q)`. GPTQ fixes one weight after the
+//! other and moves the free ones by `-(w_j - q_j) / [H^-1]_jj * [H^-1]_j` (Frantar et al. 2022, equation 2), with the rows of the Cholesky factor of `H^-1` in
+//! place of shrinking inverses (section 3.3, step 3). The same sums come out without any inverse: with `H = R R^T`, `R` upper triangular, the change is
+//! `|R^T (w - q)|^2`, whose part `j` holds errors up to `j` alone, so the free weights can take away all later parts, and `q_j` is what makes part `j` least:
+//! `round(w_j + sum_(i<j) R_ij / R_jj * (w_i - q_i))`.
+//!
+//! Weights that meet the largest activations are fixed first, while others are left to make up for them.
+
+use ndarray::{Array2, ArrayView2, s};
+use rayon::prelude::*;
+
+use super::cholesky::cholesky;
+use super::grid::Nearest;
+
+/// Shares of the mean second moment that are added to all of them, as tried (the first is GPTQ's): few rows of many columns need more.
+pub(super) const DAMPINGS: [f64; 3] = [0.01, 0.1, 1.0];
+
+/// Channels that are rounded together, so that the factor is read once for all of them.
+const TILE: usize = 8;
+
+/// Rows whose moments are summed in 32 bits before they join those of all in 64.
+const SPAN: usize = 256;
+
+/// Some columns of a row-major matrix.
+#[derive(Clone, Copy)]
+pub(super) struct Columns<'r> {
+    pub(super) values: &'r [f32],
+    pub(super) width: usize,
+    pub(super) first: usize,
+    pub(super) depth: usize,
+}
+
+impl<'r> Columns<'r> {
+    fn view(self) -> Option<ArrayView2<'r, f32>> {
+        let whole = ArrayView2::from_shape((self.values.len() / self.width, self.width), self.values).ok()?;
+        Some(whole.slice_move(s![.., self.first..self.first + self.depth]))
+    }
+
+    /// `|x w|^2` summed over all rows, for each `w` of `weights`, of `depth` each.
+    fn energy(self, weights: &[f32]) -> f64 {
+        let weights = ArrayView2::from_shape((weights.len() / self.depth, self.depth), weights).ok();
+        let products = self.view().zip(weights).map(|(columns, weights)| columns.dot(&weights.t()));
+        products.map_or(f64::NAN, |products| products.iter().map(|v| f64::from(*v).powi(2)).sum())
+    }
+}
+
+/// Second moments of rows, columns in the order in which they are rounded.
+pub(super) struct Moments {
+    order: Vec<usize>,
+    /// Rows and columns from the last of `order` to the first.
+    reversed: Array2<f64>,
+    /// Mean of the diagonal.
+    mean: f64,
+}
+
+impl Moments {
+    /// `None` where the rows are not finite, or all zero.
+    pub(super) fn of(seen: Columns<'_>) -> Option<Self> {
+        let depth = seen.depth;
+        let rows = seen.view()?;
+        let mut sum = Array2::<f64>::zeros((depth, depth));
+        for start in (0..rows.nrows()).step_by(SPAN) {
+            let span = rows.slice(s![start..(start + SPAN).min(rows.nrows()), ..]);
+            sum.zip_mut_with(&span.t().dot(&span), |sum, part| *sum += f64::from(*part));
+        }
+        let diagonal: Vec<f64> = (0..depth).map(|i| sum[[i, i]]).collect();
+        let mean = diagonal.iter().sum::<f64>() / depth.max(1) as f64;
+        if !(mean.is_finite() && mean > 0.0) {
+            return None;
+        }
+        let mut order: Vec<usize> = (0..depth).collect();
+        order.sort_by(|&a, &b| diagonal[b].total_cmp(&diagonal[a]).then(a.cmp(&b)));
+        let at = |i: usize| order[depth - 1 - i];
+        let reversed = Array2::from_shape_fn((depth, depth), |(i, j)| sum[[at(i), at(j)]]);
+        Some(Self { order, reversed, mean })
+    }
+
+    /// For each column in turn, how much of the error of each column before it is made up for: row `j` of a packed lower triangle without its diagonal.
+    pub(super) fn feedback(&self, damping: f64) -> Option<Vec<f32>> {
+        let depth = self.order.len();
+        let mut damped = self.reversed.clone();
+        damped.diag_mut().mapv_inplace(|v| v + damping * self.mean);
+        let lower = cholesky(damped)?;
+        let mut feedback = Vec::with_capacity(depth * depth.saturating_sub(1) / 2);
+        for j in 0..depth {
+            let column = depth - 1 - j;
+            let own = lower[[column, column]];
+            feedback.extend((0..j).map(|i| (lower[[depth - 1 - i, column]] / own) as f32));
+        }
+        feedback.iter().all(|v| v.is_finite()).then_some(feedback)
+    }
+
+    /// Codes of the channels `rows`, the first of which is channel `first` of `nearest`.
+    pub(super) fn codes(&self, feedback: &[f32], rows: &[f32], nearest: &Nearest, first: usize) -> Vec<i8> {
+        let depth = self.order.len();
+        let mut codes = vec![0_i8; rows.len()];
+        codes.par_chunks_mut(TILE * depth).zip(rows.par_chunks(TILE * depth)).enumerate().for_each(
+            |(tile, (codes, rows))| {
+                let mut errors = vec![0.0_f32; rows.len()];
+                let before = (first + tile * TILE) * depth;
+                let mut start = 0;
+                for (j, &column) in self.order.iter().enumerate() {
+                    let feedback = &feedback[start..start + j];
+                    start += j;
+                    for channel in 0..rows.len() / depth {
+                        let at = channel * depth + column;
+                        let errors = &mut errors[channel * depth..(channel + 1) * depth];
+                        let scale = nearest.scale(before + at);
+                        let wanted = (rows[at] + dot(feedback, &errors[..j])) / scale;
+                        let choices = nearest.choices(before + at);
+                        let code =
+                            wanted.round_ties_even().clamp(f32::from(*choices.start()), f32::from(*choices.end()));
+                        codes[at] = code as i8;
+                        errors[j] = rows[at] - code * scale;
+                    }
+                }
+            },
+        );
+        codes
+    }
+}
+
+/// Squared change of the products of channels `rows`, the first of which is channel `first` of `nearest`, with `codes` in place of the weights.
+pub(super) fn change(seen: Columns<'_>, rows: &[f32], codes: &[i8], nearest: &Nearest, first: usize) -> f64 {
+    let before = first * seen.depth;
+    let restored = codes.iter().enumerate().map(|(at, &code)| f32::from(code) * nearest.scale(before + at));
+    let errors: Vec<f32> = restored.zip(rows).map(|(restored, w)| restored - w).collect();
+    seen.energy(&errors)
+}
+
+/// `|x w|^2` summed over all rows and channels.
+pub(super) fn energy(seen: Columns<'_>, rows: &[f32]) -> f64 {
+    seen.energy(rows)
+}
+
+/// Sums side by side, so that the processor adds them at once.
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let mut sums = [0.0_f32; LANES];
+    let (a_runs, b_runs) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let rest: f32 = a_runs.remainder().iter().zip(b_runs.remainder()).map(|(x, y)| x * y).sum();
+    for (x, y) in a_runs.zip(b_runs) {
+        for lane in 0..LANES {
+            sums[lane] += x[lane] * y[lane];
+        }
+    }
+    sums.iter().sum::<f32>() + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::grid::Grid;
+    use super::*;
+
+    fn numbers(n: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 40) as f32 / (1 << 23) as f32 - 1.0
+        };
+        (0..n).map(|_| next()).collect()
+    }
+
+    /// Rows whose columns go together, as those of real activations do.
+    fn correlated(rows: usize, depth: usize, seed: u64) -> Vec<f32> {
+        let common = numbers(rows, seed + 1);
+        let mixed = numbers(rows * depth, seed).into_iter().enumerate();
+        mixed.map(|(at, v)| 0.3 * v + common[at / depth] * (1.0 + (at % depth) as f32 / 8.0)).collect()
+    }
+
+    /// Gauss and Jordan's way, without pivots: the matrix is positive definite.
+    fn inverted(matrix: &[Vec<f64>]) -> Vec<Vec<f64>> {
+        let depth = matrix.len();
+        let unit = |i: usize| (0..depth).map(move |j| if i == j { 1.0 } else { 0.0 });
+        let mut both: Vec<Vec<f64>> =
+            matrix.iter().enumerate().map(|(i, row)| row.iter().copied().chain(unit(i)).collect()).collect();
+        for pivot in 0..depth {
+            let own = both[pivot][pivot];
+            both[pivot].iter_mut().for_each(|v| *v /= own);
+            let line = both[pivot].clone();
+            for (_, row) in both.iter_mut().enumerate().filter(|(i, _)| *i != pivot) {
+                let factor = row[pivot];
+                row.iter_mut().zip(&line).for_each(|(v, l)| *v -= factor * l);
+            }
+        }
+        both.into_iter().map(|row| row[depth..].to_vec()).collect()
+    }
+
+    /// GPTQ as its equations 2 and 3 have it: the inverse itself, one weight fixed and taken out at a time.
+    fn by_inverses(moments: &[Vec<f64>], order: &[usize], row: &[f32], nearest: &Nearest) -> Vec<i8> {
+        let depth = row.len();
+        let mut inverse = inverted(moments);
+        let mut weights: Vec<f64> = row.iter().map(|&w| f64::from(w)).collect();
+        let mut codes = vec![0_i8; depth];
+        for &q in order {
+            let scale = f64::from(nearest.scale(q));
+            let choices = nearest.choices(q);
+            let code =
+                (weights[q] / scale).round_ties_even().clamp(f64::from(*choices.start()), f64::from(*choices.end()));
+            codes[q] = code as i8;
+            let error = (weights[q] - code * scale) / inverse[q][q];
+            let column: Vec<f64> = inverse.iter().map(|row| row[q]).collect();
+            weights.iter_mut().zip(&column).for_each(|(w, c)| *w -= error * c);
+            let own = column[q];
+            for (row, a) in inverse.iter_mut().zip(&column) {
+                row.iter_mut().zip(&column).for_each(|(v, b)| *v -= a * b / own);
+            }
+        }
+        codes
+    }
+
+    #[test]
+    fn the_codes_are_those_of_gptq_with_inverses() {
+        for (depth, grid) in
+            [(7, Grid::Channels { limit: 7 }), (12, Grid::Blocks { size: 32 }), (1, Grid::Channels { limit: 3 })]
+        {
+            let seen = correlated(40, depth, 3);
+            let columns = Columns { values: &seen, width: depth, first: 0, depth };
+            let rows = numbers(depth * 11, 5);
+            let nearest = grid.nearest(&rows, depth).unwrap();
+            let moments = Moments::of(columns).unwrap();
+            let feedback = moments.feedback(0.01).unwrap();
+            let codes = moments.codes(&feedback, &rows, &nearest, 0);
+            let damp = |i, j| if i == j { 0.01 * moments.mean } else { 0.0 };
+            let second = |i: usize, j: usize| {
+                columns.view().unwrap().rows().into_iter().map(|r| f64::from(r[i]) * f64::from(r[j])).sum::<f64>()
+            };
+            let matrix: Vec<Vec<f64>> =
+                (0..depth).map(|i| (0..depth).map(|j| second(i, j) + damp(i, j)).collect()).collect();
+            for (channel, row) in rows.chunks(depth).enumerate() {
+                // The reference looks its scales up by column, so it gets the channel's own.
+                let own = grid.nearest(row, depth).unwrap();
+                let expected = by_inverses(&matrix, &moments.order, row, &own);
+                assert_eq!(codes[channel * depth..][..depth], expected, "{depth} {grid:?} channel {channel}");
+            }
+        }
+    }
+
+    #[test]
+    fn products_of_correlated_columns_change_less_on_rows_that_were_not_seen() {
+        let (depth, channels) = (48, 20);
+        let (seen, unseen) = (correlated(400, depth, 3), correlated(200, depth, 77));
+        let columns = |values| Columns { values, width: depth, first: 0, depth };
+        let rows = numbers(depth * channels, 5);
+        let nearest = Grid::Blocks { size: 32 }.nearest(&rows, depth).unwrap();
+        let moments = Moments::of(columns(&seen)).unwrap();
+        let codes = moments.codes(&moments.feedback(0.01).unwrap(), &rows, &nearest, 0);
+        let change = |codes: &[i8]| change(columns(&unseen), &rows, codes, &nearest, 0);
+        assert!(change(&codes) < 0.5 * change(&nearest.codes), "{} {}", change(&codes), change(&nearest.codes));
+        assert!(codes.iter().zip(&nearest.codes).all(|(a, b)| (a - b).abs() <= 1));
+    }
+
+    #[test]
+    fn columns_that_know_nothing_of_each_other_keep_the_nearest_codes() {
+        let depth = 6;
+        let seen: Vec<f32> = (0..depth * depth).map(|at| if at / depth == at % depth { 2.0 } else { 0.0 }).collect();
+        let rows = numbers(depth * 4, 9);
+        let nearest = Grid::Channels { limit: 127 }.nearest(&rows, depth).unwrap();
+        let moments = Moments::of(Columns { values: &seen, width: depth, first: 0, depth }).unwrap();
+        assert_eq!(moments.codes(&moments.feedback(0.01).unwrap(), &rows, &nearest, 0), nearest.codes);
+    }
+
+    #[test]
+    fn rows_of_zeros_or_of_no_numbers_have_no_moments() {
+        for bad in [0.0, f32::NAN, f32::INFINITY] {
+            assert!(Moments::of(Columns { values: &[bad; 8], width: 4, first: 0, depth: 4 }).is_none(), "{bad}");
+        }
+    }
+}
