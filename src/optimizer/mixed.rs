@@ -270,7 +270,7 @@ mod tests {
     }
 
     fn limits() -> Limits {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         Limits { goal: Goal::Latency, input_bytes: 1, deadline, measuring: Duration::ZERO, room: None }
     }
 
