@@ -123,7 +123,7 @@ impl Pass for Int4Blocks {
     }
 
     fn apply(&self, model: &mut Model, facts: &mut Facts) -> Result<Effect, PassError> {
-        for plan in self.nodes.iter().filter(|p| p.size < 16 || !p.size.is_power_of_two()) {
+        if let Some(plan) = self.nodes.iter().find(|p| p.size < 16 || !p.size.is_power_of_two()) {
             let detail = format!("{} is no size of blocks. Bake again instead of editing the recipe.", plan.size);
             return Err(PassError::Node { node: plan.output.clone(), detail });
         }

@@ -4,7 +4,7 @@
 //!
 //! | part | what it does |
 //! |---|---|
-//! | [`search`] | reads what the products of a choice of passes multiply, and keeps the weights whose products gain on rows that nothing was fitted to |
+//! | [`search`], [`trial`] | read what the products of a choice of passes multiply, and keep the weights whose products gain on rows that nothing was fitted to |
 //! | [`solve`], [`cholesky`] | second moments, their Cholesky factor, and the codes |
 //! | [`rows`] | rows of activations as a product sees them: rounded, and of a convolution one row per position |
 //! | [`grid`] | which codes a weight may have |
@@ -20,6 +20,7 @@ pub mod grid;
 mod rows;
 pub mod search;
 mod solve;
+mod trial;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

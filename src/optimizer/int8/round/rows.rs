@@ -138,7 +138,7 @@ impl Window {
             Padding::Same { lower } => {
                 let outputs = extent.div_euclid(stride) + i64::from(extent % stride != 0);
                 let total = ((outputs - 1) * stride + reach - extent).max(0);
-                Some((outputs as usize, (total + i64::from(*lower)) / 2))
+                Some((outputs as usize, i64::midpoint(total, i64::from(*lower))))
             }
         }
     }

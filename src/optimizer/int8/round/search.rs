@@ -7,10 +7,11 @@ use rayon::prelude::*;
 
 use super::super::linear::{Linear, Operator, linear, root};
 use super::super::{DynamicInt8, Encoding, Int4Blocks, Range, StaticInt8, WeightInt8};
-use super::grid::{Grid, Nearest, rows_of};
+use super::RoundWeights;
+use super::grid::Grid;
 use super::rows::{Rounding, Source, groups};
-use super::solve::{Columns, DAMPINGS, Moments, change, energy};
-use super::{RoundWeights, RoundedWeight, packed};
+use super::solve::{Columns, DAMPINGS, Moments};
+use super::trial::{Outcome, Trial};
 use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine};
 use crate::model::edit::{Index, is_op};
 use crate::model::{Facts, Model, Pass, Tensor};
@@ -45,12 +46,12 @@ struct Product {
 
 /// A weight on the grid that it will be quantised on, and what it multiplies.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct Wanted {
-    root: String,
-    axis: usize,
-    grid: Grid,
-    groups: usize,
-    depth: usize,
+pub(super) struct Wanted {
+    pub(super) root: String,
+    pub(super) axis: usize,
+    pub(super) grid: Grid,
+    pub(super) groups: usize,
+    pub(super) depth: usize,
     sources: Vec<Source>,
 }
 
@@ -59,9 +60,6 @@ impl Wanted {
         self.depth * self.groups
     }
 }
-
-/// What came of a weight.
-type Outcome = Result<RoundedWeight, String>;
 
 /// Rounds the weights of one model. What was found for a weight is kept, so that many choices of passes cost little more than one.
 pub struct Rounder {
@@ -273,7 +271,7 @@ fn outcomes(model: &Model, alike: &[&Wanted], seen: &BTreeMap<&Source, Rows>) ->
             }
         }
     }
-    let outcome = |trial: Result<Trial<'_>, String>| trial.and_then(|trial| trial.outcome());
+    let outcome = |trial: Result<Trial<'_>, String>| trial.and_then(Trial::outcome);
     alike.iter().map(|w| (*w).clone()).zip(trials.into_iter().map(outcome)).collect()
 }
 
@@ -311,74 +309,6 @@ impl Rows {
         self.fitted.extend(&other.fitted);
         self.held_out.extend(&other.held_out);
         self.broken |= other.broken;
-    }
-}
-
-/// One weight while its codes are searched.
-struct Trial<'w> {
-    wanted: &'w Wanted,
-    rows: Vec<f32>,
-    nearest: Nearest,
-    /// The best codes so far.
-    codes: Vec<i8>,
-    /// Squared changes of the products on the held-out rows: with the nearest codes, with the best ones, and their own energy. The first two per group.
-    before: Vec<f64>,
-    after: Vec<f64>,
-    energy: f64,
-}
-
-impl<'w> Trial<'w> {
-    fn new(wanted: &'w Wanted, tensor: Option<Tensor>) -> Result<Self, String> {
-        let tensor = tensor.ok_or("it is no constant of the main graph")?;
-        let rows = rows_of(&tensor, wanted.axis).ok_or("it has no such axis of channels")?;
-        if rows.len() % (wanted.depth * wanted.groups) != 0 {
-            return Err("its channels do not fall into its groups".to_owned());
-        }
-        let nearest = wanted.grid.nearest(&rows, wanted.depth).ok_or("it holds an infinity or a NaN")?;
-        let codes = nearest.codes.clone();
-        Ok(Self { wanted, rows, nearest, codes, before: Vec::new(), after: Vec::new(), energy: 0.0 })
-    }
-
-    /// The weights of a group, and the number of its first channel.
-    fn span(&self, group: usize) -> (std::ops::Range<usize>, usize) {
-        let length = self.rows.len() / self.wanted.groups;
-        (group * length..(group + 1) * length, group * length / self.wanted.depth)
-    }
-
-    fn begin(&mut self, held_out: Columns<'_>, group: usize) {
-        let (span, first) = self.span(group);
-        let rows = &self.rows[span.clone()];
-        let before = change(held_out, rows, &self.nearest.codes[span.clone()], &self.nearest, first);
-        self.energy += energy(held_out, rows);
-        self.before.push(before);
-        self.after.push(before);
-    }
-
-    fn attempt(&mut self, moments: &Moments, feedback: &[f32], held_out: Columns<'_>, group: usize) {
-        let (span, first) = self.span(group);
-        let rows = &self.rows[span.clone()];
-        let codes = moments.codes(feedback, rows, &self.nearest, first);
-        let after = change(held_out, rows, &codes, &self.nearest, first);
-        if after < self.after[group] {
-            self.after[group] = after;
-            self.codes[span].copy_from_slice(&codes);
-        }
-    }
-
-    fn outcome(self) -> Outcome {
-        let (before, after) = (self.before.iter().sum::<f64>(), self.after.iter().sum::<f64>());
-        if !(after < before && self.energy > 0.0) {
-            return Err("its products are nearest with the nearest codes".to_owned());
-        }
-        let moves: Vec<i8> = self.codes.iter().zip(&self.nearest.codes).map(|(code, nearest)| code - nearest).collect();
-        Ok(RoundedWeight {
-            tensor: self.wanted.root.clone(),
-            axis: self.wanted.axis,
-            grid: self.wanted.grid,
-            moves: packed(&moves),
-            nearest_error: (before / self.energy).sqrt(),
-            error: (after / self.energy).sqrt(),
-        })
     }
 }
 
