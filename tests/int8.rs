@@ -17,6 +17,8 @@ use half::f16;
 
 #[path = "int8/fixed.rs"]
 mod fixed;
+#[path = "int8/repair.rs"]
+mod repair;
 
 /// Numbers without a pattern that quantisation could like, in about -1 to 1; the same everywhere.
 fn numbers(n: usize, seed: u64) -> Vec<f32> {

@@ -13,8 +13,14 @@ use crate::optimizer::{PassRecord, Work, int8};
 use super::BakeError;
 
 /// The lossy passes.
-const INT8: &[&str] =
-    &[int8::StaticInt8::NAME, int8::DynamicInt8::NAME, int8::EmbeddingInt8::NAME, int8::WeightInt8::NAME];
+const INT8: &[&str] = &[
+    int8::Equalise::NAME,
+    int8::BiasCorrection::NAME,
+    int8::StaticInt8::NAME,
+    int8::DynamicInt8::NAME,
+    int8::EmbeddingInt8::NAME,
+    int8::WeightInt8::NAME,
+];
 
 /// Names that `spec.optimization.passes` may hold.
 pub fn names() -> Vec<&'static str> {

@@ -10,14 +10,15 @@ use crate::api::bakejob::{Goal, Level};
 use crate::hardware::advise::Advice;
 use crate::model::Pass;
 use crate::optimizer::Work;
+use crate::optimizer::int8::correction;
 use crate::optimizer::int8::linear::Operator;
 use crate::optimizer::int8::{
-    self, Balance, DynamicInt8, DynamicSite, EmbeddingInt8, EmbeddingSite, Encoding, Exclude, NodePlan, Range,
-    StaticInt8, TablePlan, TensorPlan, WeightInt8, WeightScheme, WeightSite, dynamic_sites, embedding_sites,
-    quantizable_weights,
+    self, Balance, BiasCorrection, DynamicInt8, DynamicSite, EmbeddingInt8, EmbeddingSite, Encoding, Equalise, Exclude,
+    NodePlan, Range, StaticInt8, TablePlan, TensorPlan, WeightInt8, WeightScheme, WeightSite, dynamic_sites,
+    embedding_sites, quantizable_weights,
 };
 use crate::optimizer::search::{SiteInfo, Variant};
-use fixed::Fixed;
+use fixed::{Fixed, Plans};
 
 /// Weights of fewer elements are not worth the nodes that restore them.
 const MIN_ELEMENTS: usize = 256;
@@ -68,8 +69,11 @@ pub(super) fn variants(job: &ResolvedJob, work: &Work, loaded: &Loaded, advice: 
     variants.push(sites.stored());
     // Last, so that measuring sites one by one never takes the time of what the level before tries.
     if job.level >= Level::Medium && job.goal != Goal::Size && allowed(StaticInt8::NAME) {
-        for fixed in Fixed::all(engine, work, feeds, &exclude, schemes[0]) {
-            variants.extend(sites.fixed(fixed));
+        let equalise = allowed(Equalise::NAME);
+        let plans = Plans { engine, work, feeds, exclude: &exclude, scheme: schemes[0], equalise };
+        for fixed in plans.all() {
+            let repairs = allowed(BiasCorrection::NAME).then(|| correction::repair(engine, feeds));
+            variants.extend(sites.fixed(fixed).map(|v| Variant { repairs: repairs.into_iter().collect(), ..v }));
         }
     }
     variants
@@ -105,7 +109,7 @@ impl Sites {
         }
         let (name, kind, scheme) = (fixed.name(), fixed.kind(), fixed.scheme);
         let computed = Computed { fixed: Some(fixed), dynamic, scheme, balances: Vec::new() };
-        Some(Variant { measured: true, ..self.computed_and_stored(name.to_owned(), kind, computed) })
+        Some(Variant { measured: true, ..self.computed_and_stored(name, kind, computed) })
     }
 
     /// Integer convolutions beside the products. ONNX Runtime does not fuse `ConvInteger`, and it was slower wherever it was measured; so the one with most
@@ -135,6 +139,7 @@ impl Sites {
             probe: None,
             tunable,
             measured: false,
+            repairs: Vec::new(),
             sites,
             build: Box::new(move |mask| {
                 let (of_computed, rest) = mask.split_at(tunable);
@@ -165,6 +170,7 @@ impl Sites {
             probe: None,
             tunable: 0,
             measured: false,
+            repairs: Vec::new(),
             sites: tables.iter().map(table_info).chain(weights.iter().map(weight_info)).collect(),
             build: Box::new(move |mask| {
                 let (table_mask, weight_mask) = mask.split_at(tables.len());
@@ -215,10 +221,7 @@ impl Computed {
         let mut passes: Vec<Box<dyn Pass>> = Vec::new();
         let mut float = HashSet::new();
         if let Some(fixed) = &self.fixed {
-            let plan = fixed.pass(of_fixed);
-            if !plan.nodes.is_empty() {
-                passes.push(Box::new(plan));
-            }
+            passes.extend(fixed.passes(of_fixed));
             float.extend(left(&fixed.sites, of_fixed).filter_map(|s| s.weight.clone()));
         }
         let plan = |d: &DynamicSite| NodePlan { output: d.output.clone(), weights: self.scheme, range: Range::MaxAbs };

@@ -7,7 +7,8 @@
 use std::time::{Duration, Instant};
 
 use super::driver::Work;
-use super::search::{Candidate, Judge, Limits, Variant, attempt, make};
+use super::repair::attempt;
+use super::search::{Candidate, Judge, Limits, Variant, make};
 
 /// Sites that are left out one after the other before bisecting, and how many are looked at for each.
 const MOST_DESCENTS: usize = 6;
@@ -16,10 +17,12 @@ const SHORTLIST: usize = 6;
 /// Sites that are tried again after the bisection.
 const MOST_RETURNS: usize = 8;
 
-/// Leaves out the most harmful sites until the budget is kept. Where there are sites that compute, those are what is left out.
+/// Leaves out the most harmful sites until the budget is kept. Where there are sites that compute, those are what is left out. `repairs`: whether what falls short is
+/// repaired before it is given up.
 pub(super) fn repair(
     base: &Work,
     variant: &Variant,
+    repairs: bool,
     limits: &Limits,
     judge: &mut dyn Judge,
 ) -> Option<(Candidate, Vec<bool>)> {
@@ -33,7 +36,7 @@ pub(super) fn repair(
         variant.sites.iter().map(|site| site.error.powi(2)).collect()
     };
     if variant.measured
-        && let Some(found) = descend(base, variant, &harms, limits, judge)
+        && let Some(found) = descend(base, variant, &harms, repairs, limits, judge)
     {
         return Some(found);
     }
@@ -41,9 +44,9 @@ pub(super) fn repair(
     let harm = |site: usize| harms[site] / variant.sites[site].elements.max(1) as f64;
     let mut order: Vec<usize> = (0..count).collect();
     order.sort_by(|&a, &b| (a < suspects).cmp(&(b < suspects)).then(harm(a).total_cmp(&harm(b))).then(a.cmp(&b)));
-    let (kept, best) = bisect(base, variant, &order, limits, judge)?;
+    let (kept, best) = bisect(base, variant, &order, repairs, limits, judge)?;
     let returning = if variant.measured { MOST_RETURNS } else { 0 };
-    Some(give_back(base, variant, &order[kept..], best, returning, limits, judge))
+    Some(give_back(base, variant, &order[kept..], best, returning, repairs, limits, judge))
 }
 
 /// Leaves out one site after the other until the budget is kept: each time that one of the most harmful whose absence leaves least harm.
@@ -51,6 +54,7 @@ fn descend(
     base: &Work,
     variant: &Variant,
     harms: &[f64],
+    repairs: bool,
     limits: &Limits,
     judge: &mut dyn Judge,
 ) -> Option<(Candidate, Vec<bool>)> {
@@ -73,7 +77,7 @@ fn descend(
         let (_, site) = best?;
         mask[site] = false;
         order.retain(|&other| other != site);
-        let candidate = attempt(base, variant, &mask, limits, judge);
+        let candidate = attempt(base, variant, &mask, repairs, limits, judge);
         if keeps(&candidate) {
             return Some((candidate, mask));
         }
@@ -93,6 +97,7 @@ fn bisect(
     base: &Work,
     variant: &Variant,
     order: &[usize],
+    repairs: bool,
     limits: &Limits,
     judge: &mut dyn Judge,
 ) -> Option<(usize, (Candidate, Vec<bool>))> {
@@ -102,7 +107,7 @@ fn bisect(
         let middle = usize::midpoint(low, high);
         let mut mask = vec![false; order.len()];
         order[..middle].iter().for_each(|&site| mask[site] = true);
-        let candidate = attempt(base, variant, &mask, limits, judge);
+        let candidate = attempt(base, variant, &mask, repairs, limits, judge);
         if keeps(&candidate) {
             (low, best) = (middle, Some((candidate, mask)));
         } else {
@@ -113,12 +118,14 @@ fn bisect(
 }
 
 /// Tries the sites that were left out once more, each by itself, the least harmful first: one bad one among them had condemned all behind it.
+#[allow(clippy::too_many_arguments)]
 fn give_back(
     base: &Work,
     variant: &Variant,
     left_out: &[usize],
     mut best: (Candidate, Vec<bool>),
     most: usize,
+    repairs: bool,
     limits: &Limits,
     judge: &mut dyn Judge,
 ) -> (Candidate, Vec<bool>) {
@@ -129,7 +136,7 @@ fn give_back(
         }
         let mut mask = best.1.clone();
         mask[site] = true;
-        let candidate = attempt(base, variant, &mask, limits, judge);
+        let candidate = attempt(base, variant, &mask, repairs, limits, judge);
         if keeps(&candidate) {
             best = (candidate, mask);
         }
@@ -188,6 +195,7 @@ mod tests {
     use crate::model::build::Builder;
     use crate::model::edit::{is_op, node};
     use crate::model::{DType, Effect, Facts, Model, Pass, PassError};
+    use crate::optimizer::repair::Repair;
     use crate::optimizer::search::{Score, SiteInfo, Speed, search};
 
     /// Marks the model with the sites that are on, each as a node of its own.
@@ -206,6 +214,20 @@ mod tests {
         }
     }
 
+    /// Halves the harm of whatever is on.
+    struct Mend;
+
+    impl Pass for Mend {
+        fn name(&self) -> &'static str {
+            "mend"
+        }
+
+        fn apply(&self, model: &mut Model, _: &mut Facts) -> Result<Effect, PassError> {
+            model.graph_mut().node.push(node("Relu", "", &["x"], &["mended"], vec![]));
+            Ok(Effect::rewrites(1, ""))
+        }
+    }
+
     /// Sites of known harm, which adds up; the budget is 1.
     struct Known {
         harms: Vec<f64>,
@@ -214,8 +236,10 @@ mod tests {
 
     impl Known {
         fn sum(&self, model: &Model) -> f64 {
-            let marked = model.graph().node.iter().filter(|n| is_op(n, "Relu"));
-            marked.filter_map(|n| self.harms.get(n.output[0].strip_prefix("site")?.parse::<usize>().ok()?)).sum()
+            let marked = || model.graph().node.iter().filter(|n| is_op(n, "Relu"));
+            let harm = |output: &str| self.harms.get(output.strip_prefix("site")?.parse::<usize>().ok()?);
+            let sum: f64 = marked().filter_map(|n| harm(&n.output[0])).sum();
+            if marked().any(|n| n.output[0] == "mended") { sum / 2.0 } else { sum }
         }
     }
 
@@ -265,6 +289,7 @@ mod tests {
             probe: None,
             tunable: harms.len(),
             measured,
+            repairs: Vec::new(),
         }
     }
 
@@ -275,7 +300,7 @@ mod tests {
 
     fn repaired(harms: &[f64], follows: &[usize], measured: bool) -> (Vec<bool>, usize) {
         let mut judge = Known { harms: harms.to_vec(), measured: 0 };
-        let (_, mask) = repair(&base(), &variant(harms, follows, measured), &limits(), &mut judge).unwrap();
+        let (_, mask) = repair(&base(), &variant(harms, follows, measured), false, &limits(), &mut judge).unwrap();
         (mask, judge.measured)
     }
 
@@ -312,5 +337,21 @@ mod tests {
     fn without_measuring_the_estimates_decide() {
         let (mask, measured) = repaired(&[0.1, 0.9, 0.2, 0.6, 0.3], &[], false);
         assert_eq!((mask, measured), (vec![false, true, false, false, false], 0));
+    }
+
+    #[test]
+    fn a_choice_that_falls_short_is_repaired_before_more_is_left_out() {
+        let harms = [0.6, 0.7, 0.9];
+        let mut mended = variant(&harms, &[], true);
+        let find = |_: &Work, _: &[Box<dyn Pass>], _: Instant| Ok((0, Box::new(Mend) as Box<dyn Pass>));
+        mended.repairs = vec![Repair { name: "mend", find: Box::new(find) }];
+        for (repairs, expected) in [(false, [true, false, false]), (true, [true, true, false])] {
+            let mut judge = Known { harms: harms.to_vec(), measured: 0 };
+            let (candidate, mask) = repair(&base(), &mended, repairs, &limits(), &mut judge).unwrap();
+            assert_eq!(mask, expected);
+            let named: Vec<&str> = candidate.work.steps.iter().map(|step| step.pass.as_str()).collect();
+            assert_eq!(named, if repairs { vec!["mend", "mark"] } else { vec!["mark"] });
+            assert!(keeps(&candidate));
+        }
     }
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::driver::{Outcome, PassRecord, Work, encoded_len};
 use super::mixed;
 use super::recipe::Step;
+use super::repair::{self, Repair};
 use super::room::{Form, form};
 use crate::api::bakejob::Goal;
 use crate::engine::EngineError;
@@ -98,6 +99,8 @@ pub struct Variant {
     pub tunable: usize,
     /// Whether the harm of each of those is measured before any is left out: where errors meet each other inside the model, estimates tell too little.
     pub measured: bool,
+    /// What may give quality back at no cost in time, in the order to be tried; see [`super::repair`].
+    pub repairs: Vec<Repair>,
 }
 
 /// One site of a [`Variant`].
@@ -239,21 +242,26 @@ fn explore(base: &Work, alike: &[Variant], without: f64, limits: &Limits, judge:
         time(&mut candidate, judge);
         candidate.refused = candidate.refused.or_else(|| slow_as_a_whole(candidate.speed, without));
     }
+    if candidate.refused.is_none() && candidate.margin() < 0.0 {
+        candidate = repair::repaired(base, variant, &mask, candidate, limits, judge);
+    }
     if candidate.refused.is_none()
         && candidate.margin() < 0.0
-        && let Some((repaired, kept)) = mixed::repair(base, variant, limits, judge)
+        && let Some((mixed, kept)) = mixed::repair(base, variant, repair::helped(&candidate, variant), limits, judge)
     {
-        (candidate, mask) = (repaired, kept);
+        candidate = repair::repaired(base, variant, &kept, mixed, limits, judge);
+        mask = kept;
     }
     if candidate.refused.is_some() || candidate.margin() < 0.0 {
         found.push(candidate);
         return found;
     }
     time(&mut candidate, judge);
+    let repairs = repair::helped(&candidate, variant);
     found.push(candidate);
     if variant.tunable > 0 && limits.goal != Goal::Size {
-        found
-            .extend(without_small_sites(base, variant, &mask, limits, judge).into_iter().filter(|c| c.margin() >= 0.0));
+        let smaller = without_small_sites(base, variant, &mask, repairs, limits, judge);
+        found.extend(smaller.into_iter().filter(|c| c.margin() >= 0.0));
     }
     found
 }
@@ -305,6 +313,7 @@ fn without_small_sites(
     base: &Work,
     variant: &Variant,
     mask: &[bool],
+    repairs: bool,
     limits: &Limits,
     judge: &mut dyn Judge,
 ) -> Vec<Candidate> {
@@ -323,7 +332,7 @@ fn without_small_sites(
             .enumerate()
             .map(|(i, (s, on))| *on && (i >= variant.tunable || s.follows || s.elements >= threshold))
             .collect();
-        let mut candidate = attempt(base, variant, &larger, limits, judge);
+        let mut candidate = repair::attempt(base, variant, &larger, repairs, limits, judge);
         let unit = if variant.measured { "multiplications" } else { "weights" };
         candidate.name = format!("{} from {threshold} {unit}", variant.name);
         if candidate.refused.is_none() {
@@ -343,21 +352,36 @@ pub(super) fn attempt(
     judge: &mut dyn Judge,
 ) -> Candidate {
     let mut candidate = make(base, variant, mask, limits);
+    score(&mut candidate, judge);
+    candidate
+}
+
+pub(super) fn score(candidate: &mut Candidate, judge: &mut dyn Judge) {
     if candidate.refused.is_none() {
         match judge.quality(&candidate.work.model) {
             Ok(scores) => candidate.quality = scores,
             Err(error) => candidate.refused = Some(error.to_string()),
         }
     }
-    candidate
 }
 
 /// The candidate of one choice of sites, nothing measured yet.
 pub(super) fn make(base: &Work, variant: &Variant, mask: &[bool], limits: &Limits) -> Candidate {
+    make_by(base, variant, mask, &(variant.build)(mask), limits)
+}
+
+/// The same by these passes.
+pub(super) fn make_by(
+    base: &Work,
+    variant: &Variant,
+    mask: &[bool],
+    passes: &[Box<dyn Pass>],
+    limits: &Limits,
+) -> Candidate {
     let mut work = base.clone();
     let mut records = Vec::new();
     let mut refused = None;
-    for pass in (variant.build)(mask) {
+    for pass in passes {
         let record = apply(&mut work, pass.as_ref(), limits.room);
         if record.outcome == Outcome::Failed {
             refused.clone_from(&record.reason);

@@ -16,7 +16,7 @@ use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine};
 use crate::model::{DType, Model, Tensor};
 
 /// Samples that are looked at. What more of them would add to a range is less than what rounding takes.
-const MOST_FEEDS: usize = 128;
+pub const MOST_FEEDS: usize = 128;
 
 /// Elements of one tensor and run that are counted; of a larger one as many, evenly spread. Minimum, maximum and moments see all.
 const MOST_COUNTED: usize = 1 << 15;

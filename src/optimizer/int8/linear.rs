@@ -148,7 +148,7 @@ fn resolve(model: &Model, index: &Index, name: &str, depth: usize) -> Option<Ten
 }
 
 /// The transpose of a float32 matrix.
-fn transpose(matrix: &Tensor) -> Tensor {
+pub(super) fn transpose(matrix: &Tensor) -> Tensor {
     let (rows, columns) = (matrix.shape()[0], matrix.shape()[1]);
     let values = matrix.to_f32();
     let flipped: Vec<f32> = (0..columns).flat_map(|c| values.iter().skip(c).step_by(columns.max(1)).copied()).collect();
