@@ -8,7 +8,7 @@ use bakehouse::optimizer::int8::{Region, StaticInt8};
 use super::*;
 
 /// The plan of everything in `model` that can be quantised, but for `left_out`, by ranges seen on `feeds`.
-pub fn everything(model: &Model, feeds: &[Feed], left_out: &[&str]) -> StaticInt8 {
+pub(super) fn everything(model: &Model, feeds: &[Feed], left_out: &[&str]) -> StaticInt8 {
     let engine = &engines()[0];
     let facts = observe(engine, model, feeds).unwrap();
     let region = Region::of(model, &facts, &Exclude::default());

@@ -8,6 +8,9 @@
 //!
 //! What is shifted at one product shifts the means of those behind it, so products are corrected in groups from the inputs on, each measured with the groups before it
 //! corrected. A product that stays in float is corrected too: it takes back what reaches it from those before it.
+//!
+//! Within a group, what is measured at one product still holds what those before it in the group shift, so it is taken back twice. With one product to a group that is nothing; a
+//! classifier of 53 convolutions, six or seven to a group, lost most of its quality by it (similarity of distributions 0.886 before, 0.316 behind), and the search undid it.
 
 mod means;
 

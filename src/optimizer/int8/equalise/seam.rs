@@ -109,7 +109,7 @@ impl Seam {
         let mut written: Vec<(usize, usize, Tensor)> = Vec::new();
         match &self.source {
             Source::Product { node: at, .. } => {
-                written.push((*at, 1, scaled(model, index, facts, *at, &divided, true)?))
+                written.push((*at, 1, scaled(model, index, facts, *at, &divided, true)?));
             }
             Source::Affine(places) => {
                 for &(at, operand) in places {
@@ -191,7 +191,7 @@ impl Walk<'_> {
         }
         let row = Row::of(self.model, self.index, product, &found);
         let fits = match (&row, &found.bias) {
-            // A row behind it that is not on the way has another reader's place.
+            // What is on the way is the sum.
             (Some(row), _) => row.node == at,
             (None, Bias::None) => product == at && found.operator == Operator::MatMul,
             (None, _) => false,
