@@ -19,6 +19,8 @@ use half::f16;
 mod blocks;
 #[path = "int8/fixed.rs"]
 mod fixed;
+#[path = "int8/repair.rs"]
+mod repair;
 #[path = "int8/round.rs"]
 mod round;
 

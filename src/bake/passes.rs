@@ -14,11 +14,13 @@ use super::BakeError;
 
 /// The lossy passes.
 const INT8: &[&str] = &[
+    int8::Equalise::NAME,
+    int8::RoundWeights::NAME,
+    int8::BiasCorrection::NAME,
     int8::StaticInt8::NAME,
     int8::DynamicInt8::NAME,
     int8::EmbeddingInt8::NAME,
     int8::WeightInt8::NAME,
-    int8::RoundWeights::NAME,
     int8::Int4Blocks::NAME,
 ];
 

@@ -1,5 +1,6 @@
 //! What the search may try: per level and goal, the lossy passes with everything that is theirs to decide left open site by site.
 
+mod equalised;
 mod fixed;
 mod rounded;
 
@@ -13,17 +14,21 @@ use crate::api::ResolvedJob;
 use crate::api::bakejob::{Goal, Level};
 use crate::hardware::advise::Advice;
 use crate::model::Pass;
+use crate::optimizer::Repair;
 use crate::optimizer::Work;
+use crate::optimizer::calibration::Policy;
+use crate::optimizer::int8::correction;
 use crate::optimizer::int8::int4::INTEGER_ACCURACY;
 use crate::optimizer::int8::linear::Operator;
 use crate::optimizer::int8::{
-    self, Balance, BlockPlan, BlockSite, DynamicInt8, DynamicSite, EmbeddingInt8, EmbeddingSite, Encoding, Exclude,
-    Int4Blocks, NodePlan, Range, RoundWeights, Rounder, TablePlan, TensorPlan, WeightInt8, WeightScheme, WeightSite,
-    block_sites, dynamic_sites, embedding_sites, quantizable_weights,
+    self, Balance, BiasCorrection, BlockPlan, BlockSite, DynamicInt8, DynamicSite, EmbeddingInt8, EmbeddingSite,
+    Encoding, Equalise, Exclude, Int4Blocks, NodePlan, Range, RoundWeights, Rounder, TablePlan, TensorPlan, WeightInt8,
+    WeightScheme, WeightSite, block_sites, dynamic_sites, embedding_sites, quantizable_weights,
 };
 use crate::optimizer::search::{SiteInfo, Variant};
-use fixed::Fixed;
-use rounded::rounded;
+use equalised::Equalised;
+use fixed::{Fixed, Ranges};
+use rounded::rounding;
 
 /// Weights of fewer elements are not worth the nodes that restore them.
 const MIN_ELEMENTS: usize = 256;
@@ -72,24 +77,33 @@ pub(super) fn variants(
         .unwrap_or_default();
     // Other codes than the nearest cost time to find and none to run. From level Medium on; a job that names the pass may have them before.
     let rounds = allowed(RoundWeights::NAME) && (job.level >= Level::Medium || job.passes.is_some());
-    let rounder = rounds.then(|| Rc::new(Rounder::new(engine, &work.model, &work.facts, feeds)));
-    let with_rounding = |variant: Option<Variant>| Some(rounded(variant?, rounder.as_ref()?));
-    let mut variants: Vec<Variant> = schemes.iter().filter_map(|&scheme| sites.products(scheme, false)).collect();
-    variants.extend(with_rounding(sites.products(schemes[0], false)));
-    variants.extend(schemes.iter().filter_map(|&scheme| sites.products(scheme, true)));
+    let rounder = |work: &Work| rounds.then(|| Rc::new(Rounder::new(engine, &work.model, &work.facts, feeds)));
+    let plain = rounder(work);
+    let round = |rounder: &Option<Rc<Rounder>>| rounder.iter().cloned().map(rounding).collect::<Vec<Repair>>();
+    let rounded = |variant: Variant| Variant { repairs: round(&plain), ..variant };
+    let mut variants = Vec::new();
+    for balanced in [false, true] {
+        variants.extend(schemes.iter().filter_map(|&scheme| sites.products(scheme, balanced)).map(rounded));
+    }
     variants.extend(sites.with_convolutions(schemes[0]));
-    variants.push(sites.stored());
-    variants.extend(with_rounding(Some(sites.stored())));
+    variants.push(rounded(sites.stored()));
     if allowed(Int4Blocks::NAME) {
-        let blocks = block_sites(&work.model, &work.facts, exclude);
-        variants.extend(sites.blocks(&blocks));
-        variants.extend(with_rounding(sites.blocks(&blocks)));
+        variants.extend(sites.blocks(&block_sites(&work.model, &work.facts, exclude)).map(rounded));
     }
     // Last, so that measuring sites one by one never takes the time of what the level before tries.
-    let all: Vec<Fixed> = calibrated.iter().flat_map(|calibrated| Fixed::all(&calibrated.ranged, schemes[0])).collect();
-    for alike in all.chunk_by(|a, b| a.kind() == b.kind()) {
-        variants.extend(alike.iter().filter_map(|fixed| with_rounding(sites.fixed(fixed.clone()))));
-        variants.extend(alike.iter().filter_map(|fixed| sites.fixed(fixed.clone())));
+    if let Some(calibrated) = calibrated {
+        let equalised =
+            allowed(Equalise::NAME).then(|| Equalised::of(engine, work, feeds, exclude, schemes[0])).flatten();
+        let of_equalised = equalised.as_ref().and_then(|equalised| rounder(&equalised.work));
+        let seen = calibrated.ranged.iter().cloned();
+        let mut ranges: Vec<Ranges> = seen.map(|(policy, ranged)| Ranges { policy, ranged, equalise: None }).collect();
+        let policies = [Policy::LeastHarm, Policy::Unclipped];
+        ranges.extend(equalised.iter().flat_map(|e| e.ranges(engine, feeds, exclude, &policies)));
+        for fixed in Fixed::all(&ranges, schemes[0]) {
+            let mut repairs = round(if fixed.is_equalised() { &of_equalised } else { &plain });
+            repairs.extend(allowed(BiasCorrection::NAME).then(|| correction::repair(engine, feeds)));
+            variants.extend(sites.fixed(fixed).map(|variant| Variant { repairs, ..variant }));
+        }
     }
     variants
 }
@@ -124,7 +138,7 @@ impl Sites {
         }
         let (name, kind, scheme) = (fixed.name(), fixed.kind(), fixed.scheme);
         let computed = Computed { fixed: Some(fixed), dynamic, scheme, ..Computed::default() };
-        Some(Variant { measured: true, ..self.computed_and_stored(name.to_owned(), kind, computed) })
+        Some(Variant { measured: true, ..self.computed_and_stored(name, kind, computed) })
     }
 
     /// Weights of products in 4-bit blocks; those that harm too much in 8 bits like the others. `None` where that is no variant of its own.
@@ -165,6 +179,7 @@ impl Sites {
             tunable,
             measured: false,
             smallest: false,
+            repairs: Vec::new(),
             sites,
             build: Box::new(move |mask| {
                 let (of_computed, rest) = mask.split_at(tunable);
@@ -197,6 +212,7 @@ impl Sites {
             tunable: 0,
             measured: false,
             smallest: false,
+            repairs: Vec::new(),
             sites: tables.iter().map(table_info).chain(weights.iter().map(weight_info)).collect(),
             build: Box::new(move |mask| {
                 let (table_mask, weight_mask) = mask.split_at(tables.len());
@@ -259,10 +275,7 @@ impl Computed {
         let mut passes: Vec<Box<dyn Pass>> = Vec::new();
         let mut float = HashMap::new();
         if let Some(fixed) = &self.fixed {
-            let plan = fixed.pass(of_fixed);
-            if !plan.nodes.is_empty() {
-                passes.push(Box::new(plan));
-            }
+            passes.extend(fixed.passes(of_fixed));
             float.extend(left(&fixed.sites, of_fixed).filter_map(|s| Some((s.weight.clone()?, true))));
         }
         let plan = |b: &BlockSite| BlockPlan { output: b.output.clone(), size: b.size };

@@ -148,7 +148,8 @@ impl Driver {
         records
     }
 
-    fn transaction(&self, work: &mut Work, pass: &dyn Pass) -> PassRecord {
+    /// Runs one pass once, as a transaction.
+    pub fn transaction(&self, work: &mut Work, pass: &dyn Pass) -> PassRecord {
         match form(pass, &work.model, self.room) {
             Ok(Form::Whole) => self.apply(work, pass, None),
             Ok(Form::Cheaper(cheaper, why)) => self.apply(work, cheaper.as_ref(), Some(why)),

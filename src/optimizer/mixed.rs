@@ -7,7 +7,8 @@
 use std::time::{Duration, Instant};
 
 use super::driver::Work;
-use super::search::{Candidate, Judge, Limits, Variant, attempt, make};
+use super::repair::Mended;
+use super::search::{Candidate, Judge, Limits, attempt, make};
 use super::sensitivity::Scan;
 
 /// Sites that are left out one after the other before bisecting, and how many are looked at for each.
@@ -26,7 +27,7 @@ pub(super) struct Repaired {
 }
 
 /// Leaves out the most harmful sites until the budget is kept. Where there are sites that compute, those are what is left out.
-pub(super) fn repair(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge) -> Repaired {
+pub(super) fn repair(base: &Work, variant: &Mended<'_>, limits: &Limits, judge: &mut dyn Judge) -> Repaired {
     let (harms, scan) = if variant.measured {
         let now = Instant::now();
         let half = limits.deadline.saturating_duration_since(now) / 2;
@@ -40,7 +41,7 @@ pub(super) fn repair(base: &Work, variant: &Variant, limits: &Limits, judge: &mu
 
 fn within_budget(
     base: &Work,
-    variant: &Variant,
+    variant: &Mended<'_>,
     harms: &[f64],
     limits: &Limits,
     judge: &mut dyn Judge,
@@ -64,7 +65,7 @@ fn within_budget(
 /// Leaves out one site after the other until the budget is kept: each time that one of the most harmful whose absence leaves least harm.
 fn descend(
     base: &Work,
-    variant: &Variant,
+    variant: &Mended<'_>,
     harms: &[f64],
     limits: &Limits,
     judge: &mut dyn Judge,
@@ -89,7 +90,7 @@ fn descend(
         mask[site] = false;
         order.retain(|&other| other != site);
         let candidate = attempt(base, variant, &mask, limits, judge);
-        if keeps(&candidate) {
+        if candidate.keeps() {
             return Some((candidate, mask));
         }
     }
@@ -97,7 +98,7 @@ fn descend(
 }
 
 /// The harm of a choice of sites; `None` where it does not run.
-fn harm_of(base: &Work, variant: &Variant, mask: &[bool], limits: &Limits, judge: &mut dyn Judge) -> Option<f64> {
+fn harm_of(base: &Work, variant: &Mended<'_>, mask: &[bool], limits: &Limits, judge: &mut dyn Judge) -> Option<f64> {
     let candidate = make(base, variant, mask, limits);
     // A choice that changes nothing harms nothing.
     if candidate.refused.is_some() { Some(0.0) } else { judge.harm(&candidate.work.model).ok() }
@@ -106,7 +107,7 @@ fn harm_of(base: &Work, variant: &Variant, mask: &[bool], limits: &Limits, judge
 /// The most sites of `order`, from the first on, that keep the budget, and their candidate. At least one, never all: that was tried before.
 fn bisect(
     base: &Work,
-    variant: &Variant,
+    variant: &Mended<'_>,
     order: &[usize],
     limits: &Limits,
     judge: &mut dyn Judge,
@@ -118,7 +119,7 @@ fn bisect(
         let mut mask = vec![false; order.len()];
         order[..middle].iter().for_each(|&site| mask[site] = true);
         let candidate = attempt(base, variant, &mask, limits, judge);
-        if keeps(&candidate) {
+        if candidate.keeps() {
             (low, best) = (middle, Some((candidate, mask)));
         } else {
             high = middle;
@@ -130,7 +131,7 @@ fn bisect(
 /// Tries the sites that were left out once more, each by itself, the least harmful first: one bad one among them had condemned all behind it.
 fn give_back(
     base: &Work,
-    variant: &Variant,
+    variant: &Mended<'_>,
     left_out: &[usize],
     mut best: (Candidate, Vec<bool>),
     most: usize,
@@ -145,20 +146,16 @@ fn give_back(
         let mut mask = best.1.clone();
         mask[site] = true;
         let candidate = attempt(base, variant, &mask, limits, judge);
-        if keeps(&candidate) {
+        if candidate.keeps() {
             best = (candidate, mask);
         }
     }
     best
 }
 
-fn keeps(candidate: &Candidate) -> bool {
-    candidate.refused.is_none() && candidate.margin() >= 0.0
-}
-
 /// The measured harm of each site that computes: of it alone, or of one that follows its neighbours, what is gained by leaving it out. What there is no time
 /// for, and the other sites, have their estimates in the same unit. The same for the report.
-fn scan(base: &Work, variant: &Variant, limits: &Limits, judge: &mut dyn Judge, until: Instant) -> (Vec<f64>, Scan) {
+fn scan(base: &Work, variant: &Mended<'_>, limits: &Limits, judge: &mut dyn Judge, until: Instant) -> (Vec<f64>, Scan) {
     let count = variant.sites.len();
     let mut harm_of = |mask: &[bool]| harm_of(base, variant, mask, limits, judge);
     let (mut none, mut all) = (vec![false; count], vec![true; count]);
@@ -207,7 +204,8 @@ mod tests {
     use crate::model::build::Builder;
     use crate::model::edit::{is_op, node};
     use crate::model::{DType, Effect, Facts, Model, Pass, PassError};
-    use crate::optimizer::search::{Score, SiteInfo, Speed, search};
+    use crate::optimizer::repair::{Repair, mend};
+    use crate::optimizer::search::{Score, SiteInfo, Speed, Variant, search};
     use crate::optimizer::sensitivity::How;
 
     /// Marks the model with the sites that are on, each as a node of its own.
@@ -226,6 +224,20 @@ mod tests {
         }
     }
 
+    /// Halves the harm of whatever is on.
+    struct Mend;
+
+    impl Pass for Mend {
+        fn name(&self) -> &'static str {
+            "mend"
+        }
+
+        fn apply(&self, model: &mut Model, _: &mut Facts) -> Result<Effect, PassError> {
+            model.graph_mut().node.push(node("Relu", "", &["x"], &["mended"], vec![]));
+            Ok(Effect::rewrites(1, ""))
+        }
+    }
+
     /// Sites of known harm, which adds up; the budget is 1.
     struct Known {
         harms: Vec<f64>,
@@ -234,8 +246,10 @@ mod tests {
 
     impl Known {
         fn sum(&self, model: &Model) -> f64 {
-            let marked = model.graph().node.iter().filter(|n| is_op(n, "Relu"));
-            marked.filter_map(|n| self.harms.get(n.output[0].strip_prefix("site")?.parse::<usize>().ok()?)).sum()
+            let marked = || model.graph().node.iter().filter(|n| is_op(n, "Relu"));
+            let harm = |output: &str| self.harms.get(output.strip_prefix("site")?.parse::<usize>().ok()?);
+            let sum: f64 = marked().filter_map(|n| harm(&n.output[0])).sum();
+            if marked().any(|n| n.output[0] == "mended") { sum / 2.0 } else { sum }
         }
     }
 
@@ -287,6 +301,7 @@ mod tests {
             tunable: harms.len(),
             measured,
             smallest: false,
+            repairs: Vec::new(),
         }
     }
 
@@ -297,7 +312,8 @@ mod tests {
 
     fn repaired(harms: &[f64], follows: &[usize], measured: bool) -> (Vec<bool>, usize) {
         let mut judge = Known { harms: harms.to_vec(), measured: 0 };
-        let repaired = repair(&base(), &variant(harms, follows, measured), &limits(), &mut judge);
+        let variant = variant(harms, follows, measured);
+        let repaired = repair(&base(), &Mended::plain(&variant), &limits(), &mut judge);
         assert_eq!(repaired.scan.is_some(), measured);
         (repaired.found.unwrap().1, judge.measured)
     }
@@ -368,5 +384,24 @@ mod tests {
     fn without_measuring_the_estimates_decide() {
         let (mask, measured) = repaired(&[0.1, 0.9, 0.2, 0.6, 0.3], &[], false);
         assert_eq!((mask, measured), (vec![false, true, false, false, false], 0));
+    }
+
+    #[test]
+    fn what_repairs_help_the_whole_are_part_of_every_choice_of_sites() {
+        let harms = [0.6, 0.7, 0.9];
+        let mut mended = variant(&harms, &[], true);
+        let find = |_: &Work, _: &[Box<dyn Pass>], _: Instant| Ok((0, Box::new(Mend) as Box<dyn Pass>));
+        for (repairs, expected) in [(false, [true, false, false]), (true, [true, true, false])] {
+            mended.repairs = Vec::from_iter(repairs.then(|| Repair { name: "mend", find: Box::new(find) }));
+            let mut judge = Known { harms: harms.to_vec(), measured: 0 };
+            let all = attempt(&base(), &Mended::plain(&mended), &[true; 3], &limits(), &mut judge);
+            let (whole, by) = mend(&base(), &mended, all, &limits(), &mut judge);
+            assert!(!whole.keeps());
+            let (candidate, mask) = repair(&base(), &by, &limits(), &mut judge).found.unwrap();
+            assert_eq!(mask, expected);
+            let named: Vec<&str> = candidate.work.steps.iter().map(|step| step.pass.as_str()).collect();
+            assert_eq!(named, if repairs { vec!["mend", "mark"] } else { vec!["mark"] });
+            assert!(candidate.keeps());
+        }
     }
 }

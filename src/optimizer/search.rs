@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::driver::{Outcome, PassRecord, Work, encoded_len};
 use super::mixed;
 use super::recipe::Step;
+use super::repair::{Mended, Repair, mend};
 use super::room::{Form, form};
 use super::sensitivity::Scan;
 use crate::api::bakejob::Goal;
@@ -101,6 +102,8 @@ pub struct Variant {
     pub measured: bool,
     /// Whether its file is the smallest there is, so that it is worth having where it is no faster, unless speed alone counts.
     pub smallest: bool,
+    /// What may give quality back at no cost in time, in the order to be tried; see [`super::repair`].
+    pub repairs: Vec<Repair>,
 }
 
 /// One site of a [`Variant`].
@@ -169,6 +172,17 @@ impl Candidate {
     /// How far the worst metric is above what it needs; negative when the candidate is not good enough.
     pub fn margin(&self) -> f64 {
         self.quality.iter().map(Score::margin).fold(1.0, f64::min)
+    }
+
+    /// Whether it may be the result, as far as quality says.
+    pub(super) fn keeps(&self) -> bool {
+        self.refused.is_none() && self.margin() >= 0.0
+    }
+
+    /// What is lost of all metrics together: 0 unchanged.
+    fn loss(&self) -> f64 {
+        let lost: f64 = self.quality.iter().map(|score| (1.0 - score.estimate).max(0.0)).sum();
+        if lost.is_nan() { f64::INFINITY } else { lost }
     }
 
     /// The quality metric that is furthest below what it needs on the search split.
@@ -245,58 +259,84 @@ fn lossless(base: &Work, judge: &mut dyn Judge) -> Candidate {
     }
 }
 
+/// Variants of one kind that are repaired, the best first, until one keeps the budget.
+const MOST_MENDED: usize = 2;
+
 /// The best form of variants of one kind: all sites, or as many as the budget bears, or those that pay in time.
 /// `without` is the speed of the model without any of them.
 fn explore(base: &Work, alike: &[Variant], without: f64, limits: &Limits, judge: &mut dyn Judge) -> Vec<Candidate> {
     let mut tried: Vec<(Candidate, &Variant)> = Vec::new();
+    // Where errors meet each other inside the model, which of them keeps most is worth the look at all: they cost the same to run.
+    let compared = alike.iter().any(|variant| variant.measured);
     for variant in alike {
         judge.trying(&variant.name);
         if let Some(slow) = variant.probe.and_then(|site| slow_alone(base, variant, site, without, limits, judge)) {
             return vec![slow];
         }
-        let mut candidate = attempt(base, variant, &vec![true; variant.sites.len()], limits, judge);
+        let mut candidate = attempt(base, &Mended::plain(variant), &vec![true; variant.sites.len()], limits, judge);
         candidate.scan = Scan::estimated(variant);
-        let enough = candidate.refused.is_none() && candidate.margin() >= 0.0;
+        let enough = candidate.keeps();
         tried.push((candidate, variant));
-        if enough {
+        if enough && !compared {
             break;
         }
     }
     let order = |a: &Candidate, b: &Candidate| {
-        a.refused.is_none().cmp(&b.refused.is_none()).then(a.margin().total_cmp(&b.margin()))
+        let key = |c: &Candidate| (c.refused.is_some(), c.margin() < 0.0);
+        key(a).cmp(&key(b)).then(a.loss().total_cmp(&b.loss()))
     };
-    let best = (0..tried.len()).max_by(|&a, &b| order(&tried[a].0, &tried[b].0)).unwrap_or(0);
-    let (mut candidate, variant) = tried.swap_remove(best);
-    let mut found: Vec<Candidate> = tried.into_iter().map(|(candidate, _)| candidate).collect();
-    for other in &mut found {
-        let why = || format!("{} runs the same kernels and keeps more quality", variant.name);
-        other.refused = other.refused.take().or_else(|| Some(why()));
-    }
-    let mut mask = vec![true; variant.sites.len()];
-    if variant.measured && candidate.refused.is_none() && candidate.margin() < 0.0 {
-        // Leaving sites out makes it slower still, so what is slow as a whole is not worth their measuring.
+    tried.sort_by(|a, b| order(&a.0, &b.0));
+    let mut found = Vec::new();
+    let (mut candidate, variant) = tried.remove(0);
+    let mut mended = Mended::plain(variant);
+    let mut worth = candidate.refused.is_none() && (variant.measured || candidate.margin() < 0.0);
+    if worth && variant.measured {
+        // Leaving sites out makes it slower still, so what is slow as a whole is not worth repairing.
         time(&mut candidate, judge);
         let small = variant.smallest && limits.goal != Goal::Latency;
-        candidate.refused = candidate.refused.or_else(|| slow_as_a_whole(candidate.speed, without).filter(|_| !small));
+        let slow = slow_as_a_whole(candidate.speed, without).filter(|_| !small);
+        worth = slow.is_none();
+        if candidate.margin() < 0.0 {
+            candidate.refused = candidate.refused.or(slow);
+        }
     }
+    if worth && candidate.refused.is_none() {
+        (candidate, mended) = mend(base, variant, candidate, limits, judge);
+        for (other, variant) in tried.iter_mut().take(MOST_MENDED - 1) {
+            if candidate.keeps() || other.refused.is_some() {
+                break;
+            }
+            let (repaired, by) = mend(base, variant, other.clone(), limits, judge);
+            if order(&repaired, &candidate).is_lt() {
+                *other = std::mem::replace(&mut candidate, repaired);
+                *variant = std::mem::replace(&mut mended, by).variant();
+            }
+        }
+    }
+    for (mut other, _) in tried {
+        let why = || format!("{} runs the same kernels and keeps more quality", candidate.name);
+        other.refused = other.refused.take().or_else(|| Some(why()));
+        found.push(other);
+    }
+    let mut mask = vec![true; mended.sites.len()];
     let mut scan = None;
     if candidate.refused.is_none() && candidate.margin() < 0.0 {
-        let repaired = mixed::repair(base, variant, limits, judge);
+        let repaired = mixed::repair(base, &mended, limits, judge);
         scan = repaired.scan;
         if let Some(found) = repaired.found {
             (candidate, mask) = found;
         }
     }
-    candidate.scan = scan.or_else(|| Scan::estimated(variant));
-    if candidate.refused.is_some() || candidate.margin() < 0.0 {
+    candidate.scan = scan.or_else(|| Scan::estimated(&mended));
+    if !candidate.keeps() {
         found.push(candidate);
         return found;
     }
     time(&mut candidate, judge);
     found.push(candidate);
-    if variant.tunable > 0 && limits.goal != Goal::Size {
-        found
-            .extend(without_small_sites(base, variant, &mask, limits, judge).into_iter().filter(|c| c.margin() >= 0.0));
+    if mended.tunable > 0 && limits.goal != Goal::Size {
+        let fewer = without_small_sites(base, &mended, &mask, limits, judge);
+        found.extend(fewer.into_iter().filter(|c| c.margin() >= 0.0));
     }
     found
 }
@@ -311,7 +351,7 @@ fn slow_alone(
     judge: &mut dyn Judge,
 ) -> Option<Candidate> {
     let alone: Vec<bool> = (0..variant.sites.len()).map(|s| s == site).collect();
-    let mut candidate = make(base, variant, &alone, limits);
+    let mut candidate = make(base, &Mended::plain(variant), &alone, limits);
     if candidate.refused.is_none() {
         time(&mut candidate, judge);
     }
@@ -346,7 +386,7 @@ fn time(candidate: &mut Candidate, judge: &mut dyn Judge) {
 /// Small sites may cost more in quantising their input than they save: the variant once more with the larger half and the largest quarter alone.
 fn without_small_sites(
     base: &Work,
-    variant: &Variant,
+    variant: &Mended<'_>,
     mask: &[bool],
     limits: &Limits,
     judge: &mut dyn Judge,
@@ -380,27 +420,42 @@ fn without_small_sites(
 /// Applies the variant's passes for one choice of sites and scores the result. What goes wrong is the candidate's refusal, never an error of the bake.
 pub(super) fn attempt(
     base: &Work,
-    variant: &Variant,
+    variant: &Mended<'_>,
     mask: &[bool],
     limits: &Limits,
     judge: &mut dyn Judge,
 ) -> Candidate {
     let mut candidate = make(base, variant, mask, limits);
+    score(&mut candidate, judge);
+    candidate
+}
+
+pub(super) fn score(candidate: &mut Candidate, judge: &mut dyn Judge) {
     if candidate.refused.is_none() {
         match judge.quality(&candidate.work.model) {
             Ok(scores) => candidate.quality = scores,
             Err(error) => candidate.refused = Some(error.to_string()),
         }
     }
-    candidate
 }
 
 /// The candidate of one choice of sites, nothing measured yet.
-pub(super) fn make(base: &Work, variant: &Variant, mask: &[bool], limits: &Limits) -> Candidate {
+pub(super) fn make(base: &Work, variant: &Mended<'_>, mask: &[bool], limits: &Limits) -> Candidate {
+    make_by(base, variant, mask, &variant.passes(base, mask, limits), limits)
+}
+
+/// The same by these passes.
+pub(super) fn make_by(
+    base: &Work,
+    variant: &Variant,
+    mask: &[bool],
+    passes: &[Box<dyn Pass>],
+    limits: &Limits,
+) -> Candidate {
     let mut work = base.clone();
     let mut records = Vec::new();
     let mut refused = None;
-    for pass in (variant.build)(mask) {
+    for pass in passes {
         let record = apply(&mut work, pass.as_ref(), limits.room);
         if record.outcome == Outcome::Failed {
             refused.clone_from(&record.reason);

@@ -104,6 +104,7 @@ mod tests {
             probe: None,
             tunable: 3,
             smallest: false,
+            repairs: Vec::new(),
             measured: true,
         }
     }

@@ -2,18 +2,25 @@
 
 use std::collections::HashSet;
 
+use crate::model::Pass;
 use crate::optimizer::calibration::Policy;
 use crate::optimizer::int8::linear::Operator;
 use crate::optimizer::int8::qdq::plan::Ranged;
 use crate::optimizer::int8::qdq::region::Part;
-use crate::optimizer::int8::{StaticInt8, StaticSite, WeightScheme};
+use crate::optimizer::int8::{Equalise, StaticInt8, StaticSite, WeightScheme};
 use crate::optimizer::search::SiteInfo;
 
-/// Codes with ranges that were measured beforehand.
+/// Ranges that one policy chose, and what evens out channels before them.
 #[derive(Clone)]
+pub(super) struct Ranges {
+    pub(super) policy: Policy,
+    pub(super) ranged: Ranged,
+    pub(super) equalise: Option<Equalise>,
+}
+
+/// Codes with ranges that were measured beforehand.
 pub(super) struct Fixed {
-    ranged: Ranged,
-    policy: Policy,
+    ranges: Ranges,
     /// What is open to choice.
     pub(super) sites: Vec<StaticSite>,
     /// Whether products are left to others.
@@ -23,35 +30,38 @@ pub(super) struct Fixed {
 }
 
 impl Fixed {
-    /// Everything on codes, and convolutions alone; the ranges of least harm before those that clip nothing. None where nothing can be.
-    pub(super) fn all(ranged: &[(Policy, Ranged)], scheme: WeightScheme) -> Vec<Self> {
+    /// Everything on codes, and convolutions alone, each by all ranges. None where nothing can be.
+    pub(super) fn all(ranges: &[Ranges], scheme: WeightScheme) -> Vec<Self> {
         let mut all = Vec::new();
         for only_convolutions in [false, true] {
-            for (policy, ranged) in ranged {
+            for ranges in ranges {
                 let wanted = |s: &&StaticSite| match s.part {
                     Part::Linear(Operator::MatMul | Operator::Gemm) => !only_convolutions,
                     _ => true,
                 };
-                let sites: Vec<StaticSite> = ranged.choices().filter(wanted).cloned().collect();
+                let sites: Vec<StaticSite> = ranges.ranged.choices().filter(wanted).cloned().collect();
                 let computes = |s: &StaticSite| match s.part {
                     Part::Linear(operator) => !only_convolutions || operator == Operator::Conv,
                     Part::Between | Part::Mover => false,
                 };
                 if sites.iter().any(computes) {
-                    all.push(Self { ranged: ranged.clone(), policy: *policy, sites, only_convolutions, scheme });
+                    all.push(Self { ranges: ranges.clone(), sites, only_convolutions, scheme });
                 }
             }
         }
         all
     }
 
-    pub(super) fn name(&self) -> &'static str {
-        match (self.only_convolutions, self.policy) {
-            (false, Policy::LeastHarm) => "static-int8",
-            (false, Policy::Unclipped) => "static-int8-unclipped",
-            (true, Policy::LeastHarm) => "static-int8-convolutions",
-            (true, Policy::Unclipped) => "static-int8-convolutions-unclipped",
-        }
+    pub(super) fn name(&self) -> String {
+        let convolutions = if self.only_convolutions { "-convolutions" } else { "" };
+        let equalised = if self.is_equalised() { "-equalised" } else { "" };
+        let unclipped = if self.ranges.policy == Policy::Unclipped { "-unclipped" } else { "" };
+        format!("{}{convolutions}{equalised}{unclipped}", StaticInt8::NAME)
+    }
+
+    /// Whether channels are evened out before.
+    pub(super) fn is_equalised(&self) -> bool {
+        self.ranges.equalise.is_some()
     }
 
     pub(super) fn kind(&self) -> &'static str {
@@ -66,16 +76,21 @@ impl Fixed {
                 Part::Between | Part::Mover => "Between",
             },
             elements: site.work,
-            error: self.ranged.harm(site),
+            error: self.ranges.ranged.harm(site),
             follows: site.part == Part::Between,
         };
         self.sites.iter().map(info).collect()
     }
 
-    /// The pass for a choice of sites.
-    pub(super) fn pass(&self, mask: &[bool]) -> StaticInt8 {
+    /// The passes for a choice of sites; none where nothing of it computes.
+    pub(super) fn passes(&self, mask: &[bool]) -> Vec<Box<dyn Pass>> {
         let chosen: HashSet<&str> =
             self.sites.iter().zip(mask).filter(|(_, on)| **on).map(|(s, _)| s.output.as_str()).collect();
-        self.ranged.plan(&chosen, self.scheme)
+        let plan = self.ranges.ranged.plan(&chosen, self.scheme);
+        if plan.nodes.is_empty() {
+            return Vec::new();
+        }
+        let equalise = self.ranges.equalise.clone().map(|pass| Box::new(pass) as Box<dyn Pass>);
+        equalise.into_iter().chain(std::iter::once(Box::new(plan) as Box<dyn Pass>)).collect()
     }
 }

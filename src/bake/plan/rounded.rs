@@ -1,27 +1,20 @@
-//! A variant once more, its weights moved to codes that change products less than the nearest do.
+//! Rounding weights as a repair: other codes than the nearest, where products change less by them.
 
 use std::rc::Rc;
 
 use crate::model::Pass;
-use crate::optimizer::int8::{RoundWeights, Rounder};
-use crate::optimizer::search::Variant;
+use crate::optimizer::Repair;
+use crate::optimizer::int8::{Equalise, RoundWeights, Rounder};
 
-/// `variant` with [`RoundWeights`] before its passes, another of its kind: it runs the same kernels. The codes found are kept only where they keep more.
-pub(super) fn rounded(variant: Variant, rounder: &Rc<Rounder>) -> Variant {
-    let (plain, rounder) = (variant.build, Rc::clone(rounder));
-    let build = move |mask: &[bool]| -> Vec<Box<dyn Pass>> {
-        let passes = plain(mask);
-        let moves = rounder
-            .round(&passes)
-            .unwrap_or_else(|error| RoundWeights { weights: Vec::new(), left: vec![error.to_string()] });
-        // Where no weight gains this is `variant` again, which the pass then says by itself; of a part of the sites it may well be.
-        let nothing = moves.weights.is_empty();
-        let moves = Box::new(moves) as Box<dyn Pass>;
-        match (nothing, mask.iter().all(|on| *on)) {
-            (true, true) => vec![moves],
-            (true, false) => passes,
-            (false, _) => std::iter::once(moves).chain(passes).collect(),
+/// The repair that moves the weights which a choice of passes quantises. `rounder` is of the model behind [`Equalise`], where the passes begin with it.
+pub(super) fn rounding(rounder: Rc<Rounder>) -> Repair {
+    let find = move |_: &_, passes: &[Box<dyn Pass>], _| {
+        let moves = rounder.round(passes).map_err(|error| error.to_string())?;
+        if moves.weights.is_empty() {
+            return Err(moves.reason());
         }
+        let at = usize::from(passes.first().is_some_and(|pass| pass.name() == Equalise::NAME));
+        Ok((at, Box::new(moves) as Box<dyn Pass>))
     };
-    Variant { name: format!("{}-rounded", variant.name), build: Box::new(build), ..variant }
+    Repair { name: RoundWeights::NAME, find: Box::new(find) }
 }

@@ -19,7 +19,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Tensor;
 use ends::Ends;
-
 /// Elements of one tensor and run that are counted; of a larger one as many, evenly spread. Minimum, maximum and moments see all.
 const MOST_COUNTED: usize = 1 << 15;
 

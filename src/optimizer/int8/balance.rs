@@ -232,7 +232,7 @@ impl Sample {
 }
 
 /// Exponents of two nearest to `x^strength / w^(1 - strength)`, their mean zero: what matters is how channels compare.
-fn exponents(activations: &[f32], weights: &[f32], strength: f32) -> Vec<i8> {
+pub(super) fn exponents(activations: &[f32], weights: &[f32], strength: f32) -> Vec<i8> {
     let log = |(&x, &w): (&f32, &f32)| {
         (x > 0.0 && w > 0.0 && x.is_finite()).then(|| strength * x.log2() - (1.0 - strength) * w.log2())
     };

@@ -9,21 +9,25 @@
 //! | [`EmbeddingInt8`] | int8 table and one scale per row | only the rows that are looked up become float |
 //! | [`WeightInt8`] | int8 (or half-precision) weights and scales | the float weights again, restored when the model loads |
 //!
-//! They compose in this order: each leaves alone what an earlier one took. [`balance`] evens out the channels of what is quantised at run time, [`candidates`] says where
+//! They compose in this order: each leaves alone what an earlier one took. Two more change float constants before [`StaticInt8`] and cost nothing when it runs: [`Equalise`]
+//! evens out channels, [`BiasCorrection`] takes back what rounding shifts. [`balance`] evens out the channels of what is quantised at run time, [`candidates`] says where
 //! each could act, [`scheme`] holds the arithmetic.
 
 mod already;
 pub mod balance;
 mod blocks;
 pub mod candidates;
+pub mod correction;
 pub mod dynamic;
 pub mod embedding;
+pub mod equalise;
 pub mod glob;
 pub mod int4;
 pub mod linear;
 pub mod qdq;
 mod roles;
 pub mod round;
+mod row;
 pub mod scheme;
 mod scope;
 mod store;
@@ -32,8 +36,10 @@ pub mod weight;
 pub use already::Already;
 pub use balance::{Balance, balance};
 pub use candidates::{DynamicSite, EmbeddingSite, WeightSite, dynamic_sites, embedding_sites, quantizable_weights};
+pub use correction::{BiasCorrection, Correction};
 pub use dynamic::{DynamicInt8, NodePlan, WeightScheme};
 pub use embedding::{EmbeddingInt8, TablePlan};
+pub use equalise::{Equalise, equalise};
 pub use glob::Exclude;
 pub use int4::{BlockPlan, BlockSite, Int4Blocks, block_sites};
 pub use qdq::{Region, StaticInt8, StaticSite};
@@ -52,6 +58,8 @@ pub fn from_parameters(pass: &str, parameters: &serde_json::Value) -> Option<Box
     match pass {
         RoundWeights::NAME => read::<RoundWeights>(parameters),
         Int4Blocks::NAME => read::<Int4Blocks>(parameters),
+        Equalise::NAME => read::<Equalise>(parameters),
+        BiasCorrection::NAME => read::<BiasCorrection>(parameters),
         StaticInt8::NAME => read::<StaticInt8>(parameters),
         DynamicInt8::NAME => read::<DynamicInt8>(parameters),
         EmbeddingInt8::NAME => read::<EmbeddingInt8>(parameters),

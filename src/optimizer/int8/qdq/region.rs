@@ -214,7 +214,7 @@ impl Reader<'_> {
 
 /// The `Add` of a constant row behind a `MatMul`: its position, which operand the row is, and the row. ONNX Runtime joins the two to a `Gemm`, which computes on
 /// codes only when the row is in codes too.
-pub(super) fn bias_behind(
+pub(in crate::optimizer::int8) fn bias_behind(
     model: &Model,
     index: &Index,
     node: &NodeProto,

@@ -69,7 +69,7 @@ impl RoundWeights {
     pub const NAME: &str = "round-weights";
 
     /// Why nothing was moved.
-    fn reason(&self) -> String {
+    pub fn reason(&self) -> String {
         let (said, more) = self.left.split_at(self.left.len().min(MOST_REASONS));
         match (said, more.len()) {
             ([], _) => "no listed weight is a constant of the main graph".to_owned(),

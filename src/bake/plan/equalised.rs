@@ -1,0 +1,49 @@
+//! The model with its channels evened out, and ranges that were seen on it.
+
+use super::fixed::Ranges;
+use crate::engine::{Feed, SharedEngine};
+use crate::optimizer::calibration::{Policy, calibrate};
+use crate::optimizer::int8::{Equalise, Exclude, Region, WeightScheme, equalise};
+use crate::optimizer::{Driver, Outcome, Work};
+
+/// Samples that an equalised model is compared with the float one on.
+const CHECKED: usize = 4;
+
+/// A model that gives what the input gives, to what a lossless pass may differ.
+pub(super) struct Equalised {
+    pass: Equalise,
+    pub(super) work: Work,
+}
+
+impl Equalised {
+    /// `None` where nothing can be evened out at no cost, or nothing is gained by it.
+    pub(super) fn of(
+        engine: &SharedEngine,
+        base: &Work,
+        feeds: &[Feed],
+        exclude: &Exclude,
+        scheme: WeightScheme,
+    ) -> Option<Self> {
+        let pass = equalise(engine, &base.model, &base.facts, exclude, feeds, scheme.limit()).ok()??;
+        let few = feeds.iter().take(CHECKED).cloned().collect();
+        let driver = Driver::new(engine.clone(), &base.model, few).ok()?;
+        let mut work = base.clone();
+        let record = driver.transaction(&mut work, &pass);
+        (record.outcome == Outcome::Applied).then_some(Self { pass, work })
+    }
+
+    /// Ranges by each policy, from a pass over the calibration data: every channel has another size than before.
+    pub(super) fn ranges(
+        &self,
+        engine: &SharedEngine,
+        feeds: &[Feed],
+        exclude: &Exclude,
+        policies: &[Policy],
+    ) -> Vec<Ranges> {
+        let region = Region::of(&self.work.model, &self.work.facts, exclude);
+        let Ok(spreads) = calibrate(engine, &self.work.model, region.watches(), feeds) else { return Vec::new() };
+        let ranges =
+            |&policy| Ranges { policy, ranged: region.ranged(&spreads, policy), equalise: Some(self.pass.clone()) };
+        policies.iter().map(ranges).collect()
+    }
+}
