@@ -282,13 +282,6 @@ fn optimise(
     }
     let bench =
         Bench::for_search(engine.clone(), cores(), &loaded.model, loaded.search(MOST_SEARCH_SAMPLES), &loaded.taps)?;
-    let limits = Limits {
-        goal: job.goal,
-        input_bytes: loaded.model.encoded_len(),
-        deadline: Instant::now() + Duration::from_secs(SEARCH_SECONDS),
-        measuring: Duration::from_secs(MEASURING_SECONDS),
-        room,
-    };
     let (mut variants, mut calibration, mut remarks) = (Vec::new(), None, Vec::new());
     if job.level != Level::Conservative && job.recipe.is_none() {
         let already = Already::of(&work.model);
@@ -298,6 +291,14 @@ fn optimise(
         calibration = calibrated.map(|calibrated| calibrated.figures);
         remarks = already.remark().into_iter().chain(said).collect();
     }
+    // What is measured to plan the search is none of its time.
+    let limits = Limits {
+        goal: job.goal,
+        input_bytes: loaded.model.encoded_len(),
+        deadline: Instant::now() + Duration::from_secs(SEARCH_SECONDS),
+        measuring: Duration::from_secs(MEASURING_SECONDS),
+        room,
+    };
     let glance = if variants.iter().any(|variant| variant.measured) {
         let few = loaded.search(MOST_GLANCE_SAMPLES);
         Some(Bench::for_search(engine.clone(), cores(), &loaded.model, few, &[])?)

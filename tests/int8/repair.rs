@@ -108,6 +108,7 @@ fn variant(name: &str, base: &Work, feeds: &[Feed], first: Option<&Equalise>) ->
         probe: None,
         tunable: outputs.len(),
         measured: true,
+        smallest: false,
         repairs: Vec::new(),
     }
 }

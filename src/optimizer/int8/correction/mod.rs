@@ -1,18 +1,24 @@
 //! Bias correction: rounding weights and activations shifts the mean of every output channel of a product, because errors of one sign add up over what the channel
-//! sums. The bias takes the shift back (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2, in its empirical
-//! form): per channel, the mean over real samples of the float output less that of the quantised one is added to the row of biases. It costs nothing at run time.
+//! sums. The bias takes the shift back (Nagel et al. 2019, "Data-Free Quantization Through Weight Equalization and Bias Correction", section 4.2, equation 17, with means
+//! of real samples in place of those that a normalisation promises). It costs nothing at run time.
+//!
+//! ```text
+//!  correction of o = sum over i of  W[o, i] E[x[i]] - Wq[o, i] E[q(x)[i]]
+//! ```
+//! `W` are the weights and `x` the activation of the float model, `Wq` and `q(x)` what codes leave of them, weights summed over the kernel. So what is clipped is taken back
+//! too. The mean of an input channel is that of all its values: a convolution's padding, the positions that its steps leave out and the edges that parts of its kernel never
+//! meet are not told apart. Only what is computed on codes is corrected.
+//!
+//! What reaches a product from those before it is theirs to take back, so one run of the float model finds all corrections, whatever their order. To measure instead what
+//! each output lost in the quantised model takes a run per layer, for groups of layers take back each other's shifts: on a network of 53 convolutions the RMS error of its
+//! logit was 0.41 uncorrected, 0.24 by this form, 0.16 measured layer by layer in 53 runs, 0.60 measured in 8 groups, and 2.2 all at once.
 //!
 //! The pass runs before the products become codes and changes float rows, so one rounding in 32 bits is all that lies between a correction and what is computed.
 //! It knows `Conv` (also one without bias, which gets one), `Gemm` and `MatMul` with the `Add` of a row behind it. A `MatMul` alone stays as it is: an `Add` of its own
 //! would cost time at every run.
-//!
-//! What is shifted at one product shifts the means of those behind it, so products are corrected in groups from the inputs on, each measured with the groups before it
-//! corrected. A product that stays in float is corrected too: it takes back what reaches it from those before it.
-//!
-//! Within a group, what is measured at one product still holds what those before it in the group shift, so it is taken back twice. With one product to a group that is nothing; a
-//! classifier of 53 convolutions, six or seven to a group, lost most of its quality by it (similarity of distributions 0.886 before, 0.316 behind), and the search undid it.
 
 mod means;
+mod shift;
 
 use std::cell::RefCell;
 use std::time::Instant;
@@ -22,13 +28,15 @@ use serde_json::Value;
 
 use super::linear::linear;
 use super::qdq::StaticInt8;
+use super::round::RoundWeights;
 use super::row::{Editor, Row};
 use crate::engine::{Feed, SharedEngine};
 use crate::model::edit::Index;
 use crate::model::{Effect, Facts, Model, Pass, PassError};
 use crate::optimizer::driver::Work;
 use crate::optimizer::repair::Repair;
-use means::Means;
+use means::{Activation, Means};
+use shift::{corrections, products};
 
 /// What is added to the bias of one product.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -100,38 +108,50 @@ fn row_of(model: &Model, index: &Index, facts: &Facts, output: &str) -> Option<R
     Row::of(model, index, at, &found)
 }
 
-/// Bias correction of static variants, as the search tries it. The means of the float model are found once, whatever choice of sites is corrected.
+/// Bias correction of static variants, as the search tries it. The means of a float model are found once, whatever choice of sites is corrected.
 pub fn repair(engine: &SharedEngine, feeds: &[Feed]) -> Repair {
     let (engine, feeds) = (engine.clone(), feeds.to_vec());
-    let known: RefCell<Option<Means>> = RefCell::new(None);
+    let known: RefCell<Means> = RefCell::default();
     let find = move |base: &Work, passes: &[Box<dyn Pass>], until: Instant| -> Result<(usize, Box<dyn Pass>), String> {
         let codes = |pass: &Box<dyn Pass>| pass.name() == StaticInt8::NAME;
         let at = passes.iter().position(codes).ok_or("nothing of it computes on codes")?;
-        // What comes before is float too, and may have changed what a product gives.
-        let mut float = base.clone();
-        for pass in &passes[..at] {
-            pass.apply(&mut float.model, &mut float.facts).map_err(|e| e.to_string())?;
-        }
-        let means = match known.take() {
-            Some(means) => means,
-            None => Means::of(&engine, &float, &feeds, until).map_err(|e| e.to_string())?,
+        let plan = StaticInt8::deserialize(passes[at].parameters()).map_err(|e| e.to_string())?;
+        let applied = |wanted: &dyn Fn(&dyn Pass) -> bool| -> Result<Work, PassError> {
+            let mut work = base.clone();
+            for pass in passes[..=at].iter().filter(|pass| wanted(pass.as_ref())) {
+                pass.apply(&mut work.model, &mut work.facts)?;
+                work.model.sort()?;
+            }
+            Ok(work)
         };
-        let found = means.correction(&engine, &float, &passes[at..], &feeds, until);
-        known.replace(Some(means));
-        let pass = found?.ok_or("rounding shifts no product that has a row of biases")?;
-        Ok((at, Box::new(pass) as Box<dyn Pass>))
+        // What comes before the codes may have changed float weights and what they give: that is what the codes stand for. What moves weights to other codes is
+        // rounding as well.
+        let before = |pass: &dyn Pass| ![StaticInt8::NAME, RoundWeights::NAME].contains(&pass.name());
+        let float = applied(&before).map_err(|e| e.to_string())?;
+        let quantised = applied(&|_| true).map_err(|e| e.to_string())?;
+        let products = products(&float.model, &float.facts, &plan);
+        let read: Vec<Activation> = products.iter().map(|product| product.activation.clone()).collect();
+        let mut means = known.borrow_mut();
+        means.see(&engine, &float.model, &read, &feeds, until).map_err(|e| e.to_string())?;
+        let corrections = corrections(&products, &float, &quantised.model, &means);
+        if corrections.is_empty() {
+            return Err("rounding shifts no product that has a row of biases".to_owned());
+        }
+        Ok((at, Box::new(BiasCorrection { corrections }) as Box<dyn Pass>))
     };
     Repair { name: BiasCorrection::NAME, find: Box::new(find) }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::means::products;
-    use super::means::tests::{chain, ones};
     use super::*;
     use crate::model::build::Builder;
     use crate::model::edit::{float, is_op};
     use crate::model::{DType, Tensor};
+
+    fn ones(shape: &[usize]) -> Tensor {
+        Tensor::new(shape, &vec![1.0_f32; shape.iter().product()])
+    }
 
     #[test]
     fn a_row_is_added_to_wherever_the_graph_keeps_it() {
@@ -149,14 +169,12 @@ mod tests {
             .output("alone", DType::F32, &["N", "2"])
             .output("c", DType::F32, &["N", "2", "3", "3"])
             .build();
-        let named: Vec<String> = products(&model, &Facts::default()).into_iter().map(|p| p.output).collect();
-        assert_eq!(named, ["m", "g", "c"], "a MatMul without an Add has no row");
         let corrections =
             ["m", "g", "c", "alone"].map(|output| Correction { output: output.to_owned(), values: vec![0.5, -0.5] });
         let mut corrected = model.clone();
         let pass = BiasCorrection { corrections: corrections.to_vec() };
         let effect = pass.apply(&mut corrected, &mut Facts::default()).unwrap();
-        assert_eq!(effect, Effect::Applied { rewrites: 3, fused: Vec::new() });
+        assert_eq!(effect, Effect::Applied { rewrites: 3, fused: Vec::new() }, "a MatMul without an Add has no row");
         let index = Index::new(corrected.graph());
         let row = |output: &str| row_of(&corrected, &index, &Facts::default(), output).unwrap().values;
         assert_eq!((row("m"), row("g"), row("c")), (vec![1.5, 1.5], vec![2.5, 3.5], vec![0.5, -0.5]));
@@ -172,9 +190,15 @@ mod tests {
         for (values, said) in
             [(vec![1.0], "4 output channels, its correction 1"), (vec![f32::NAN; 4], "no finite number")]
         {
-            let pass = BiasCorrection { corrections: vec![Correction { output: "h0".into(), values }] };
-            let error = pass.apply(&mut chain(1), &mut Facts::default()).unwrap_err().to_string();
-            assert!(error.contains("'h0'") && error.contains(said) && error.contains("Bake again"), "{error}");
+            let mut model = Builder::new(17)
+                .input("x", DType::F32, &["N", "4"])
+                .initializer("w", ones(&[4, 4]))
+                .node("Gemm", &["x", "w"], "h", vec![])
+                .output("h", DType::F32, &["N", "4"])
+                .build();
+            let pass = BiasCorrection { corrections: vec![Correction { output: "h".into(), values }] };
+            let error = pass.apply(&mut model, &mut Facts::default()).unwrap_err().to_string();
+            assert!(error.contains("'h'") && error.contains(said) && error.contains("Bake again"), "{error}");
         }
     }
 }
