@@ -64,17 +64,60 @@ impl<'v> Mended<'v> {
 
     /// The passes for a choice of sites. A repair that finds nothing to do for it is left out.
     pub(super) fn passes(&self, base: &Work, mask: &[bool], limits: &Limits) -> Vec<Box<dyn Pass>> {
+        self.found(base, mask, limits).0
+    }
+
+    /// The passes for a choice of sites, and why repairs found nothing to do.
+    fn found(&self, base: &Work, mask: &[bool], limits: &Limits) -> (Vec<Box<dyn Pass>>, Vec<String>) {
         let mut passes = (self.variant.build)(mask);
+        let mut nothing = Vec::new();
         for repair in &self.kept {
-            if let Ok((at, pass)) = (repair.find)(base, &passes, limits.deadline) {
-                passes.insert(at, pass);
+            match (repair.find)(base, &passes, limits.deadline) {
+                Ok((at, pass)) => passes.insert(at, pass),
+                Err(reason) => nothing.push(reason),
             }
         }
-        passes
+        (passes, nothing)
+    }
+
+    /// The whole with these repairs, where that keeps more than `before`; else the record of `name`, the repairs that are new in it.
+    fn tried(
+        self,
+        base: &Work,
+        before: &Candidate,
+        name: &str,
+        limits: &Limits,
+        judge: &mut dyn Judge,
+    ) -> Result<(Candidate, Self), PassRecord> {
+        judge.trying(&format!("{} with {name}", before.name));
+        let began = Instant::now();
+        let mask = vec![true; self.variant.sites.len()];
+        let (passes, nothing) = self.found(base, &mask, limits);
+        let told = |outcome: Outcome, reason: String| {
+            let seconds = began.elapsed().as_secs_f64();
+            PassRecord { outcome, seconds, ..PassRecord::skipped(name, reason, &base.model) }
+        };
+        if !nothing.is_empty() {
+            return Err(told(Outcome::Skipped, nothing.join("; ")));
+        }
+        let mut tried = make_by(base, self.variant, &mask, &passes, limits);
+        score(&mut tried, judge);
+        let said = tried.refused.clone().unwrap_or_else(|| change(&before.quality, &tried.quality));
+        if tried.refused.is_some() || gain(&before.quality, &tried.quality) < LEAST_GAIN {
+            return Err(told(Outcome::RolledBack, format!("no gain: {said}")));
+        }
+        // Its time is what it took to find its numbers, which is nearly all that it costs.
+        for record in tried.records.iter_mut().filter(|record| name.split(" and ").any(|name| name == record.name)) {
+            (record.reason, record.seconds) = (Some(said.clone()), began.elapsed().as_secs_f64());
+        }
+        Ok((tried, self))
     }
 }
 
 /// The candidate of all sites of a variant with every repair that helps; what does not is told in its records.
+///
+/// Errors that cancel each other hide what one repair is worth: rounding shifts means one way, clipping the other. So where one of them does not help by itself, all are tried
+/// together.
 pub(super) fn mend<'v>(
     base: &Work,
     variant: &'v Variant,
@@ -83,40 +126,24 @@ pub(super) fn mend<'v>(
     judge: &mut dyn Judge,
 ) -> (Candidate, Mended<'v>) {
     let mut mended = Mended::plain(variant);
-    let mask = vec![true; variant.sites.len()];
-    let mut passes = (variant.build)(&mask);
     let mut undone = Vec::new();
+    let mut all = Vec::new();
     for repair in &variant.repairs {
-        let began = Instant::now();
-        if began >= limits.deadline {
+        if Instant::now() >= limits.deadline {
             break;
         }
-        judge.trying(&format!("{} with {}", candidate.name, repair.name));
-        let told = |outcome: Outcome, reason: String| {
-            let seconds = began.elapsed().as_secs_f64();
-            PassRecord { outcome, seconds, ..PassRecord::skipped(repair.name, reason, &base.model) }
-        };
-        let (at, pass) = match (repair.find)(base, &passes, limits.deadline) {
-            Ok(found) => found,
-            Err(reason) => {
-                undone.push(told(Outcome::Skipped, reason));
-                continue;
-            }
-        };
-        passes.insert(at, pass);
-        let mut tried = make_by(base, variant, &mask, &passes, limits);
-        score(&mut tried, judge);
-        let said = tried.refused.clone().unwrap_or_else(|| change(&candidate.quality, &tried.quality));
-        if tried.refused.is_none() && gain(&candidate.quality, &tried.quality) >= LEAST_GAIN {
-            // Its time is what it took to find its numbers, which is nearly all that it costs.
-            for record in tried.records.iter_mut().filter(|record| record.name == repair.name) {
-                (record.reason, record.seconds) = (Some(said.clone()), began.elapsed().as_secs_f64());
-            }
-            mended.kept.push(repair);
-            candidate = tried;
-        } else {
-            passes.remove(at);
-            undone.push(told(Outcome::RolledBack, format!("no gain: {said}")));
+        let with: Vec<&Repair> = mended.kept.iter().copied().chain([repair]).collect();
+        match (Mended { variant, kept: with }).tried(base, &candidate, repair.name, limits, judge) {
+            Ok((better, by)) => (candidate, mended) = (better, by),
+            Err(record) => undone.push(record),
+        }
+        all.push(repair);
+    }
+    if mended.kept.len() < all.len() && all.len() > 1 && Instant::now() < limits.deadline {
+        let names: Vec<&str> = all.iter().map(|repair| repair.name).collect();
+        match (Mended { variant, kept: all }).tried(base, &candidate, &names.join(" and "), limits, judge) {
+            Ok((better, by)) => (candidate, mended, undone) = (better, by, Vec::new()),
+            Err(record) => undone.push(record),
         }
     }
     candidate.records.extend(undone);

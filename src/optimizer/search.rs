@@ -323,8 +323,10 @@ fn explore(base: &Work, alike: &[Variant], without: f64, limits: &Limits, judge:
     if candidate.refused.is_none() && candidate.margin() < 0.0 {
         let repaired = mixed::repair(base, &mended, limits, judge);
         scan = repaired.scan;
-        if let Some(found) = repaired.found {
-            (candidate, mask) = found;
+        if let Some((found, kept)) = repaired.found {
+            let tried = std::mem::replace(&mut candidate, found).records;
+            candidate.records.extend(tried.into_iter().filter(|record| record.outcome == Outcome::RolledBack));
+            mask = kept;
         }
     }
     candidate.scan = scan.or_else(|| Scan::estimated(&mended));

@@ -15,6 +15,9 @@ const MOST_FEEDS: usize = 128;
 /// Models of fewer bytes are loaded once per core; of a larger one a second copy takes more memory than its time is worth.
 const SMALL_MODEL_BYTES: usize = 32 << 20;
 
+/// Where what is watched of one sample takes more bytes than this, a second session would take more memory than its time is worth.
+const SMALL_RUN_BYTES: usize = 16 << 20;
+
 /// Fewer feeds are not worth loading a model for.
 const FEEDS_PER_SESSION: usize = 4;
 
@@ -40,10 +43,16 @@ pub fn calibrate(
     calibrate_on(sessions(model, feeds.len()), engine, model, watched, feeds)
 }
 
-/// How many sessions share the samples.
+/// How many sessions may share the samples.
 fn sessions(model: &Model, feeds: usize) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     if model.encoded_len() < SMALL_MODEL_BYTES { cores.min(feeds / FEEDS_PER_SESSION).max(1) } else { 1 }
+}
+
+/// What one session reads and gives: numbers of samples, and the watched tensors of each.
+struct Running {
+    ask: SyncSender<usize>,
+    take: Receiver<Result<Vec<Tensor>, EngineError>>,
 }
 
 fn calibrate_on(
@@ -55,24 +64,37 @@ fn calibrate_on(
 ) -> Result<BTreeMap<String, Spread>, EngineError> {
     let mut spreads: Vec<Spread> = vec![Spread::default(); watched.len()];
     std::thread::scope(|scope| {
-        let running: Vec<Receiver<_>> = (0..sessions)
-            .map(|first| {
-                // One run waits while the one before is taken in: no more of them are held, however many there are.
-                let (give, take) = sync_channel(0);
-                let feeds = feeds.iter().skip(first).step_by(sessions);
-                scope.spawn(move || run(engine, model, watched, feeds, &give));
-                take
-            })
-            .collect();
+        let start = || {
+            // As many as are ever asked of one session at a time, so that asking never waits.
+            let (ask, asked) = sync_channel(2);
+            // One run waits while the one before is taken in: no more of them are held, however many there are.
+            let (give, take) = sync_channel(0);
+            scope.spawn(move || run(engine, model, watched, feeds, &asked, &give));
+            Running { ask, take }
+        };
+        let mut running = vec![start()];
+        let mut asked = 0;
         // Samples are taken in one after the other, in their order, so that sessions and threads change nothing.
         for at in 0..feeds.len() {
-            let Ok(seen) = running[at % sessions].recv() else {
+            // Beside what is taken in next each session has one more to run, but the first sample goes alone: it tells how many sessions there are.
+            let ahead = if at == 0 { 0 } else { at + running.len() };
+            while asked < feeds.len() && asked <= ahead {
+                // A session that has ended says why when its sample is taken.
+                let _ = running[asked % running.len()].ask.send(asked);
+                asked += 1;
+            }
+            let Ok(seen) = running[at % running.len()].take.recv() else {
                 return Err(EngineError::Run {
                     engine: engine.id().to_string(),
                     detail: "its session ended".to_owned(),
                 });
             };
-            take_in(&mut spreads, watched, &seen?);
+            let seen = seen?;
+            take_in(&mut spreads, watched, &seen);
+            let held: usize = seen.iter().map(|tensor| tensor.bytes().len()).sum();
+            if at == 0 && held < SMALL_RUN_BYTES {
+                running.extend((1..sessions).map(|_| start()));
+            }
         }
         Ok(())
     })?;
@@ -80,12 +102,13 @@ fn calibrate_on(
     Ok(names.zip(spreads).filter(|(_, spread)| spread.count + spread.broken > 0).collect())
 }
 
-/// Runs one session over its share of the samples and hands out the watched tensors of each, until nobody wants them any more.
-fn run<'f>(
+/// Runs one session over the samples it is asked for, until nobody asks for more.
+fn run(
     engine: &SharedEngine,
     model: &Model,
     watched: &[Watch],
-    feeds: impl Iterator<Item = &'f Feed>,
+    feeds: &[Feed],
+    asked: &Receiver<usize>,
     give: &SyncSender<Result<Vec<Tensor>, EngineError>>,
 ) {
     let taps = watched.iter().map(|w| w.tensor.clone()).collect();
@@ -94,8 +117,8 @@ fn run<'f>(
         Err(error) => return drop(give.send(Err(error))),
     };
     let outputs = model.graph().output.len();
-    for feed in feeds {
-        let seen = session.run(feed).map(|mut all| all.split_off(outputs));
+    while let Ok(at) = asked.recv() {
+        let seen = session.run(&feeds[at]).map(|mut all| all.split_off(outputs));
         if give.send(seen).is_err() {
             return;
         }
