@@ -88,14 +88,14 @@ impl<'v> Mended<'v> {
         name: &str,
         limits: &Limits,
         judge: &mut dyn Judge,
-    ) -> Result<(Candidate, Self), PassRecord> {
+    ) -> Result<(Candidate, Self), Box<PassRecord>> {
         judge.trying(&format!("{} with {name}", before.name));
         let began = Instant::now();
         let mask = vec![true; self.variant.sites.len()];
         let (passes, nothing) = self.found(base, &mask, limits);
         let told = |outcome: Outcome, reason: String| {
             let seconds = began.elapsed().as_secs_f64();
-            PassRecord { outcome, seconds, ..PassRecord::skipped(name, reason, &base.model) }
+            Box::new(PassRecord { outcome, seconds, ..PassRecord::skipped(name, reason, &base.model) })
         };
         if !nothing.is_empty() {
             return Err(told(Outcome::Skipped, nothing.join("; ")));
@@ -135,7 +135,7 @@ pub(super) fn mend<'v>(
         let with: Vec<&Repair> = mended.kept.iter().copied().chain([repair]).collect();
         match (Mended { variant, kept: with }).tried(base, &candidate, repair.name, limits, judge) {
             Ok((better, by)) => (candidate, mended) = (better, by),
-            Err(record) => undone.push(record),
+            Err(record) => undone.push(*record),
         }
         all.push(repair);
     }
@@ -143,7 +143,7 @@ pub(super) fn mend<'v>(
         let names: Vec<&str> = all.iter().map(|repair| repair.name).collect();
         match (Mended { variant, kept: all }).tried(base, &candidate, &names.join(" and "), limits, judge) {
             Ok((better, by)) => (candidate, mended, undone) = (better, by, Vec::new()),
-            Err(record) => undone.push(record),
+            Err(record) => undone.push(*record),
         }
     }
     candidate.records.extend(undone);

@@ -120,7 +120,7 @@ fn applied_to(base: &Work, pass: &dyn Pass) -> Model {
 }
 
 fn searched(base: &Work, variants: &[Variant], judge: &mut HeldOut) -> Vec<Candidate> {
-    let deadline = Instant::now() + Duration::from_secs(120);
+    let deadline = Instant::now() + Duration::from_mins(2);
     let limits = Limits { goal: Goal::Latency, input_bytes: 1, deadline, measuring: Duration::ZERO, room: None };
     search(base, variants, &limits, judge)
 }

@@ -113,8 +113,8 @@ pub fn repair(engine: &SharedEngine, feeds: &[Feed]) -> Repair {
     let (engine, feeds) = (engine.clone(), feeds.to_vec());
     let known: RefCell<Means> = RefCell::default();
     let find = move |base: &Work, passes: &[Box<dyn Pass>], until: Instant| -> Result<(usize, Box<dyn Pass>), String> {
-        let codes = |pass: &Box<dyn Pass>| pass.name() == StaticInt8::NAME;
-        let at = passes.iter().position(codes).ok_or("nothing of it computes on codes")?;
+        let at =
+            passes.iter().position(|pass| pass.name() == StaticInt8::NAME).ok_or("nothing of it computes on codes")?;
         let plan = StaticInt8::deserialize(passes[at].parameters()).map_err(|e| e.to_string())?;
         let applied = |wanted: &dyn Fn(&dyn Pass) -> bool| -> Result<Work, PassError> {
             let mut work = base.clone();
