@@ -197,8 +197,10 @@ impl Judge for SearchJudge<'_, '_> {
         let quick = quality::quick(&evaluation).map_err(|e| EngineError::Data(e.to_string()))?;
         // Decisions are coarse on few samples, the outputs themselves are not.
         let lost = |estimate: Option<f64>| estimate.map_or(0.0, |estimate| (1.0 - estimate).max(0.0));
-        let harm =
-            lost(quick.accuracy_retention) + lost(quick.output_consistency) + lost(quick.distribution_similarity);
+        let harm = lost(quick.accuracy_retention)
+            + lost(quick.output_consistency)
+            + lost(quick.feature_preservation)
+            + lost(quick.distribution_similarity);
         Ok(if quick.broken || harm.is_nan() { f64::INFINITY } else { harm })
     }
 

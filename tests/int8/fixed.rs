@@ -186,7 +186,7 @@ fn a_convolution_whose_result_leaves_the_graph_stays_float() {
 }
 
 #[test]
-fn values_that_are_no_numbers_or_always_zero_have_no_range_and_constant_ones_do() {
+fn values_that_are_no_numbers_or_always_the_same_have_no_range() {
     let model = Builder::new(17)
         .input("x", DType::F32, &["3", "48"])
         .initializer("w", tensor(&[48, 48], 1))
@@ -194,13 +194,8 @@ fn values_that_are_no_numbers_or_always_zero_have_no_range_and_constant_ones_do(
         .output("y", DType::F32, &["3", "48"])
         .build();
     let of = |value: f32| everything(&model, &[feed("x", Tensor::new(&[3, 48], &[value; 3 * 48]))], &[]);
-    for without in [f32::NAN, f32::INFINITY, 0.0] {
+    for without in [f32::NAN, f32::INFINITY, 0.0, 7.5, -1e-3] {
         assert_eq!(of(without), StaticInt8::default(), "{without}");
-    }
-    for constant in [7.5, -1e-3] {
-        let plan = of(constant);
-        let sample = feed("x", Tensor::new(&[3, 48], &[constant; 3 * 48]));
-        assert!(difference(&model, &applied(&model, &plan), &sample) < 0.02, "{constant}: {plan:?}");
     }
 }
 
