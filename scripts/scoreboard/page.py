@@ -94,7 +94,7 @@ def speed(figures):
             )
     if not rows:
         return ""
-    header = ["model", "goal", "calibration s", "passes of the candidate s", "ONNX Runtime MinMax s", "ours / theirs", "candidates tried", "onnxsim_auto", "peak MB"]
+    header = ["model", "goal", "calibration s", "passes of the candidate s, repairs aside", "ONNX Runtime MinMax s", "ours / theirs", "candidates tried", "onnxsim_auto", "peak MB"]
     start = f"Start of the program, left out on our side: {figures['startSeconds'] * 1e3:.1f} ms. Of the peers, loading the libraries is left out: `load s` below."
     return f"## Calibration and search\n\n{start}\n\n" + bakes.table(header, rows)
 

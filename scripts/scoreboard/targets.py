@@ -164,7 +164,7 @@ def static_target(task, rows):
 
 
 def static_seconds(row):
-    return row["static"]["calibrationSeconds"] + row["static"]["passSeconds"]
+    return row["graphSeconds"] + row["static"]["calibrationSeconds"] + row["static"]["passSeconds"]
 
 
 def minmax(rows):

@@ -2,8 +2,10 @@
 
 pub mod calibration;
 pub mod driver;
+mod explore;
 pub mod int8;
 mod mixed;
+pub mod rank;
 pub mod recipe;
 pub mod repair;
 mod room;

@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use super::driver::{Outcome, PassRecord, Work, encoded_len};
-use super::mixed;
+use super::explore::explore;
+use super::rank::{rank, refusal};
 use super::recipe::Step;
-use super::repair::{Mended, Repair, mend};
+use super::repair::{Mended, Repair};
 use super::room::{Form, form};
 use super::sensitivity::Scan;
 use crate::api::bakejob::Goal;
@@ -180,13 +181,13 @@ impl Candidate {
     }
 
     /// What is lost of all metrics together: 0 unchanged.
-    fn loss(&self) -> f64 {
+    pub(super) fn loss(&self) -> f64 {
         let lost: f64 = self.quality.iter().map(|score| (1.0 - score.estimate).max(0.0)).sum();
         if lost.is_nan() { f64::INFINITY } else { lost }
     }
 
     /// The quality metric that is furthest below what it needs on the search split.
-    fn below(&self) -> Option<&Score> {
+    pub(super) fn below(&self) -> Option<&Score> {
         let below = self.quality.iter().filter(|s| s.margin() < 0.0);
         below.min_by(|a, b| a.margin().total_cmp(&b.margin()))
     }
@@ -257,166 +258,6 @@ fn lossless(base: &Work, judge: &mut dyn Judge) -> Candidate {
         missed: None,
         scan: None,
     }
-}
-
-/// Variants of one kind that are repaired, the best first, until one keeps the budget.
-const MOST_MENDED: usize = 2;
-
-/// The best form of variants of one kind: all sites, or as many as the budget bears, or those that pay in time.
-/// `without` is the speed of the model without any of them.
-fn explore(base: &Work, alike: &[Variant], without: f64, limits: &Limits, judge: &mut dyn Judge) -> Vec<Candidate> {
-    let mut tried: Vec<(Candidate, &Variant)> = Vec::new();
-    // Where errors meet each other inside the model, which of them keeps most is worth the look at all: they cost the same to run.
-    let compared = alike.iter().any(|variant| variant.measured);
-    for variant in alike {
-        judge.trying(&variant.name);
-        if let Some(slow) = variant.probe.and_then(|site| slow_alone(base, variant, site, without, limits, judge)) {
-            return vec![slow];
-        }
-        let mut candidate = attempt(base, &Mended::plain(variant), &vec![true; variant.sites.len()], limits, judge);
-        candidate.scan = Scan::estimated(variant);
-        let enough = candidate.keeps();
-        tried.push((candidate, variant));
-        if enough && !compared {
-            break;
-        }
-    }
-    let order = |a: &Candidate, b: &Candidate| {
-        let key = |c: &Candidate| (c.refused.is_some(), c.margin() < 0.0);
-        key(a).cmp(&key(b)).then(a.loss().total_cmp(&b.loss()))
-    };
-    tried.sort_by(|a, b| order(&a.0, &b.0));
-    let mut found = Vec::new();
-    let (mut candidate, variant) = tried.remove(0);
-    let mut mended = Mended::plain(variant);
-    let mut worth = candidate.refused.is_none() && (variant.measured || candidate.margin() < 0.0);
-    if worth && variant.measured {
-        // Leaving sites out makes it slower still, so what is slow as a whole is not worth repairing.
-        time(&mut candidate, judge);
-        let small = variant.smallest && limits.goal != Goal::Latency;
-        let slow = slow_as_a_whole(candidate.speed, without).filter(|_| !small);
-        worth = slow.is_none();
-        if candidate.margin() < 0.0 {
-            candidate.refused = candidate.refused.or(slow);
-        }
-    }
-    if worth && candidate.refused.is_none() {
-        (candidate, mended) = mend(base, variant, candidate, limits, judge);
-        for (other, variant) in tried.iter_mut().take(MOST_MENDED - 1) {
-            if candidate.keeps() || other.refused.is_some() {
-                break;
-            }
-            let (repaired, by) = mend(base, variant, other.clone(), limits, judge);
-            if order(&repaired, &candidate).is_lt() {
-                *other = std::mem::replace(&mut candidate, repaired);
-                *variant = std::mem::replace(&mut mended, by).variant();
-            }
-        }
-    }
-    for (mut other, _) in tried {
-        let why = || format!("{} runs the same kernels and keeps more quality", candidate.name);
-        other.refused = other.refused.take().or_else(|| Some(why()));
-        found.push(other);
-    }
-    let mut mask = vec![true; mended.sites.len()];
-    let mut scan = None;
-    if candidate.refused.is_none() && candidate.margin() < 0.0 {
-        let repaired = mixed::repair(base, &mended, limits, judge);
-        scan = repaired.scan;
-        if let Some((found, kept)) = repaired.found {
-            let tried = std::mem::replace(&mut candidate, found).records;
-            candidate.records.extend(tried.into_iter().filter(|record| record.outcome == Outcome::RolledBack));
-            mask = kept;
-        }
-    }
-    candidate.scan = scan.or_else(|| Scan::estimated(&mended));
-    if !candidate.keeps() {
-        found.push(candidate);
-        return found;
-    }
-    time(&mut candidate, judge);
-    found.push(candidate);
-    if mended.tunable > 0 && limits.goal != Goal::Size {
-        let fewer = without_small_sites(base, &mended, &mask, limits, judge);
-        found.extend(fewer.into_iter().filter(|c| c.margin() >= 0.0));
-    }
-    found
-}
-
-/// The candidate of one site alone, refused, where it is no faster than the model without it.
-fn slow_alone(
-    base: &Work,
-    variant: &Variant,
-    site: usize,
-    without: f64,
-    limits: &Limits,
-    judge: &mut dyn Judge,
-) -> Option<Candidate> {
-    let alone: Vec<bool> = (0..variant.sites.len()).map(|s| s == site).collect();
-    let mut candidate = make(base, &Mended::plain(variant), &alone, limits);
-    if candidate.refused.is_none() {
-        time(&mut candidate, judge);
-    }
-    let slow = candidate.speed.filter(|speed| speed.lower <= without);
-    candidate.refused = candidate.refused.or_else(|| {
-        slow.map(|s| {
-            let name = &variant.sites[site].name;
-            format!(
-                "'{name}' alone is no faster: {:.2}x [{:.2}, {:.2}], without it {without:.2}x",
-                s.ratio, s.lower, s.upper
-            )
-        })
-    });
-    candidate.refused.is_some().then_some(candidate)
-}
-
-fn slow_as_a_whole(speed: Option<Speed>, without: f64) -> Option<String> {
-    let slow = speed.filter(|speed| speed.lower <= without)?;
-    Some(format!(
-        "no faster even as a whole: {:.2}x [{:.2}, {:.2}], without it {without:.2}x",
-        slow.ratio, slow.lower, slow.upper
-    ))
-}
-
-fn time(candidate: &mut Candidate, judge: &mut dyn Judge) {
-    match judge.speed(&candidate.work.model) {
-        Ok(speed) => candidate.speed = Some(speed),
-        Err(error) => candidate.refused = Some(error.to_string()),
-    }
-}
-
-/// Small sites may cost more in quantising their input than they save: the variant once more with the larger half and the largest quarter alone.
-fn without_small_sites(
-    base: &Work,
-    variant: &Mended<'_>,
-    mask: &[bool],
-    limits: &Limits,
-    judge: &mut dyn Judge,
-) -> Vec<Candidate> {
-    let tunable = variant.sites[..variant.tunable].iter().zip(mask).filter(|(site, on)| **on && !site.follows);
-    let mut sizes: Vec<usize> = tunable.map(|(site, _)| site.elements).collect();
-    sizes.sort_unstable();
-    let mut thresholds: Vec<usize> =
-        [sizes.len() / 2, sizes.len() * 3 / 4].into_iter().filter_map(|i| sizes.get(i).copied()).collect();
-    thresholds.dedup();
-    let mut found = Vec::new();
-    for threshold in thresholds.into_iter().filter(|&t| sizes.first().is_some_and(|&smallest| t > smallest)) {
-        let larger: Vec<bool> = variant
-            .sites
-            .iter()
-            .zip(mask)
-            .enumerate()
-            .map(|(i, (s, on))| *on && (i >= variant.tunable || s.follows || s.elements >= threshold))
-            .collect();
-        let mut candidate = attempt(base, variant, &larger, limits, judge);
-        let unit = if variant.measured { "multiplications" } else { "weights" };
-        candidate.name = format!("{} from {threshold} {unit}", variant.name);
-        if candidate.refused.is_none() {
-            time(&mut candidate, judge);
-        }
-        found.push(candidate);
-    }
-    found
 }
 
 /// Applies the variant's passes for one choice of sites and scores the result. What goes wrong is the candidate's refusal, never an error of the bake.
@@ -524,120 +365,9 @@ fn missed(score: &Score) -> Missed {
     }
 }
 
-/// Why a candidate may not be the result under goal and budget.
-fn refusal(candidate: &Candidate, limits: &Limits) -> Option<String> {
-    if let Some(worst) = candidate.below() {
-        return Some(format!(
-            "{} is {:.4} on the search split, too near the gate's {}",
-            worst.metric, worst.estimate, worst.threshold
-        ));
-    }
-    match candidate.speed {
-        Some(speed) if is_slower(limits.goal, speed.upper) => {
-            Some(format!("slower than the input: {:.2}x [{:.2}, {:.2}]", speed.ratio, speed.lower, speed.upper))
-        }
-        _ => None,
-    }
-}
-
-/// Whether a candidate is slower than the goal bears, by the upper end of its speedup's interval. Two loads of one and the same graph differ by up to
-/// 3 % here (where the allocator puts the weights), so a model that is to be small *and* fast is not refused for less; one that is to be fast is.
-pub fn is_slower(goal: Goal, upper: f64) -> bool {
-    match goal {
-        Goal::Size => false,
-        Goal::Balanced => upper < 0.97,
-        Goal::Latency => upper < 1.0,
-    }
-}
-
-/// How good a candidate is under the goal; larger is better, the unchanged input is 0. Times and bytes count by their logarithms, so that halves weigh alike.
-pub fn merit(goal: Goal, speed: Option<Speed>, bytes: usize, input_bytes: usize) -> f64 {
-    let smaller = (input_bytes as f64 / bytes.max(1) as f64).ln();
-    let faster = speed.map_or(0.0, |s| if s.lower <= 1.0 && !is_slower(goal, s.upper) { 0.0 } else { s.ratio.ln() });
-    // The other figure only breaks ties.
-    match goal {
-        Goal::Latency => faster + 0.01 * smaller,
-        Goal::Size => smaller + 0.01 * faster,
-        Goal::Balanced => faster + smaller,
-    }
-}
-
-fn rank(candidates: &mut [Candidate], limits: &Limits) {
-    let key = |c: &Candidate| (c.refused.is_some(), -merit(limits.goal, c.speed, c.bytes, limits.input_bytes));
-    candidates.sort_by(|a, b| {
-        let ((refused_a, merit_a), (refused_b, merit_b)) = (key(a), key(b));
-        refused_a.cmp(&refused_b).then(merit_a.total_cmp(&merit_b))
-    });
-    if limits.goal == Goal::Latency
-        && let Some(at) = smaller_and_as_fast(candidates)
-    {
-        candidates[..=at].rotate_right(1);
-    }
-}
-
-/// A candidate counts as smaller than the fastest one below this share of its bytes.
-const MUCH_SMALLER: f64 = 0.95;
-
-/// The smallest of the eligible candidates that measuring cannot tell from the fastest, where it is much smaller.
-fn smaller_and_as_fast(ranked: &[Candidate]) -> Option<usize> {
-    let fastest = ranked.first().filter(|c| c.refused.is_none())?;
-    let ratio = fastest.speed?.ratio;
-    let as_fast = |c: &Candidate| c.refused.is_none() && c.speed.is_some_and(|s| s.upper >= ratio);
-    let smaller = |c: &Candidate| (c.bytes as f64) < MUCH_SMALLER * fastest.bytes as f64;
-    (0..ranked.len()).filter(|&at| as_fast(&ranked[at]) && smaller(&ranked[at])).min_by_key(|&at| ranked[at].bytes)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Facts;
-    use crate::model::build::Builder;
-
-    fn speed(ratio: f64, half: f64) -> Speed {
-        Speed { ratio, lower: ratio - half, upper: ratio + half, n: 100 }
-    }
-
-    #[test]
-    fn each_goal_prefers_what_it_names() {
-        let fast = |goal| merit(goal, Some(speed(2.0, 0.1)), 90, 100);
-        let small = |goal| merit(goal, Some(speed(1.0, 0.1)), 25, 100);
-        assert!(fast(Goal::Latency) > small(Goal::Latency));
-        assert!(small(Goal::Size) > fast(Goal::Size));
-        assert!(small(Goal::Balanced) > fast(Goal::Balanced));
-    }
-
-    #[test]
-    fn a_speedup_within_the_noise_counts_as_none() {
-        assert_eq!(merit(Goal::Latency, Some(speed(1.05, 0.1)), 100, 100), 0.0);
-        assert!(merit(Goal::Latency, Some(speed(1.05, 0.01)), 100, 100) > 0.0);
-    }
-
-    #[test]
-    fn of_candidates_that_are_as_fast_the_much_smaller_one_is_first() {
-        let candidate = |name: &str, bytes: usize, speed: Speed| Candidate {
-            name: name.to_owned(),
-            work: Work { model: Builder::new(17).build(), facts: Facts::default(), steps: Vec::new() },
-            records: Vec::new(),
-            quality: Vec::new(),
-            speed: Some(speed),
-            bytes,
-            nodes: 0,
-            left_out: Vec::new(),
-            refused: None,
-            missed: None,
-            scan: None,
-        };
-        let deadline = Instant::now();
-        let limits = |goal| Limits { goal, input_bytes: 100, deadline, measuring: Duration::ZERO, room: None };
-        let first = |small: Speed, bytes: usize| {
-            let mut all = [candidate("fast", 99, speed(1.02, 0.01)), candidate("small", bytes, small)];
-            rank(&mut all, &limits(Goal::Latency));
-            all[0].name.clone()
-        };
-        assert_eq!(first(speed(1.01, 0.02), 40), "small", "nobody can tell 1.01 from 1.02 here");
-        assert_eq!(first(speed(0.97, 0.02), 40), "fast", "0.99 at most");
-        assert_eq!(first(speed(1.01, 0.02), 97), "fast", "hardly smaller");
-    }
 
     #[test]
     fn slack_is_one_when_unchanged_zero_at_the_gate_and_fails_closed_on_nan() {

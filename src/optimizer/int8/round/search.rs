@@ -29,8 +29,11 @@ const HELD_OUT: usize = 4;
 /// Deeper products (than a 3 x 3 kernel over 256 channels) are left alone: their moments take the square of it in memory, and its cube in time.
 const MOST_DEPTH: usize = 2304;
 
+/// Products of more than this are searched one after the other.
+const DEEP: usize = 1024;
+
 /// Bytes of rows that are held at a time; the model runs once for as many weights as fit.
-const MOST_BYTES: usize = 256 << 20;
+const MOST_BYTES: usize = 64 << 20;
 
 /// A product as the model has it.
 struct Product {
@@ -201,8 +204,11 @@ impl Rounder {
             let (model, seen) = (&self.model, self.rows(&sources)?);
             let alike: Vec<&[&Wanted]> =
                 rest[..taken].chunk_by(|a, b| a.sources == b.sources && rows(a) == rows(b)).collect();
-            let outcomes: Vec<(Wanted, Outcome)> =
-                alike.into_par_iter().flat_map_iter(|alike| outcomes(model, alike, &seen)).collect();
+            // The moments of deep products take so much memory that one core alone has them; their codes are searched on all cores.
+            let (deep, shallow): (Vec<&[&Wanted]>, Vec<_>) = alike.into_iter().partition(|a| a[0].depth > DEEP);
+            let of = |alike: &[&Wanted]| outcomes(model, alike, &seen);
+            let mut outcomes: Vec<(Wanted, Outcome)> = shallow.into_par_iter().flat_map_iter(of).collect();
+            outcomes.extend(deep.into_iter().flat_map(of));
             self.known.borrow_mut().extend(outcomes);
             rest = &rest[taken..];
         }
