@@ -24,3 +24,9 @@ class Static(unittest.TestCase):
     def test_without_calibration_or_static_candidate_there_is_nothing_to_read(self):
         self.assertIsNone(self.read(candidate("static-int8", True, 1.0), calibration=None))
         self.assertIsNone(self.read(candidate("static-int8", True, 1.0, outcome="RolledBack")))
+
+
+class Graph(unittest.TestCase):
+    def test_the_passes_of_candidates_are_no_graph_passes(self):
+        passes = [{"name": "fold-bias", "seconds": 0.5}, {"name": "static-int8", "seconds": 9.0}]
+        self.assertEqual(ours.graph_seconds({"passes": passes, "candidates": [candidate("static-int8", True, 9.0)]}), 0.5)
