@@ -1,10 +1,12 @@
 //! How long the stages of static quantisation take, each by itself: the pass over the calibration data, the choice of ranges, writing one candidate, one step of
-//! the sensitivity scan. On a generated convolutional model, and on the scoreboard's models where `scripts/scoreboard.sh` has fetched them.
+//! the sensitivity scan. On a generated convolutional model, and on the scoreboard's models where `make scoreboard` has fetched them.
 //!
 //! Before that, the peak memory of calibration at 16, 64 and 128 samples, each in a process of its own: it has to be the same.
 
+mod scoreboard;
+
 use std::hint::black_box;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -19,8 +21,6 @@ use bakehouse::optimizer::int8::{Exclude, Region, StaticInt8, WeightScheme};
 use bakehouse::profiler::clock::peak_rss_bytes;
 use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, criterion_group};
-
-const SCOREBOARD: [&str; 6] = ["mlp_mnist", "ppocr_cls", "silero_seq", "magika", "opennsfw", "minilm"];
 
 /// Samples of the generated model, for as many as the memory is measured on.
 const SAMPLES: [usize; 3] = [16, 64, 128];
@@ -95,13 +95,6 @@ fn generated(samples: usize) -> (Model, Vec<Feed>) {
         Feed::new(vec![("x".into(), Tensor::new(&[1, 3, 32, 32], &pixels))])
     };
     (model, (0..samples).map(sample).collect())
-}
-
-/// Where `scripts/scoreboard.sh` keeps models and data.
-fn scoreboard() -> PathBuf {
-    let folder = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let cache = || folder("XDG_CACHE_HOME").unwrap_or_else(|| folder("HOME").unwrap_or_default().join(".cache"));
-    folder("BAKEHOUSE_SCOREBOARD").unwrap_or_else(|| cache().join("bakehouse").join("scoreboard"))
 }
 
 fn fetched(model: &Path, data: &Path) -> (Model, Vec<Feed>) {
@@ -196,16 +189,7 @@ fn int8(c: &mut Criterion) {
     if testing {
         return;
     }
-    let scoreboard = scoreboard();
-    for name in SCOREBOARD {
-        let model = scoreboard.join(format!("models/{name}.onnx"));
-        let data = scoreboard.join(format!("data/{name}.calibration.npz"));
-        if model.is_file() && data.is_file() {
-            stages(&mut group, name, || fetched(&model, &data));
-        } else {
-            println!("{name}: skipped, {} is not there. scripts/scoreboard.sh fetches it.", model.display());
-        }
-    }
+    scoreboard::each(|name, model, data| stages(&mut group, name, || fetched(model, data)));
     group.finish();
 }
 

@@ -1,8 +1,10 @@
 //! How long the graph passes of level Conservative take, all rounds of them, without the checks between them: on the six examples, on a generated convolutional
 //! model of 83 MB, and on the scoreboard's models where `make scoreboard` has fetched them.
 
+mod scoreboard;
+
 use std::hint::black_box;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bakehouse::accelerator::conservative_passes;
@@ -15,7 +17,6 @@ use criterion::measurement::WallTime;
 use criterion::{BatchSize, BenchmarkGroup, Criterion, criterion_group, criterion_main};
 
 const EXAMPLES: [&str; 6] = ["mlp", "cnn", "resnet", "lstm", "gru", "encoder"];
-const SCOREBOARD: [&str; 6] = ["mlp_mnist", "ppocr_cls", "silero_seq", "magika", "opennsfw", "minilm"];
 
 /// As many as a bake makes at most.
 const ROUNDS: usize = 3;
@@ -73,13 +74,6 @@ fn generated() -> (Model, Facts) {
     (builder.output(&last, DType::F32, &["N", "512", "14", "14"]).build(), Facts::default())
 }
 
-/// Where `make scoreboard` keeps models and data.
-fn scoreboard() -> PathBuf {
-    let folder = |name: &str| std::env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
-    let cache = || folder("XDG_CACHE_HOME").unwrap_or_else(|| folder("HOME").unwrap_or_default().join(".cache"));
-    folder("BAKEHOUSE_SCOREBOARD").unwrap_or_else(|| cache().join("bakehouse").join("scoreboard"))
-}
-
 fn measure(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, load: impl Fn() -> (Model, Facts)) {
     let passes = passes();
     let mut loaded = None;
@@ -116,16 +110,7 @@ fn graph_passes(c: &mut Criterion) {
         return;
     }
     measure(&mut group, "generated 83 MB", generated);
-    let scoreboard = scoreboard();
-    for name in SCOREBOARD {
-        let model = scoreboard.join(format!("models/{name}.onnx"));
-        let data = scoreboard.join(format!("data/{name}.calibration.npz"));
-        if model.is_file() && data.is_file() {
-            measure(&mut group, name, || observed(&model, &data));
-        } else {
-            println!("{name}: skipped, {} is not there. `make scoreboard` fetches it.", model.display());
-        }
-    }
+    scoreboard::each(|name, model, data| measure(&mut group, name, || observed(model, data)));
     group.finish();
 }
 

@@ -126,6 +126,17 @@ fn initializer_type(model: &Model, name: &str) -> Option<DType> {
     model.graph().initializer.iter().find(|t| t.name() == name).and_then(|t| DType::from_onnx(t.data_type()))
 }
 
+/// A product whose weight lies in a `Constant` node, behind a `Transpose`.
+fn product_behind_a_transpose() -> Model {
+    Builder::new(17)
+        .input("x", DType::F32, &["2", "3", "48"])
+        .node("Constant", &[], "c", vec![tensor_attribute("value", &tensor(&[64, 48], 3))])
+        .node("Transpose", &["c"], "w", vec![ints("perm", &[1, 0])])
+        .node("MatMul", &["x", "w"], "y", vec![])
+        .output("y", DType::F32, &["2", "3", "64"])
+        .build()
+}
+
 fn product(opset: i64) -> Model {
     Builder::new(opset)
         .input("x", DType::F32, &["2", "3", "48"])
@@ -204,13 +215,7 @@ fn every_operator() -> Vec<(&'static str, Model, Feed, Vec<(WeightKind, Vec<usiz
         ),
         (
             "weight in a Constant node, behind a Transpose",
-            Builder::new(17)
-                .input("x", DType::F32, &["2", "3", "48"])
-                .node("Constant", &[], "c", vec![tensor_attribute("value", &tensor(&[64, 48], 3))])
-                .node("Transpose", &["c"], "w", vec![ints("perm", &[1, 0])])
-                .node("MatMul", &["x", "w"], "y", vec![])
-                .output("y", DType::F32, &["2", "3", "64"])
-                .build(),
+            product_behind_a_transpose(),
             product_feed(),
             vec![(Kind::MatMul, vec![0])],
         ),

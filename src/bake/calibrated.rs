@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Options;
 use super::intake::Loaded;
+use super::passes::allows;
 use super::reuse::spreads::{Shelf, Spreads};
 use crate::api::ResolvedJob;
 use crate::api::bakejob::{Cache, Goal, Level};
@@ -90,8 +91,7 @@ pub(super) fn calibrated(
     work: &Work,
     exclude: &Exclude,
 ) -> (Option<Calibrated>, Vec<String>) {
-    let allowed = job.passes.as_ref().is_none_or(|names| names.iter().any(|n| n == StaticInt8::NAME));
-    if job.level < Level::Medium || job.goal == Goal::Size || !allowed || job.recipe.is_some() {
+    if job.level < Level::Medium || job.goal == Goal::Size || !allows(job, StaticInt8::NAME) || job.recipe.is_some() {
         return (None, Vec::new());
     }
     let region = Region::of(&work.model, &work.facts, exclude);
@@ -106,8 +106,7 @@ pub(super) fn calibrated(
             return (None, remarks);
         }
     };
-    let ranged: Vec<(Policy, Ranged)> =
-        [Policy::LeastHarm, Policy::Unclipped].map(|policy| (policy, region.ranged(&seen.spreads, policy))).into();
+    let ranged: Vec<(Policy, Ranged)> = Policy::ALL.map(|policy| (policy, region.ranged(&seen.spreads, policy))).into();
     let feeds = looked_at(&loaded.calibration.feeds);
     let mut figures = CalibrationFigures {
         source: if job.calibration.is_some() {

@@ -16,7 +16,6 @@ use crate::hardware::advise::Advice;
 use crate::model::Pass;
 use crate::optimizer::Repair;
 use crate::optimizer::Work;
-use crate::optimizer::calibration::Policy;
 use crate::optimizer::int8::correction;
 use crate::optimizer::int8::int4::INTEGER_ACCURACY;
 use crate::optimizer::int8::linear::Operator;
@@ -97,8 +96,7 @@ pub(super) fn variants(
         let of_equalised = equalised.as_ref().and_then(|equalised| rounder(&equalised.work));
         let seen = calibrated.ranged.iter().cloned();
         let mut ranges: Vec<Ranges> = seen.map(|(policy, ranged)| Ranges { policy, ranged, equalise: None }).collect();
-        let policies = [Policy::LeastHarm, Policy::Unclipped];
-        ranges.extend(equalised.iter().flat_map(|e| e.ranges(engine, feeds, exclude, &policies)));
+        ranges.extend(equalised.iter().flat_map(|e| e.ranges(engine, feeds, exclude)));
         for fixed in Fixed::all(&ranges, schemes[0]) {
             let mut repairs = round(if fixed.is_equalised() { &of_equalised } else { &plain });
             repairs.extend(allowed(BiasCorrection::NAME).then(|| correction::repair(engine, feeds)));

@@ -1,5 +1,7 @@
 //! The best form of variants of one kind: which of them, which repairs, and which sites pay.
 
+use std::cmp::Ordering;
+
 use super::driver::{Outcome, Work};
 use super::mixed;
 use super::repair::{Mended, mend};
@@ -35,11 +37,7 @@ pub(super) fn explore(
             break;
         }
     }
-    let order = |a: &Candidate, b: &Candidate| {
-        let key = |c: &Candidate| (c.refused.is_some(), c.margin() < 0.0);
-        key(a).cmp(&key(b)).then(a.loss().total_cmp(&b.loss()))
-    };
-    tried.sort_by(|a, b| order(&a.0, &b.0));
+    tried.sort_by(|a, b| by_quality(&a.0, &b.0));
     let mut found = Vec::new();
     let (mut candidate, variant) = tried.remove(0);
     let mut mended = Mended::plain(variant);
@@ -55,17 +53,7 @@ pub(super) fn explore(
         }
     }
     if worth && candidate.refused.is_none() {
-        (candidate, mended) = mend(base, variant, candidate, limits, judge);
-        for (other, variant) in tried.iter_mut().take(MOST_MENDED - 1) {
-            if candidate.keeps() || other.refused.is_some() {
-                break;
-            }
-            let (repaired, by) = mend(base, variant, other.clone(), limits, judge);
-            if order(&repaired, &candidate).is_lt() {
-                *other = std::mem::replace(&mut candidate, repaired);
-                *variant = std::mem::replace(&mut mended, by).variant();
-            }
-        }
+        (candidate, mended) = mend_best(base, (candidate, variant), &mut tried, limits, judge);
     }
     for (mut other, _) in tried {
         let why = || format!("{} runs the same kernels and keeps more quality", candidate.name);
@@ -75,9 +63,9 @@ pub(super) fn explore(
     let mut mask = vec![true; mended.sites.len()];
     let mut scan = None;
     if candidate.refused.is_none() && candidate.margin() < 0.0 {
-        let repaired = mixed::repair(base, &mended, limits, judge);
-        scan = repaired.scan;
-        if let Some((found, kept)) = repaired.found {
+        let mixed = mixed::mix(base, &mended, limits, judge);
+        scan = mixed.scan;
+        if let Some((found, kept)) = mixed.found {
             let tried = std::mem::replace(&mut candidate, found).records;
             candidate.records.extend(tried.into_iter().filter(|record| record.outcome == Outcome::RolledBack));
             mask = kept;
@@ -95,6 +83,34 @@ pub(super) fn explore(
         found.extend(fewer.into_iter().filter(|c| c.margin() >= 0.0));
     }
     found
+}
+
+/// The best variant repaired, and while that is not enough the next best; what is no better stays in `others`.
+fn mend_best<'v>(
+    base: &Work,
+    (candidate, variant): (Candidate, &'v Variant),
+    others: &mut [(Candidate, &'v Variant)],
+    limits: &Limits,
+    judge: &mut dyn Judge,
+) -> (Candidate, Mended<'v>) {
+    let (mut best, mut mended) = mend(base, variant, candidate, limits, judge);
+    for (other, variant) in others.iter_mut().take(MOST_MENDED - 1) {
+        if best.keeps() || other.refused.is_some() {
+            break;
+        }
+        let (repaired, by) = mend(base, variant, other.clone(), limits, judge);
+        if by_quality(&repaired, &best).is_lt() {
+            *other = std::mem::replace(&mut best, repaired);
+            *variant = std::mem::replace(&mut mended, by).variant();
+        }
+    }
+    (best, mended)
+}
+
+/// What keeps the budget before what does not, then by what is lost.
+fn by_quality(a: &Candidate, b: &Candidate) -> Ordering {
+    let key = |c: &Candidate| (c.refused.is_some(), c.margin() < 0.0);
+    key(a).cmp(&key(b)).then(a.loss().total_cmp(&b.loss()))
 }
 
 /// The candidate of one site alone, refused, where it is no faster than the model without it.

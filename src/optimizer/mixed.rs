@@ -19,7 +19,7 @@ const SHORTLIST: usize = 4;
 const MOST_RETURNS: usize = 8;
 
 /// What came of leaving sites out.
-pub(super) struct Repaired {
+pub(super) struct Mixed {
     /// A candidate that keeps the budget, and which sites it has.
     pub(super) found: Option<(Candidate, Vec<bool>)>,
     /// The harm of the sites, where it was measured.
@@ -27,7 +27,7 @@ pub(super) struct Repaired {
 }
 
 /// Leaves out the most harmful sites until the budget is kept. Where there are sites that compute, those are what is left out.
-pub(super) fn repair(base: &Work, variant: &Mended<'_>, limits: &Limits, judge: &mut dyn Judge) -> Repaired {
+pub(super) fn mix(base: &Work, variant: &Mended<'_>, limits: &Limits, judge: &mut dyn Judge) -> Mixed {
     let (harms, scan) = if variant.measured {
         let now = Instant::now();
         let half = limits.deadline.saturating_duration_since(now) / 2;
@@ -36,7 +36,7 @@ pub(super) fn repair(base: &Work, variant: &Mended<'_>, limits: &Limits, judge: 
     } else {
         (variant.sites.iter().map(|site| site.error.powi(2)).collect(), None)
     };
-    Repaired { found: within_budget(base, variant, &harms, limits, judge), scan }
+    Mixed { found: within_budget(base, variant, &harms, limits, judge), scan }
 }
 
 fn within_budget(
@@ -310,12 +310,12 @@ mod tests {
         Limits { goal: Goal::Latency, input_bytes: 1, deadline, measuring: Duration::ZERO, room: None }
     }
 
-    fn repaired(harms: &[f64], follows: &[usize], measured: bool) -> (Vec<bool>, usize) {
+    fn mixed(harms: &[f64], follows: &[usize], measured: bool) -> (Vec<bool>, usize) {
         let mut judge = Known { harms: harms.to_vec(), measured: 0 };
         let variant = variant(harms, follows, measured);
-        let repaired = repair(&base(), &Mended::plain(&variant), &limits(), &mut judge);
-        assert_eq!(repaired.scan.is_some(), measured);
-        (repaired.found.unwrap().1, judge.measured)
+        let mixed = mix(&base(), &Mended::plain(&variant), &limits(), &mut judge);
+        assert_eq!(mixed.scan.is_some(), measured);
+        (mixed.found.unwrap().1, judge.measured)
     }
 
     #[test]
@@ -334,7 +334,7 @@ mod tests {
         for bad in 0..7 {
             let mut harms = vec![0.05; 7];
             harms[bad] = 9.0;
-            let (mask, measured) = repaired(&harms, &[bad], true);
+            let (mask, measured) = mixed(&harms, &[bad], true);
             let expected: Vec<bool> = (0..7).map(|at| at != bad).collect();
             assert_eq!(mask, expected, "site {bad}");
             assert_eq!(measured, 1 + 7 + SHORTLIST, "all, each once (none changes nothing), and the worst once more");
@@ -376,13 +376,13 @@ mod tests {
 
     #[test]
     fn as_many_stay_as_the_budget_bears_the_least_harmful_first() {
-        let (mask, _) = repaired(&[0.1, 0.9, 0.2, 0.6, 0.3], &[], true);
+        let (mask, _) = mixed(&[0.1, 0.9, 0.2, 0.6, 0.3], &[], true);
         assert_eq!(mask, [true, false, true, false, true], "0.1 + 0.2 + 0.3 fits, 0.6 more does not");
     }
 
     #[test]
     fn without_measuring_the_estimates_decide() {
-        let (mask, measured) = repaired(&[0.1, 0.9, 0.2, 0.6, 0.3], &[], false);
+        let (mask, measured) = mixed(&[0.1, 0.9, 0.2, 0.6, 0.3], &[], false);
         assert_eq!((mask, measured), (vec![false, true, false, false, false], 0));
     }
 
@@ -397,7 +397,7 @@ mod tests {
             let all = attempt(&base(), &Mended::plain(&mended), &[true; 3], &limits(), &mut judge);
             let (whole, by) = mend(&base(), &mended, all, &limits(), &mut judge);
             assert!(!whole.keeps());
-            let (candidate, mask) = repair(&base(), &by, &limits(), &mut judge).found.unwrap();
+            let (candidate, mask) = mix(&base(), &by, &limits(), &mut judge).found.unwrap();
             assert_eq!(mask, expected);
             let named: Vec<&str> = candidate.work.steps.iter().map(|step| step.pass.as_str()).collect();
             assert_eq!(named, if repairs { vec!["mend", "mark"] } else { vec!["mark"] });

@@ -80,22 +80,23 @@ impl<'v> Mended<'v> {
         (passes, nothing)
     }
 
-    /// The whole with these repairs, where that keeps more than `before`; else the record of `name`, the repairs that are new in it.
+    /// The whole with these repairs, where that keeps more than `before`; else the record of `new`, those of them that are new in it.
     fn tried(
         self,
         base: &Work,
         before: &Candidate,
-        name: &str,
+        new: &[&'static str],
         limits: &Limits,
         judge: &mut dyn Judge,
     ) -> Result<(Candidate, Self), Box<PassRecord>> {
+        let name = new.join(" and ");
         judge.trying(&format!("{} with {name}", before.name));
         let began = Instant::now();
         let mask = vec![true; self.variant.sites.len()];
         let (passes, nothing) = self.found(base, &mask, limits);
         let told = |outcome: Outcome, reason: String| {
             let seconds = began.elapsed().as_secs_f64();
-            Box::new(PassRecord { outcome, seconds, ..PassRecord::skipped(name, reason, &base.model) })
+            Box::new(PassRecord { outcome, seconds, ..PassRecord::skipped(&name, reason, &base.model) })
         };
         if !nothing.is_empty() {
             return Err(told(Outcome::Skipped, nothing.join("; ")));
@@ -107,7 +108,7 @@ impl<'v> Mended<'v> {
             return Err(told(Outcome::RolledBack, format!("no gain: {said}")));
         }
         // Its time is what it took to find its numbers, which is nearly all that it costs.
-        for record in tried.records.iter_mut().filter(|record| name.split(" and ").any(|name| name == record.name)) {
+        for record in tried.records.iter_mut().filter(|record| new.contains(&record.name.as_str())) {
             (record.reason, record.seconds) = (Some(said.clone()), began.elapsed().as_secs_f64());
         }
         Ok((tried, self))
@@ -133,15 +134,15 @@ pub(super) fn mend<'v>(
             break;
         }
         let with: Vec<&Repair> = mended.kept.iter().copied().chain([repair]).collect();
-        match (Mended { variant, kept: with }).tried(base, &candidate, repair.name, limits, judge) {
+        match (Mended { variant, kept: with }).tried(base, &candidate, &[repair.name], limits, judge) {
             Ok((better, by)) => (candidate, mended) = (better, by),
             Err(record) => undone.push(*record),
         }
         all.push(repair);
     }
     if mended.kept.len() < all.len() && all.len() > 1 && Instant::now() < limits.deadline {
-        let names: Vec<&str> = all.iter().map(|repair| repair.name).collect();
-        match (Mended { variant, kept: all }).tried(base, &candidate, &names.join(" and "), limits, judge) {
+        let names: Vec<&'static str> = all.iter().map(|repair| repair.name).collect();
+        match (Mended { variant, kept: all }).tried(base, &candidate, &names, limits, judge) {
             Ok((better, by)) => (candidate, mended, undone) = (better, by, Vec::new()),
             Err(record) => undone.push(*record),
         }

@@ -86,8 +86,8 @@ pub trait Judge {
 pub struct Variant {
     /// Stable name of the candidate, e.g. `dynamic-int8`.
     pub name: String,
-    /// Neighbours of one kind run the same kernels on other numbers, the quickest first: the first that keeps enough quality stands for all of them, and if
-    /// none does, the one that keeps most is repaired.
+    /// Neighbours of one kind run the same kernels on other numbers, the quickest first: the first that keeps enough quality stands for all of them, of measured
+    /// ones that which loses least. If none keeps enough, the one that loses least is repaired.
     pub kind: &'static str,
     /// What can be left out: name, number of weights behind it, expected harm (relative error; only the order counts).
     pub sites: Vec<SiteInfo>,

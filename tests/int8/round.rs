@@ -75,17 +75,7 @@ fn models() -> Vec<(&'static str, Model, Vec<Feed>)> {
                 .build(),
             related(&[1, 8, 6, 6], 40),
         ),
-        (
-            "behind a Transpose",
-            Builder::new(17)
-                .input("x", DType::F32, &["2", "3", "48"])
-                .node("Constant", &[], "c", vec![tensor_attribute("value", &tensor(&[64, 48], 3))])
-                .node("Transpose", &["c"], "w", vec![ints("perm", &[1, 0])])
-                .node("MatMul", &["x", "w"], "y", vec![])
-                .output("y", DType::F32, &["2", "3", "64"])
-                .build(),
-            related(&[2, 3, 48], 40),
-        ),
+        ("behind a Transpose", product_behind_a_transpose(), related(&[2, 3, 48], 40)),
     ]
 }
 

@@ -33,17 +33,11 @@ impl Equalised {
     }
 
     /// Ranges by each policy, from a pass over the calibration data: every channel has another size than before.
-    pub(super) fn ranges(
-        &self,
-        engine: &SharedEngine,
-        feeds: &[Feed],
-        exclude: &Exclude,
-        policies: &[Policy],
-    ) -> Vec<Ranges> {
+    pub(super) fn ranges(&self, engine: &SharedEngine, feeds: &[Feed], exclude: &Exclude) -> Vec<Ranges> {
         let region = Region::of(&self.work.model, &self.work.facts, exclude);
         let Ok(spreads) = calibrate(engine, &self.work.model, region.watches(), feeds) else { return Vec::new() };
         let ranges =
-            |&policy| Ranges { policy, ranged: region.ranged(&spreads, policy), equalise: Some(self.pass.clone()) };
-        policies.iter().map(ranges).collect()
+            |policy| Ranges { policy, ranged: region.ranged(&spreads, policy), equalise: Some(self.pass.clone()) };
+        Policy::ALL.map(ranges).into()
     }
 }

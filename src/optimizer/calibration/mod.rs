@@ -154,13 +154,16 @@ impl Spread {
     }
 }
 
+/// Elements of one channel that lie side by side in a tensor of this shape, the channels on its last axis or on the second; `None` where it has not so many there.
+pub(in crate::optimizer) fn run_of_channel(shape: &[usize], last: bool, channels: usize) -> Option<usize> {
+    let axis = if last { shape.len().checked_sub(1)? } else { 1 };
+    (shape.get(axis) == Some(&channels)).then(|| shape[axis + 1..].iter().product())
+}
+
 /// The weight of each element of a tensor of this shape.
 fn weights<'c>(shape: &[usize], channels: Option<&'c Channels>) -> impl Fn(usize) -> f32 + use<'c> {
-    let axis = channels.and_then(|c| if c.last { shape.len().checked_sub(1) } else { Some(1) });
-    let fitting = axis.filter(|&a| channels.is_some_and(|c| shape.get(a) == Some(&c.weights.len())));
-    let inner = fitting.map_or(1, |a| shape[a + 1..].iter().product::<usize>()).max(1);
-    let weights = channels.filter(|_| fitting.is_some()).map(|c| c.weights.as_slice());
-    move |at| weights.map_or(1.0, |w| w[at / inner % w.len()])
+    let fitting = channels.and_then(|c| Some((&c.weights, run_of_channel(shape, c.last, c.weights.len())?.max(1))));
+    move |at| fitting.map_or(1.0, |(weights, run)| weights[at / run % weights.len()])
 }
 
 #[cfg(test)]

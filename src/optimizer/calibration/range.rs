@@ -30,6 +30,11 @@ pub enum Policy {
     Unclipped,
 }
 
+impl Policy {
+    /// Every policy.
+    pub const ALL: [Self; 2] = [Self::LeastHarm, Self::Unclipped];
+}
+
 /// A range, zero inside, and what it costs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Chosen {

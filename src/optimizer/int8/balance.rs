@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::candidates::DynamicSite;
 use super::linear::{Operator, linear};
-use super::scheme::{Layout, Range, quantise};
+use super::scheme::{Codes, Layout, Range, quantise};
 use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine};
 use crate::model::edit::Index;
 use crate::model::{Facts, Model, Tensor};
@@ -219,12 +219,11 @@ impl Sample {
         let extreme =
             |bounds: &[f32], pick: fn(f32, f32) -> f32| bounds.iter().zip(divisors).map(|(b, d)| b * d).fold(0.0, pick);
         let (low, high) = (extreme(&self.low, f32::min), extreme(&self.high, f32::max));
-        let scale = ((high - low) / 255.0).max(f32::MIN_POSITIVE);
-        let zero = (-low / scale).round_ties_even();
+        let codes = Codes::over(low, high);
         let mut rows = self.rows.clone();
         for mut row in rows.rows_mut() {
             for (v, d) in row.iter_mut().zip(divisors) {
-                *v = (((*v * d / scale).round_ties_even() + zero).clamp(0.0, 255.0) - zero) * scale;
+                *v = codes.restored(*v * d);
             }
         }
         rows

@@ -31,9 +31,10 @@ use serde_json::Value;
 
 use super::balance::Balance;
 use super::linear::{Addend, Linear, Operator, linear};
+use super::rewrite::Rewritten;
 use super::scheme::{Layout, Range, quantise};
-use super::store::{Store, remove_unread};
-use crate::model::edit::{Index, int, label, node};
+use super::store::Store;
+use crate::model::edit::{Index, int, node};
 use crate::model::onnx::NodeProto;
 use crate::model::opset::DEFAULT_TARGET;
 use crate::model::{DType, Effect, Facts, Model, Pass, PassError, Tensor, TensorFact};
@@ -109,35 +110,11 @@ impl Pass for DynamicInt8 {
         }
         let index = Index::new(model.graph());
         let mut writer = Writer::new(model, &self.balances);
-        let mut nodes = Vec::with_capacity(model.graph().node.len());
-        let mut unread = Vec::new();
-        let (mut rewrites, mut refused) = (0, Vec::new());
-        for node in &model.graph().node {
-            let Some(plan) = node.output.first().and_then(|o| plans.get(o.as_str())) else {
-                nodes.push(node.clone());
-                continue;
-            };
-            let written = linear(model, &index, facts, node).and_then(|l| writer.write(node, &l, plan, facts));
-            match written {
-                Ok(written) => {
-                    nodes.extend(written);
-                    unread.extend(node.input[1..].iter().filter(|n| !n.is_empty()).cloned());
-                    rewrites += 1;
-                }
-                Err(reason) => {
-                    refused.push(format!("{}: {reason}", label(node)));
-                    nodes.push(node.clone());
-                }
-            }
-        }
-        if rewrites == 0 {
-            return Ok(Effect::Skipped { reason: refused.join("; ") });
-        }
-        let store = writer.store;
-        model.graph_mut().node = nodes;
-        store.flush(model.graph_mut());
-        remove_unread(model, unread);
-        Ok(Effect::Applied { rewrites, fused: Vec::new() })
+        let rewritten = Rewritten::of(model, &plans, |node, plan| {
+            let found = linear(model, &index, facts, node)?;
+            writer.write(node, &found, plan, facts)
+        });
+        Ok(rewritten.put(model, writer.store))
     }
 }
 

@@ -29,9 +29,10 @@ use serde_json::Value;
 use super::blocks;
 use super::glob::Exclude;
 use super::linear::{Addend, Linear, Operator, linear, transpose};
+use super::rewrite::Rewritten;
 use super::scheme::Quantised;
-use super::store::{Store, remove_unread};
-use crate::model::edit::{Index, int, label, node};
+use super::store::Store;
+use crate::model::edit::{Index, int, node};
 use crate::model::onnx::NodeProto;
 use crate::model::{Effect, Facts, Model, Pass, PassError, Tensor};
 
@@ -135,36 +136,15 @@ impl Pass for Int4Blocks {
             weights: BTreeMap::new(),
             accuracy_level: self.accuracy_level,
         };
-        let mut nodes = Vec::with_capacity(model.graph().node.len());
-        let (mut rewrites, mut refused, mut unread) = (0, Vec::new(), Vec::new());
-        for node in &model.graph().node {
-            let Some(plan) = node.output.first().and_then(|o| plans.get(o.as_str())) else {
-                nodes.push(node.clone());
-                continue;
-            };
-            let found = linear(model, &index, facts, node).and_then(|found| fitting(found, facts));
-            match found.and_then(|found| writer.write(node, &found, plan.size, facts)) {
-                Ok(written) => {
-                    nodes.extend(written);
-                    unread.extend(node.input[1..].iter().filter(|n| !n.is_empty()).cloned());
-                    rewrites += 1;
-                }
-                Err(reason) => {
-                    refused.push(format!("{}: {reason}", label(node)));
-                    nodes.push(node.clone());
-                }
-            }
+        let rewritten = Rewritten::of(model, &plans, |node, plan| {
+            let found = linear(model, &index, facts, node).and_then(|found| fitting(found, facts))?;
+            writer.write(node, &found, plan.size, facts)
+        });
+        let effect = rewritten.put(model, writer.store);
+        if matches!(effect, Effect::Applied { .. }) {
+            model.import(DOMAIN, 1);
         }
-        if rewrites == 0 {
-            let none = "no listed node is in the graph".to_owned();
-            return Ok(Effect::Skipped { reason: if refused.is_empty() { none } else { refused.join("; ") } });
-        }
-        let store = writer.store;
-        model.graph_mut().node = nodes;
-        store.flush(model.graph_mut());
-        model.import(DOMAIN, 1);
-        remove_unread(model, unread);
-        Ok(Effect::Applied { rewrites, fused: Vec::new() })
+        Ok(effect)
     }
 }
 

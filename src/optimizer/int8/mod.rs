@@ -9,8 +9,8 @@
 //! | [`EmbeddingInt8`] | int8 table and one scale per row | only the rows that are looked up become float |
 //! | [`WeightInt8`] | int8 (or half-precision) weights and scales | the float weights again, restored when the model loads |
 //!
-//! They compose in this order: each leaves alone what an earlier one took. Two more change float constants before [`StaticInt8`] and cost nothing when it runs: [`Equalise`]
-//! evens out channels, [`BiasCorrection`] takes back what rounding shifts. [`balance`] evens out the channels of what is quantised at run time, [`candidates`] says where
+//! They compose in this order: each leaves alone what an earlier one took. Three change float constants before the codes and cost nothing when they run: [`Equalise`]
+//! evens out channels, [`RoundWeights`] moves weights to other codes, [`BiasCorrection`] takes back what rounding shifts. [`balance`] evens out the channels of what is quantised at run time, [`candidates`] says where
 //! each could act, [`scheme`] holds the arithmetic.
 
 mod already;
@@ -25,6 +25,7 @@ pub mod glob;
 pub mod int4;
 pub mod linear;
 pub mod qdq;
+mod rewrite;
 mod roles;
 pub mod round;
 mod row;

@@ -98,6 +98,36 @@ impl Layout {
     }
 }
 
+/// Unsigned 8-bit codes of an activation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Codes {
+    /// Value of one step.
+    pub(super) scale: f32,
+    /// The code of 0, a whole number.
+    pub(super) zero: f32,
+}
+
+/// The largest of them.
+const LAST_CODE: f32 = 255.0;
+
+impl Codes {
+    /// As `DynamicQuantizeLinear` chooses them for values from `low` to `high`, 0 between.
+    pub(super) fn over(low: f32, high: f32) -> Self {
+        let scale = ((high - low) / LAST_CODE).max(f32::MIN_POSITIVE);
+        Self { scale, zero: (-low / scale).round_ties_even() }
+    }
+
+    /// The code of a value, less the code of 0.
+    pub(super) fn centred(self, value: f32) -> f32 {
+        ((value / self.scale).round_ties_even() + self.zero).clamp(0.0, LAST_CODE) - self.zero
+    }
+
+    /// What is left of a value.
+    pub(super) fn restored(self, value: f32) -> f32 {
+        self.centred(value) * self.scale
+    }
+}
+
 /// Codes and scales of a tensor.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Quantised {

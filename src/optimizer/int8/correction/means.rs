@@ -5,15 +5,13 @@ use std::time::Instant;
 
 use rayon::prelude::*;
 
+use super::super::scheme::Codes;
 use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine};
 use crate::model::{Model, Tensor};
-use crate::optimizer::calibration::looked_at;
+use crate::optimizer::calibration::{looked_at, run_of_channel};
 
 /// Samples that a mean is taken over at least, whatever time there is.
 const FEWEST_FEEDS: usize = 8;
-
-/// The largest code of an activation.
-const LAST_CODE: f32 = 255.0;
 
 /// An activation as a product reads it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -120,21 +118,16 @@ impl<'a> Sum<'a> {
     }
 
     fn add(&mut self, tensor: &Tensor) {
-        let (shape, channels) = (tensor.shape(), self.activation.channels);
-        let axis = if self.activation.last { shape.len().checked_sub(1) } else { Some(1) };
-        let Some(axis) = axis.filter(|&axis| shape.get(axis) == Some(&channels)) else { return };
-        let inner = shape[axis + 1..].iter().product::<usize>();
-        if inner == 0 || channels == 0 {
-            return;
-        }
-        let scale = f32::from_bits(self.activation.scale);
-        let zero = f32::from(self.activation.zero_point);
-        // Both ends are integers, so it is the same whether a quotient is clipped first or rounded first.
-        let code = |value: f32| (value / scale).clamp(-zero, LAST_CODE - zero).round_ties_even();
+        let channels = self.activation.channels;
+        let run = run_of_channel(tensor.shape(), self.activation.last, channels).filter(|&run| run > 0 && channels > 0);
+        let Some(run) = run else { return };
+        let Activation { scale, zero_point, .. } = *self.activation;
+        let of = Codes { scale: f32::from_bits(scale), zero: f32::from(zero_point) };
         let values = tensor.to_f32();
-        for (at, run) in values.chunks_exact(inner).enumerate() {
-            let (exact, codes) =
-                run.iter().fold((0.0, 0.0), |(exact, codes), &v| (exact + f64::from(v), codes + f64::from(code(v))));
+        for (at, run) in values.chunks_exact(run).enumerate() {
+            let (exact, codes) = run
+                .iter()
+                .fold((0.0, 0.0), |(exact, codes), &v| (exact + f64::from(v), codes + f64::from(of.centred(v))));
             self.exact[at % channels] += exact;
             self.codes[at % channels] += codes;
         }

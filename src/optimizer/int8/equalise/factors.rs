@@ -10,6 +10,7 @@ use super::super::linear::{Linear, Operator};
 use super::seam::Seam;
 use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine};
 use crate::model::{Model, Tensor};
+use crate::optimizer::calibration::run_of_channel;
 
 /// Strengths that are tried: how much of the difference between channels goes to the weights.
 const STRENGTHS: [f32; 7] = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
@@ -116,15 +117,11 @@ impl Seen {
     }
 
     fn add(&mut self, tensor: &Tensor) {
-        let (shape, channels) = (tensor.shape(), self.low.len());
-        let axis = if self.last { shape.len().checked_sub(1) } else { Some(1) };
-        let Some(axis) = axis.filter(|&axis| shape.get(axis) == Some(&channels)) else { return };
-        let inner = shape[axis + 1..].iter().product::<usize>();
-        if inner == 0 || channels == 0 {
-            return;
-        }
+        let channels = self.low.len();
+        let run = run_of_channel(tensor.shape(), self.last, channels).filter(|&run| run > 0 && channels > 0);
+        let Some(run) = run else { return };
         let values = tensor.to_f32();
-        for (at, run) in values.chunks_exact(inner).enumerate() {
+        for (at, run) in values.chunks_exact(run).enumerate() {
             let channel = at % channels;
             for &v in run {
                 self.low[channel] = self.low[channel].min(v);

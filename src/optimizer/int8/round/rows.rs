@@ -1,6 +1,7 @@
 //! Rows of activations as a product multiplies them: rounded as the pass will round them; of a convolution one row per position of its output.
 
 use super::super::linear::{Linear, Operator};
+use super::super::scheme::Codes;
 use crate::model::Tensor;
 use crate::model::edit::{int_attribute, ints_attribute, string_attribute};
 use crate::model::onnx::NodeProto;
@@ -19,19 +20,17 @@ pub(super) enum Rounding {
 impl Rounding {
     /// What it does to one value of a tensor.
     fn of(self, values: &[f32]) -> impl Fn(f32) -> f32 {
-        let scale_and_zero = match self {
+        let codes = match self {
             Self::None => None,
             Self::PerRun => {
                 let (low, high) = values.iter().fold((0.0_f32, 0.0_f32), |(l, h), v| (l.min(*v), h.max(*v)));
-                let scale = ((high - low) / 255.0).max(f32::MIN_POSITIVE);
-                Some((scale, (-low / scale).round_ties_even()))
+                Some(Codes::over(low, high))
             }
-            Self::Fixed { scale, zero_point } => Some((f32::from_bits(scale), f32::from(zero_point))),
+            Self::Fixed { scale, zero_point } => {
+                Some(Codes { scale: f32::from_bits(scale), zero: f32::from(zero_point) })
+            }
         };
-        move |v| match scale_and_zero {
-            None => v,
-            Some((scale, zero)) => (((v / scale).round_ties_even() + zero).clamp(0.0, 255.0) - zero) * scale,
-        }
+        move |v| codes.map_or(v, |codes| codes.restored(v))
     }
 }
 
