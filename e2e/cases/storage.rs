@@ -43,8 +43,7 @@ impl Server {
     fn request(&self, key: &str, more: &[&str]) -> std::process::Output {
         let url = format!("http://{}:9000/models/{key}", self.address);
         let sign = ["--aws-sigv4", "aws:amz:us-east-1:s3", "-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"];
-        // A service may get its address on this node a moment after its pod is ready.
-        let patient = ["--retry", "10", "--retry-delay", "1", "--retry-connrefused"];
+        let patient = ["--connect-timeout", "5", "--retry", "10", "--retry-delay", "1", "--retry-connrefused"];
         let all = [&["-sS", "--fail", &url, "--user", &self.keys], &patient[..], &sign[..], more].concat();
         shell::output("curl", &all)
     }
@@ -69,7 +68,8 @@ impl Server {
     }
 
     fn send(&self, path: &Path, key: &str) {
-        let sent = self.request(key, &["-T", &path.display().to_string()]);
+        // A service may get its address on this node a moment after its pod is ready: until then there is no route, or nobody at its end.
+        let sent = self.request(key, &["--retry-all-errors", "-T", &path.display().to_string()]);
         assert!(sent.status.success(), "{}: {}", path.display(), String::from_utf8_lossy(&sent.stderr));
     }
 

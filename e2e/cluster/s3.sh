@@ -51,16 +51,22 @@ make_certificate() {
   k create configmap s3-ca --from-file "$WORK/ca.crt" --dry-run=client -o yaml | k apply -f - >/dev/null
 }
 
+bucket_made() {
+  local port="$1" bucket="$2"
+  CODE="$(curl -sS --max-time 10 -o "$WORK/answer" -w '%{http_code}' --aws-sigv4 aws:amz:us-east-1:s3 -H 'x-amz-content-sha256: UNSIGNED-PAYLOAD' --user "$ACCESS:$SECRET" -X PUT "http://127.0.0.1:$port/$bucket" 2>>"$WORK/answer")" || true
+  case "$CODE" in 200 | 409) ;; *) return 1 ;; esac
+}
+
 # Through the API server, so that it works wherever kubectl does.
 make_buckets() {
-  local port bucket code
+  local port bucket
   k port-forward service/s3 :9000 >"$WORK/forward.log" 2>&1 &
   FORWARD=$!
   await 20 grep -q 'Forwarding from 127.0.0.1' "$WORK/forward.log" || die "no way to the service" "$WORK/forward.log"
   port="$(sed -n 's/^Forwarding from 127.0.0.1:\([0-9]*\) .*/\1/p' "$WORK/forward.log")"
   for bucket in "$@"; do
-    code="$(curl -sS -o "$WORK/answer" -w '%{http_code}' --aws-sigv4 aws:amz:us-east-1:s3 -H 'x-amz-content-sha256: UNSIGNED-PAYLOAD' --user "$ACCESS:$SECRET" -X PUT "http://127.0.0.1:$port/$bucket")"
-    case "$code" in 200 | 409) ;; *) die "bucket $bucket: HTTP $code" "$WORK/answer" ;; esac
+    # A machine that is busy drops a forwarded connection now and then.
+    await 20 bucket_made "$port" "$bucket" || die "bucket $bucket: HTTP $CODE" "$WORK/answer"
   done
 }
 
@@ -69,7 +75,7 @@ kubectl get namespace "$NAMESPACE" >/dev/null 2>&1 || kubectl create namespace "
 make_credentials
 make_certificate
 k apply -f "$HERE/s3.yaml" >/dev/null
-k rollout status deployment/s3 --timeout=60s >"$WORK/rollout.log" 2>&1 ||
+k rollout status deployment/s3 --timeout=180s >"$WORK/rollout.log" 2>&1 ||
   { k describe pods -l app=s3 2>/dev/null | tail -n 12 >>"$WORK/rollout.log"; die "the store does not get ready" "$WORK/rollout.log"; }
 ACCESS="$(secret_value AWS_ACCESS_KEY_ID)" SECRET="$(secret_value AWS_SECRET_ACCESS_KEY)"
 make_buckets "$@"
