@@ -194,6 +194,7 @@ mod tests {
         Candidate {
             name: name.into(),
             records: pass.map(record).into_iter().collect(),
+            deviation: None,
             quality: pass.map(|_| score).into_iter().collect(),
             speed: pass.map(|_| Speed { ratio: 2.1, lower: 2.0, upper: 2.2, n: 60 }),
             bytes: 270,

@@ -181,6 +181,7 @@ pub(super) fn report(
         name: c.name,
         bytes: c.bytes,
         quality: c.quality,
+        deviation: c.deviation,
         speed: c.speed,
         passes: c.records,
         left_out: c.left_out,

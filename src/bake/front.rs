@@ -74,6 +74,7 @@ mod tests {
             name: name.into(),
             bytes,
             nodes: 1,
+            deviation: None,
             quality: slack.map(score).into_iter().collect(),
             speed: speed.map(|ratio| Speed { ratio, lower: ratio, upper: ratio, n: 9 }),
             passes: if name == "lossless" { Vec::new() } else { vec![record] },

@@ -12,7 +12,7 @@ use crate::api::job::Bound;
 use crate::api::{Metric, ResolvedJob};
 use crate::engine::{Dataset, EngineError, Feed, Session, SharedEngine, blocks};
 use crate::model::Model;
-use crate::optimizer::search::{Judge, Score, Speed};
+use crate::optimizer::search::{Judge, Quality, Score, Speed};
 use crate::profiler::paired;
 use crate::quality::{self, OutputPair, Rows, TapPair};
 
@@ -137,7 +137,7 @@ pub(super) struct SearchJudge<'a, 'p> {
 }
 
 impl Judge for SearchJudge<'_, '_> {
-    fn quality(&mut self, candidate: &Model) -> Result<Vec<Score>, EngineError> {
+    fn quality(&mut self, candidate: &Model) -> Result<Quality, EngineError> {
         let pairs = self.bench.pairs(candidate)?;
         let evaluation = figures::evaluation(self.job, self.loaded, pairs, self.bench.split.labels.as_ref());
         let quick = quality::quick(&evaluation).map_err(|e| EngineError::Data(e.to_string()))?;
@@ -181,7 +181,7 @@ impl Judge for SearchJudge<'_, '_> {
                 }
             }
         }
-        Ok(scores)
+        Ok(Quality { scores, deviation: broken(quick.deviation) })
     }
 
     fn speed(&mut self, candidate: &Model) -> Result<Speed, EngineError> {
@@ -195,12 +195,8 @@ impl Judge for SearchJudge<'_, '_> {
         let pairs = bench.pairs(candidate)?;
         let evaluation = figures::evaluation(self.job, self.loaded, pairs, bench.split.labels.as_ref());
         let quick = quality::quick(&evaluation).map_err(|e| EngineError::Data(e.to_string()))?;
-        // Decisions are coarse on few samples, the outputs themselves are not.
-        let lost = |estimate: Option<f64>| estimate.map_or(0.0, |estimate| (1.0 - estimate).max(0.0));
-        let harm = lost(quick.accuracy_retention)
-            + lost(quick.output_consistency)
-            + lost(quick.feature_preservation)
-            + lost(quick.distribution_similarity);
+        // Decisions are coarse on few samples, and distributions hang on the largest; outputs and features themselves do not.
+        let harm = quick.deviation + quick.feature_preservation.map_or(0.0, |kept| (1.0 - kept).max(0.0));
         Ok(if quick.broken || harm.is_nan() { f64::INFINITY } else { harm })
     }
 

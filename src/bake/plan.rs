@@ -98,9 +98,12 @@ pub(super) fn variants(
         let mut ranges: Vec<Ranges> = seen.map(|(policy, ranged)| Ranges { policy, ranged, equalise: None }).collect();
         ranges.extend(equalised.iter().flat_map(|e| e.ranges(engine, feeds, exclude)));
         for fixed in Fixed::all(&ranges, schemes[0]) {
-            let mut repairs = round(if fixed.is_equalised() { &of_equalised } else { &plain });
+            let mut repairs: Vec<Repair> = fixed.measured_ranges().into_iter().collect();
+            repairs.extend(round(if fixed.is_equalised() { &of_equalised } else { &plain }));
             repairs.extend(allowed(BiasCorrection::NAME).then(|| correction::repair(engine, feeds)));
-            variants.extend(sites.fixed(fixed).map(|variant| Variant { repairs, ..variant }));
+            let products = equalised.as_ref().filter(|_| fixed.is_equalised() && !sites.dynamic.is_empty());
+            let products = products.map_or(&sites.dynamic, |equalised| &equalised.products);
+            variants.extend(sites.fixed(fixed, products).map(|variant| Variant { repairs, ..variant }));
         }
     }
     variants
@@ -129,8 +132,8 @@ impl Sites {
     }
 
     /// Codes from node to node where ranges are known; of convolutions alone, integer products beside them. `None` where that is no variant of its own.
-    fn fixed(&self, fixed: Fixed) -> Option<Variant> {
-        let dynamic = if fixed.only_convolutions { self.dynamic.clone() } else { Vec::new() };
+    fn fixed(&self, fixed: Fixed, products: &[DynamicSite]) -> Option<Variant> {
+        let dynamic = if fixed.only_convolutions { products.to_vec() } else { Vec::new() };
         if fixed.only_convolutions && dynamic.is_empty() {
             return None;
         }

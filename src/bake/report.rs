@@ -206,6 +206,9 @@ pub struct CandidateFigures {
     pub nodes: usize,
     /// Quality on the search split, point estimates.
     pub quality: Vec<Score>,
+    /// How far its outputs are from the input's there: 1 - concordance, of probabilities on their logits. Orders candidates that run the same kernels, and says whether a repair helps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deviation: Option<f64>,
     /// Speed against the input.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub speed: Option<Speed>,

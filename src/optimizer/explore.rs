@@ -107,10 +107,10 @@ fn mend_best<'v>(
     (best, mended)
 }
 
-/// What keeps the budget before what does not, then by what is lost.
+/// What keeps the budget before what does not, then by how far the outputs are off.
 fn by_quality(a: &Candidate, b: &Candidate) -> Ordering {
     let key = |c: &Candidate| (c.refused.is_some(), c.margin() < 0.0);
-    key(a).cmp(&key(b)).then(a.loss().total_cmp(&b.loss()))
+    key(a).cmp(&key(b)).then(a.off().total_cmp(&b.off()))
 }
 
 /// The candidate of one site alone, refused, where it is no faster than the model without it.

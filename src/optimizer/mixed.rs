@@ -205,7 +205,7 @@ mod tests {
     use crate::model::edit::{is_op, node};
     use crate::model::{DType, Effect, Facts, Model, Pass, PassError};
     use crate::optimizer::repair::{Repair, mend};
-    use crate::optimizer::search::{Score, SiteInfo, Speed, Variant, search};
+    use crate::optimizer::search::{Quality, Score, SiteInfo, Speed, Variant, search};
     use crate::optimizer::sensitivity::How;
 
     /// Marks the model with the sites that are on, each as a node of its own.
@@ -254,9 +254,10 @@ mod tests {
     }
 
     impl Judge for Known {
-        fn quality(&mut self, candidate: &Model) -> Result<Vec<Score>, EngineError> {
-            let estimate = 1.0 - self.sum(candidate) / 2.0;
-            Ok(vec![Score { metric: "m".into(), estimate, threshold: 0.5, needed: 0.0 }])
+        fn quality(&mut self, candidate: &Model) -> Result<Quality, EngineError> {
+            let deviation = self.sum(candidate);
+            let score = Score { metric: "m".into(), estimate: 1.0 - deviation / 2.0, threshold: 0.5, needed: 0.0 };
+            Ok(Quality { scores: vec![score], deviation })
         }
 
         fn speed(&mut self, _: &Model) -> Result<Speed, EngineError> {
@@ -346,7 +347,7 @@ mod tests {
         /// As [`Known`], but faster with each site.
         struct Faster(Known);
         impl Judge for Faster {
-            fn quality(&mut self, candidate: &Model) -> Result<Vec<Score>, EngineError> {
+            fn quality(&mut self, candidate: &Model) -> Result<Quality, EngineError> {
                 self.0.quality(candidate)
             }
             fn speed(&mut self, candidate: &Model) -> Result<Speed, EngineError> {

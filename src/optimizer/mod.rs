@@ -15,5 +15,5 @@ pub mod sensitivity;
 pub use driver::{Driver, Outcome, PassRecord, Work};
 pub use recipe::{Recipe, Step};
 pub use repair::Repair;
-pub use search::{Candidate, Judge, Limits, Missed, Score, SiteInfo, Speed, Variant, search};
+pub use search::{Candidate, Judge, Limits, Missed, Quality, Score, SiteInfo, Speed, Variant, search};
 pub use sensitivity::{How, Scan, SiteHarm};

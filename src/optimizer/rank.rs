@@ -101,6 +101,7 @@ mod tests {
             work: Work { model: Builder::new(17).build(), facts: Facts::default(), steps: Vec::new() },
             records: Vec::new(),
             quality: Vec::new(),
+            deviation: None,
             speed: Some(speed),
             bytes,
             nodes: 0,

@@ -1,9 +1,10 @@
 //! Repairs: what gives a quantised candidate quality back at no cost in time, each as a transaction that is kept only where the search split says so.
 //!
-//! 8-bit arithmetic loses quality for four reasons, and each has its remedy. They are tried in this order:
+//! 8-bit arithmetic loses quality for five reasons, and each has its remedy. They are tried in this order:
 //!
 //! | what is lost | remedy | where |
 //! |---|---|---|
+//! | a range that clips what counts, or spreads its codes over what does not | the range that leaves least harm, tensor by tensor | [`super::int8::qdq::measured`] |
 //! | channels that share a range differ in size, so the small ones have few codes | equalisation (Nagel et al. 2019, section 4.1; Xiao et al. 2022, equation 4) before ranges are seen, as a variant beside the plain ones: the one that keeps most goes on | [`super::int8::equalise`] |
 //! | weights take the nearest code whatever the others do | rounding by second moments (Frantar et al. 2022) | [`super::int8::round`] |
 //! | rounding and clipping shift the mean of an output channel | bias correction (Nagel et al. 2019, section 4.2) | [`super::int8::correction`] |
@@ -19,23 +20,27 @@ use std::ops::Deref;
 use std::time::Instant;
 
 use super::driver::{Outcome, PassRecord, Work};
-use super::search::{Candidate, Judge, Limits, Score, Variant, make_by, score};
-use crate::model::Pass;
+use super::search::{Candidate, Judge, Limits, Variant, make_by, score};
+use crate::model::{Model, Pass};
 
-/// A pass that may repair a variant; which numbers it has is found for one choice of sites.
+/// What may repair a variant; which numbers it has is found for one choice of sites.
 pub struct Repair {
-    /// Name of the pass.
+    /// Its name.
     pub name: &'static str,
-    /// What the base and the passes of a choice of sites are missing: the pass, and before which of them it goes; or in words why there is none. Nothing is begun after the
-    /// instant.
+    /// Name of the pass that has its numbers.
+    pub pass: &'static str,
+    /// Puts what the passes of a choice of sites are missing among them, or says why there is nothing. Nothing is begun after the instant.
     pub find: Find,
 }
 
 /// See [`Repair::find`].
-pub type Find = Box<dyn Fn(&Work, &[Box<dyn Pass>], Instant) -> Result<(usize, Box<dyn Pass>), String>>;
+pub type Find = Box<dyn Fn(&Work, &mut Vec<Box<dyn Pass>>, Instant, Option<Measure<'_>>) -> Result<(), String>>;
 
-/// The least that counts as an improvement, as a share of the room above the gate: less is what other samples would undo.
-const LEAST_GAIN: f64 = 0.01;
+/// The harm of a model; see [`Judge::harm`]. `None` where it does not run.
+pub type Measure<'m> = &'m mut dyn FnMut(&Model) -> Option<f64>;
+
+/// The least that counts as an improvement, as a share of how far the outputs are off: less is what other samples would undo.
+const LEAST_GAIN: f64 = 0.02;
 
 /// A variant with those of its repairs that helped it as a whole.
 pub(super) struct Mended<'v> {
@@ -64,17 +69,24 @@ impl<'v> Mended<'v> {
 
     /// The passes for a choice of sites. A repair that finds nothing to do for it is left out.
     pub(super) fn passes(&self, base: &Work, mask: &[bool], limits: &Limits) -> Vec<Box<dyn Pass>> {
-        self.found(base, mask, limits).0
+        self.found(base, mask, limits, None).0
     }
 
     /// The passes for a choice of sites, and why repairs found nothing to do.
-    fn found(&self, base: &Work, mask: &[bool], limits: &Limits) -> (Vec<Box<dyn Pass>>, Vec<String>) {
+    fn found(
+        &self,
+        base: &Work,
+        mask: &[bool],
+        limits: &Limits,
+        judge: Option<&mut dyn Judge>,
+    ) -> (Vec<Box<dyn Pass>>, Vec<String>) {
         let mut passes = (self.variant.build)(mask);
         let mut nothing = Vec::new();
+        let mut measure = judge.map(|judge| |model: &Model| judge.harm(model).ok());
         for repair in &self.kept {
-            match (repair.find)(base, &passes, limits.deadline) {
-                Ok((at, pass)) => passes.insert(at, pass),
-                Err(reason) => nothing.push(reason),
+            let measure = measure.as_mut().map(|measure| measure as Measure<'_>);
+            if let Err(reason) = (repair.find)(base, &mut passes, limits.deadline, measure) {
+                nothing.push(reason);
             }
         }
         (passes, nothing)
@@ -85,15 +97,16 @@ impl<'v> Mended<'v> {
         self,
         base: &Work,
         before: &Candidate,
-        new: &[&'static str],
+        new: &[&'v Repair],
         limits: &Limits,
         judge: &mut dyn Judge,
     ) -> Result<(Candidate, Self), Box<PassRecord>> {
-        let name = new.join(" and ");
+        let names: Vec<&str> = new.iter().map(|repair| repair.name).collect();
+        let name = names.join(" and ");
         judge.trying(&format!("{} with {name}", before.name));
         let began = Instant::now();
         let mask = vec![true; self.variant.sites.len()];
-        let (passes, nothing) = self.found(base, &mask, limits);
+        let (passes, nothing) = self.found(base, &mask, limits, Some(&mut *judge));
         let told = |outcome: Outcome, reason: String| {
             let seconds = began.elapsed().as_secs_f64();
             Box::new(PassRecord { outcome, seconds, ..PassRecord::skipped(&name, reason, &base.model) })
@@ -103,13 +116,14 @@ impl<'v> Mended<'v> {
         }
         let mut tried = make_by(base, self.variant, &mask, &passes, limits);
         score(&mut tried, judge);
-        let said = tried.refused.clone().unwrap_or_else(|| change(&before.quality, &tried.quality));
-        if tried.refused.is_some() || gain(&before.quality, &tried.quality) < LEAST_GAIN {
+        let said = tried.refused.clone().unwrap_or_else(|| change(before, &tried));
+        if tried.refused.is_some() || !helps(before, &tried) {
             return Err(told(Outcome::RolledBack, format!("no gain: {said}")));
         }
         // Its time is what it took to find its numbers, which is nearly all that it costs.
-        for record in tried.records.iter_mut().filter(|record| new.contains(&record.name.as_str())) {
-            (record.reason, record.seconds) = (Some(said.clone()), began.elapsed().as_secs_f64());
+        for record in tried.records.iter_mut().filter(|record| new.iter().any(|repair| repair.pass == record.name)) {
+            let said = if record.name == name { said.clone() } else { format!("{name}: {said}") };
+            (record.reason, record.seconds) = (Some(said), began.elapsed().as_secs_f64());
         }
         Ok((tried, self))
     }
@@ -134,15 +148,14 @@ pub(super) fn mend<'v>(
             break;
         }
         let with: Vec<&Repair> = mended.kept.iter().copied().chain([repair]).collect();
-        match (Mended { variant, kept: with }).tried(base, &candidate, &[repair.name], limits, judge) {
+        match (Mended { variant, kept: with }).tried(base, &candidate, &[repair], limits, judge) {
             Ok((better, by)) => (candidate, mended) = (better, by),
             Err(record) => undone.push(*record),
         }
         all.push(repair);
     }
     if mended.kept.len() < all.len() && all.len() > 1 && Instant::now() < limits.deadline {
-        let names: Vec<&'static str> = all.iter().map(|repair| repair.name).collect();
-        match (Mended { variant, kept: all }).tried(base, &candidate, &names, limits, judge) {
+        match (Mended { variant, kept: all.clone() }).tried(base, &candidate, &all, limits, judge) {
             Ok((better, by)) => (candidate, mended, undone) = (better, by, Vec::new()),
             Err(record) => undone.push(*record),
         }
@@ -151,52 +164,58 @@ pub(super) fn mend<'v>(
     (candidate, mended)
 }
 
-/// What is gained in the worst metric, as a share of the room above its gate. Both count by the slack that the first needs: how much a candidate needs is known closely only of
-/// one that is good enough.
-fn gain(before: &[Score], after: &[Score]) -> f64 {
-    let worst = |scores: &[Score]| {
-        let margin = |score: &Score| {
-            let needed = before.iter().find(|b| b.metric == score.metric).map_or(score.needed, |b| b.needed);
-            score.slack() - needed
-        };
-        scores.iter().map(margin).fold(f64::INFINITY, f64::min)
-    };
-    let gain = worst(after) - worst(before);
-    if gain.is_nan() { f64::NEG_INFINITY } else { gain }
+/// Whether a candidate is worth more than `before`: its outputs are nearer to the input's, and it keeps the budget where that did.
+fn helps(before: &Candidate, after: &Candidate) -> bool {
+    after.off() < (1.0 - LEAST_GAIN) * before.off() && (after.keeps() || !before.keeps())
 }
 
-/// What became of each metric, in words.
-fn change(before: &[Score], after: &[Score]) -> String {
-    let pairs = before.iter().filter_map(|b| Some((b, after.iter().find(|a| a.metric == b.metric)?)));
-    let words = pairs.map(|(b, a)| format!("{} {:.4} -> {:.4}", b.metric, b.estimate, a.estimate));
-    let words: Vec<String> = words.collect();
-    format!("{} on the search split", if words.is_empty() { "nothing to compare".to_owned() } else { words.join(", ") })
+/// What became of the outputs and of each metric, in words.
+fn change(before: &Candidate, after: &Candidate) -> String {
+    let pairs = before.quality.iter().filter_map(|b| Some((b, after.quality.iter().find(|a| a.metric == b.metric)?)));
+    let words = pairs.map(|(b, a)| format!(", {} {:.4} -> {:.4}", b.metric, b.estimate, a.estimate));
+    let words: String = words.collect();
+    format!("deviation {:.2e} -> {:.2e}{words} on the search split", before.off(), after.off())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Facts;
+    use crate::model::build::Builder;
+    use crate::optimizer::search::Score;
 
-    fn score(metric: &str, estimate: f64, needed: f64) -> Score {
-        Score { metric: metric.into(), estimate, threshold: 0.9, needed }
+    fn candidate(deviation: f64, estimate: f64) -> Candidate {
+        Candidate {
+            name: "v".into(),
+            work: Work { model: Builder::new(17).build(), facts: Facts::default(), steps: Vec::new() },
+            records: Vec::new(),
+            quality: vec![Score { metric: "a".into(), estimate, threshold: 0.9, needed: 0.1 }],
+            deviation: Some(deviation).filter(|d| d.is_finite()),
+            speed: None,
+            bytes: 0,
+            nodes: 0,
+            left_out: Vec::new(),
+            refused: None,
+            missed: None,
+            scan: None,
+        }
     }
 
     #[test]
-    fn what_counts_is_the_worst_metric_by_what_the_first_candidate_needs() {
-        let before = [score("a", 0.95, 0.5), score("b", 0.88, 0.1)];
-        // Once every metric is good enough, what is needed is known more closely, and it may be more.
-        let after = [score("a", 0.95, 0.7), score("b", 0.96, 0.1)];
-        assert!((gain(&before, &after) - 0.3).abs() < 1e-9, "{}", gain(&before, &after));
-        assert!(gain(&before, &before).abs() < 1e-12);
-        assert_eq!(change(&before, &after), "a 0.9500 -> 0.9500, b 0.8800 -> 0.9600 on the search split");
+    fn outputs_have_to_be_nearer_and_a_budget_that_was_kept_stays_kept() {
+        let (kept, missed) = (candidate(0.1, 0.95), candidate(0.1, 0.5));
+        assert!(helps(&kept, &candidate(0.09, 0.94)) && helps(&missed, &candidate(0.09, 0.4)));
+        assert!(!helps(&kept, &candidate(0.09, 0.9)), "on the gate itself");
+        assert!(!helps(&kept, &candidate(0.0999, 0.99)), "no more than other samples would undo");
+        assert_eq!(
+            change(&kept, &candidate(0.05, 0.96)),
+            "deviation 1.00e-1 -> 5.00e-2, a 0.9500 -> 0.9600 on the search split"
+        );
     }
 
     #[test]
     fn what_became_no_number_is_no_gain_and_what_was_none_is() {
-        let (good, none) = ([score("a", 0.95, 0.1)], [score("a", f64::NAN, 0.1)]);
-        assert_eq!(gain(&good, &none), f64::NEG_INFINITY);
-        assert_eq!(gain(&none, &none), f64::NEG_INFINITY);
-        assert_eq!(gain(&none, &good), f64::INFINITY);
-        assert_eq!(gain(&[], &[]), f64::NEG_INFINITY, "nothing was measured");
+        let (good, none) = (candidate(0.1, 0.95), candidate(f64::INFINITY, f64::NAN));
+        assert!(!helps(&good, &none) && !helps(&none, &none) && helps(&none, &good));
     }
 }

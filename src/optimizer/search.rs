@@ -57,6 +57,15 @@ impl Score {
     }
 }
 
+/// What was measured of a candidate's quality on the search split.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Quality {
+    /// By the metrics that have gates.
+    pub scores: Vec<Score>,
+    /// How far the outputs are from the input's: 0 unchanged. What orders candidates of the same cost: unlike the scores it does not hang on a few samples.
+    pub deviation: f64,
+}
+
 /// How much faster than the input: time of the input / time of the candidate.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Speed {
@@ -73,7 +82,7 @@ pub struct Speed {
 /// Measures candidates. Implemented by the pipeline on real data and a real engine.
 pub trait Judge {
     /// Quality against the input on the search split.
-    fn quality(&mut self, candidate: &Model) -> Result<Vec<Score>, EngineError>;
+    fn quality(&mut self, candidate: &Model) -> Result<Quality, EngineError>;
     /// Paired, interleaved timing against the input.
     fn speed(&mut self, candidate: &Model) -> Result<Speed, EngineError>;
     /// How far the outputs are from the input's, on a few samples of the search split: 0 unchanged, about 1 ruined. Cheap and continuous, to order sites by.
@@ -133,6 +142,8 @@ pub struct Candidate {
     pub records: Vec<PassRecord>,
     /// Quality on the search split.
     pub quality: Vec<Score>,
+    /// See [`Quality::deviation`]; absent where it was not measured or is no number.
+    pub deviation: Option<f64>,
     /// Speed against the input, where it was measured.
     pub speed: Option<Speed>,
     /// Bytes of the file.
@@ -180,10 +191,9 @@ impl Candidate {
         self.refused.is_none() && self.margin() >= 0.0
     }
 
-    /// What is lost of all metrics together: 0 unchanged.
-    pub(super) fn loss(&self) -> f64 {
-        let lost: f64 = self.quality.iter().map(|score| (1.0 - score.estimate).max(0.0)).sum();
-        if lost.is_nan() { f64::INFINITY } else { lost }
+    /// How far the outputs are from the input's: what was not measured is as far as can be.
+    pub(super) fn off(&self) -> f64 {
+        self.deviation.unwrap_or(f64::INFINITY)
     }
 
     /// The quality metric that is furthest below what it needs on the search split.
@@ -250,6 +260,7 @@ fn lossless(base: &Work, judge: &mut dyn Judge) -> Candidate {
         work: base.clone(),
         records: Vec::new(),
         quality: Vec::new(),
+        deviation: None,
         speed,
         bytes: encoded_len(&base.model),
         nodes: base.model.graph().node.len(),
@@ -276,7 +287,10 @@ pub(super) fn attempt(
 pub(super) fn score(candidate: &mut Candidate, judge: &mut dyn Judge) {
     if candidate.refused.is_none() {
         match judge.quality(&candidate.work.model) {
-            Ok(scores) => candidate.quality = scores,
+            Ok(Quality { scores, deviation }) => {
+                candidate.quality = scores;
+                candidate.deviation = Some(deviation).filter(|d| d.is_finite());
+            }
             Err(error) => candidate.refused = Some(error.to_string()),
         }
     }
@@ -321,6 +335,7 @@ pub(super) fn make_by(
         work,
         records,
         quality: Vec::new(),
+        deviation: None,
         speed: None,
         left_out,
         refused,

@@ -123,6 +123,9 @@ pub struct QuickEstimates {
     pub feature_preservation: Option<f64>,
     /// Distribution similarity.
     pub distribution_similarity: Option<f64>,
+    /// How far the outputs that count are from the baseline's on average, as 1 - concordance, of probabilities on their logits: 0 unchanged. Where probabilities differ by orders of
+    /// magnitude, the coefficient on themselves hangs on the few largest, and says too little on a few samples to tell two candidates apart.
+    pub deviation: f64,
     /// Whether a figure fails whatever the number of samples (NaN, a constant output).
     pub broken: bool,
 }
@@ -140,8 +143,19 @@ pub fn quick(input: &Evaluation<'_>) -> Result<QuickEstimates, QualityError> {
         output_consistency: report.output_consistency.estimate,
         feature_preservation: report.feature_preservation.estimate,
         distribution_similarity: report.distribution_similarity.estimate,
+        deviation: deviation(&report.consistency),
         broken: report.figures().values().any(|f| f.concern.as_ref().is_some_and(Concern::is_failure)),
     })
+}
+
+/// See [`QuickEstimates::deviation`].
+fn deviation(outputs: &[OutputConsistency]) -> f64 {
+    let counted: Vec<f64> = outputs
+        .iter()
+        .filter(|output| output.gated)
+        .map(|output| output.logits.or(output.figure.estimate).map_or(f64::NAN, |concordance| 1.0 - concordance))
+        .collect();
+    counted.iter().sum::<f64>() / counted.len().max(1) as f64
 }
 
 /// What one model scores against true labels.

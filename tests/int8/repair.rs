@@ -7,7 +7,7 @@ use bakehouse::engine::EngineError;
 use bakehouse::engine::facts::observe;
 use bakehouse::optimizer::int8::correction;
 use bakehouse::optimizer::int8::{BiasCorrection, Equalise, StaticInt8, equalise};
-use bakehouse::optimizer::{Candidate, Judge, Limits, Outcome, Score, SiteInfo, Speed, Variant, Work, search};
+use bakehouse::optimizer::{Candidate, Judge, Limits, Outcome, Quality, Score, SiteInfo, Speed, Variant, Work, search};
 
 use super::fixed::everything;
 use super::*;
@@ -56,11 +56,12 @@ impl HeldOut {
 }
 
 impl Judge for HeldOut {
-    fn quality(&mut self, candidate: &Model) -> Result<Vec<Score>, EngineError> {
+    fn quality(&mut self, candidate: &Model) -> Result<Quality, EngineError> {
         let of_each = self.of_each(candidate)?;
         let estimate = of_each.iter().sum::<f64>() / of_each.len() as f64;
         self.seen.push(of_each);
-        Ok(vec![Score { metric: "Likeness".into(), estimate, threshold: 0.5, needed: (self.needed - 0.5) / 0.5 }])
+        let score = Score { metric: "Likeness".into(), estimate, threshold: 0.5, needed: (self.needed - 0.5) / 0.5 };
+        Ok(Quality { scores: vec![score], deviation: 1.0 - estimate })
     }
 
     fn speed(&mut self, candidate: &Model) -> Result<Speed, EngineError> {

@@ -132,6 +132,7 @@ fn candidate(name: &str, bytes: usize, ratio: Option<f64>, quality: f64, refused
         name: name.to_owned(),
         bytes,
         nodes: 61,
+        deviation: Some(0.0042),
         quality: vec![
             score(Metric::AccuracyRetention, quality, 0.95),
             score(Metric::OutputConsistency, quality + 0.002, 0.95),

@@ -29,6 +29,7 @@ struct SavedCandidate {
     sha256: Option<String>,
     records: Vec<PassRecord>,
     quality: Vec<Score>,
+    deviation: Option<f64>,
     speed: Option<Speed>,
     bytes: usize,
     nodes: usize,
@@ -67,7 +68,7 @@ impl Optimized {
 
 impl SavedCandidate {
     fn of(candidate: &Candidate) -> Self {
-        let Candidate { name, work, records, quality, speed, bytes, nodes, left_out, refused, missed, scan } =
+        let Candidate { name, work, records, quality, deviation, speed, bytes, nodes, left_out, refused, missed, scan } =
             candidate;
         Self {
             name: name.clone(),
@@ -75,6 +76,7 @@ impl SavedCandidate {
             sha256: refused.is_none().then(|| work.model.sha256()),
             records: records.clone(),
             quality: quality.clone(),
+            deviation: *deviation,
             speed: *speed,
             bytes: *bytes,
             nodes: *nodes,
@@ -101,6 +103,7 @@ impl SavedCandidate {
             work,
             records: self.records.clone(),
             quality: self.quality.clone(),
+            deviation: self.deviation,
             speed: self.speed,
             bytes: self.bytes,
             nodes: self.nodes,
@@ -151,6 +154,7 @@ mod tests {
             work: input(),
             records: Vec::new(),
             quality: Vec::new(),
+            deviation: None,
             speed: None,
             bytes: 1,
             nodes: 1,

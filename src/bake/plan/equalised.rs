@@ -3,7 +3,8 @@
 use super::fixed::Ranges;
 use crate::engine::{Feed, SharedEngine};
 use crate::optimizer::calibration::{Policy, calibrate};
-use crate::optimizer::int8::{Equalise, Exclude, Region, WeightScheme, equalise};
+use crate::optimizer::int8::linear::Operator;
+use crate::optimizer::int8::{DynamicSite, Equalise, Exclude, Region, WeightScheme, dynamic_sites, equalise};
 use crate::optimizer::{Driver, Outcome, Work};
 
 /// Samples that an equalised model is compared with the float one on.
@@ -13,6 +14,8 @@ const CHECKED: usize = 4;
 pub(super) struct Equalised {
     pass: Equalise,
     pub(super) work: Work,
+    /// Its products: some have another name than in the input.
+    pub(super) products: Vec<DynamicSite>,
 }
 
 impl Equalised {
@@ -29,7 +32,12 @@ impl Equalised {
         let driver = Driver::new(engine.clone(), &base.model, few).ok()?;
         let mut work = base.clone();
         let record = driver.transaction(&mut work, &pass);
-        (record.outcome == Outcome::Applied).then_some(Self { pass, work })
+        if record.outcome != Outcome::Applied {
+            return None;
+        }
+        let mut products = dynamic_sites(&work.model, &work.facts, exclude);
+        products.retain(|site| site.operator != Operator::Conv);
+        Some(Self { pass, work, products })
     }
 
     /// Ranges by each policy, from a pass over the calibration data: every channel has another size than before.

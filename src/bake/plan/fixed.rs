@@ -3,8 +3,10 @@
 use std::collections::HashSet;
 
 use crate::model::Pass;
+use crate::optimizer::Repair;
 use crate::optimizer::calibration::Policy;
 use crate::optimizer::int8::linear::Operator;
+use crate::optimizer::int8::qdq::measured::measured_ranges;
 use crate::optimizer::int8::qdq::plan::Ranged;
 use crate::optimizer::int8::qdq::region::Part;
 use crate::optimizer::int8::{Equalise, StaticInt8, StaticSite, WeightScheme};
@@ -62,6 +64,11 @@ impl Fixed {
     /// Whether channels are evened out before.
     pub(super) fn is_equalised(&self) -> bool {
         self.ranges.equalise.is_some()
+    }
+
+    /// Other ranges than by estimate, where the policy has any.
+    pub(super) fn measured_ranges(&self) -> Option<Repair> {
+        (self.ranges.policy == Policy::LeastHarm).then(|| measured_ranges(self.ranges.ranged.clone(), self.scheme))
     }
 
     pub(super) fn kind(&self) -> &'static str {

@@ -54,6 +54,12 @@ impl Method {
 }
 
 impl Chosen {
+    /// Whether another range is so near that nothing would tell them apart.
+    fn is_like(&self, other: &Self) -> bool {
+        let near = (self.high - self.low) * LIKE;
+        (self.low - other.low).abs() <= near && (self.high - other.high).abs() <= near
+    }
+
     /// Scale and zero point of unsigned 8-bit codes over the range: `value = (code - zero_point) * scale`, 0 is exact.
     pub fn codes(&self) -> (f32, u8) {
         // Scales that are denormal would be flushed to zero by many a runtime.
@@ -62,6 +68,9 @@ impl Chosen {
         (scale, zero as u8)
     }
 }
+
+/// A share of the width by which ranges that are told apart differ.
+const LIKE: f64 = 0.04;
 
 /// Shares of the values that [`Method::Percentile`] cuts off.
 const CUTS: [f64; 3] = [1e-3, 1e-4, 1e-5];
@@ -76,7 +85,13 @@ const GROUPS: usize = 128;
 impl Spread {
     /// The best range that the policy allows; `None` where there is none (see [`Spread::is_usable`]).
     pub fn range(&self, policy: Policy) -> Option<Chosen> {
-        let bins: Vec<Bin> = self.histogram.as_ref().filter(|_| self.is_usable())?.bins().collect();
+        self.ranges(policy).into_iter().next()
+    }
+
+    /// Every range that the policy allows, the best first; of those that nearly agree one. None where there is none (see [`Spread::is_usable`]).
+    pub fn ranges(&self, policy: Policy) -> Vec<Chosen> {
+        let Some(histogram) = self.histogram.as_ref().filter(|_| self.is_usable()) else { return Vec::new() };
+        let bins: Vec<Bin> = histogram.bins().collect();
         let energy: f64 = bins.iter().map(|b| b.weight * b.value * b.value).sum();
         let full = (f64::from(self.min).min(0.0), f64::from(self.max).max(0.0));
         let chosen = |method, (low, high): (f64, f64)| {
@@ -91,8 +106,11 @@ impl Spread {
             candidates.push(chosen(Method::Mse, least_squares(&bins, full)));
             candidates.push(chosen(Method::Entropy, least_divergence(&bins, full)));
         }
-        // The first of equals clips least.
-        candidates.into_iter().filter(|c| c.high > c.low).reduce(|a, b| if b.error < a.error { b } else { a })
+        candidates.retain(|c| c.high > c.low);
+        // Stable: the first of equals clips least.
+        candidates.sort_by(|a, b| a.error.total_cmp(&b.error));
+        candidates.dedup_by(|b, a| a.is_like(b));
+        candidates
     }
 }
 

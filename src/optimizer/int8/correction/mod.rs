@@ -34,7 +34,7 @@ use crate::engine::{Feed, SharedEngine};
 use crate::model::edit::Index;
 use crate::model::{Effect, Facts, Model, Pass, PassError};
 use crate::optimizer::driver::Work;
-use crate::optimizer::repair::Repair;
+use crate::optimizer::repair::{Measure, Repair};
 use means::{Activation, Means};
 use shift::{corrections, products};
 
@@ -112,7 +112,7 @@ fn row_of(model: &Model, index: &Index, facts: &Facts, output: &str) -> Option<R
 pub fn repair(engine: &SharedEngine, feeds: &[Feed]) -> Repair {
     let (engine, feeds) = (engine.clone(), feeds.to_vec());
     let known: RefCell<Means> = RefCell::default();
-    let find = move |base: &Work, passes: &[Box<dyn Pass>], until: Instant| -> Result<(usize, Box<dyn Pass>), String> {
+    let find = move |base: &Work, passes: &mut Vec<Box<dyn Pass>>, until: Instant, _: Option<Measure<'_>>| {
         let at =
             passes.iter().position(|pass| pass.name() == StaticInt8::NAME).ok_or("nothing of it computes on codes")?;
         let plan = StaticInt8::deserialize(passes[at].parameters()).map_err(|e| e.to_string())?;
@@ -137,9 +137,10 @@ pub fn repair(engine: &SharedEngine, feeds: &[Feed]) -> Repair {
         if corrections.is_empty() {
             return Err("rounding shifts no product that has a row of biases".to_owned());
         }
-        Ok((at, Box::new(BiasCorrection { corrections }) as Box<dyn Pass>))
+        passes.insert(at, Box::new(BiasCorrection { corrections }));
+        Ok(())
     };
-    Repair { name: BiasCorrection::NAME, find: Box::new(find) }
+    Repair { name: BiasCorrection::NAME, pass: BiasCorrection::NAME, find: Box::new(find) }
 }
 
 #[cfg(test)]

@@ -1,11 +1,16 @@
 //! Where an activation can be scaled channel by channel at no cost: something with constants of one value per channel makes it, what lies between passes a positive factor
 //! through, and nobody reads it but products with constant weights.
+//!
+//! ```text
+//!  Conv ─┬─ Slice ─ Pow 2 ─┐                          a spectrum: real and imaginary part of a channel have one factor, and so has their
+//!        └─ Slice ─ Pow 2 ─┴─ Add ─ Sqrt ─ x ─ Conv    magnitude, for  sqrt((s a)^2 + (s b)^2) = s sqrt(a^2 + b^2)
+//! ```
 
 use super::super::glob::Exclude;
 use super::super::linear::{Bias, Linear, Operator, linear, transpose};
 use super::super::row::{Editor, Row};
 use super::factors::Reader;
-use crate::model::edit::{Index, int_attribute, is_op};
+use crate::model::edit::{Index, int_attribute, is_op, replace_reads};
 use crate::model::onnx::NodeProto;
 use crate::model::{DType, Facts, Model, Tensor};
 
@@ -19,6 +24,8 @@ pub struct Seam {
     /// Whether they lie on the last axis (of a product's operand) or on the second (of a convolution's).
     pub last: bool,
     source: Source,
+    /// Tensors that are scaled, from the source to the activation.
+    path: Vec<String>,
     /// Positions of the products.
     readers: Vec<usize>,
 }
@@ -26,10 +33,21 @@ pub struct Seam {
 /// What makes an activation.
 #[derive(Debug, Clone, PartialEq)]
 enum Source {
-    /// The product at this position, and the row behind it.
-    Product { node: usize, row: Option<Row> },
+    /// Products. Two of them where it is the magnitude of their results.
+    Products(Vec<Product>),
     /// Constants of one value per channel: what normalised values are multiplied by, and what is added to them. Node and operand of each.
     Affine(Vec<(usize, usize)>),
+}
+
+/// A product whose output channels are those of an activation.
+#[derive(Debug, Clone, PartialEq)]
+struct Product {
+    /// Its position.
+    node: usize,
+    /// The row behind it.
+    row: Option<Row>,
+    /// How often its output has the channels, one run of them behind the other.
+    runs: usize,
 }
 
 /// Operators of one operand that pass a positive factor through: `f(s x) = s f(x)`.
@@ -78,15 +96,15 @@ impl Seam {
         if sides.iter().any(|side| *side != sides[0]) {
             return Err("its readers see other channels".to_owned());
         }
-        let walk = Walk { model, index, facts, channels };
+        let mut walk = Walk { model, index, facts, channels, path: Vec::new() };
         let source = walk.source(activation, last).ok_or("nothing that makes it has a factor per channel")?;
-        Ok(Self { activation: activation.to_owned(), channels, last, source, readers })
+        Ok(Self { activation: activation.to_owned(), channels, last, source, path: walk.path, readers })
     }
 
     /// Positions of the nodes whose constants change.
     fn nodes(&self) -> impl Iterator<Item = usize> {
-        let source = match &self.source {
-            Source::Product { node, .. } => vec![*node],
+        let source: Vec<usize> = match &self.source {
+            Source::Products(products) => products.iter().map(|product| product.node).collect(),
             Source::Affine(places) => places.iter().map(|place| place.0).collect(),
         };
         source.into_iter().chain(self.readers.iter().copied())
@@ -99,17 +117,33 @@ impl Seam {
         self.readers.iter().filter_map(found).collect()
     }
 
-    /// Divides each channel by two to the power of its exponent, within the constants around it. Changes nothing where it returns an error.
-    pub(super) fn fold(&self, model: &mut Model, index: &Index, facts: &Facts, exponents: &[i8]) -> Result<(), String> {
+    /// Divides each channel by two to the power of its exponent, within the constants around it. What is scaled has another name then: who compares models tensor by
+    /// tensor must not take it for what it was. Changes nothing where it returns an error.
+    pub(super) fn fold(
+        &self,
+        model: &mut Model,
+        index: &Index,
+        facts: &mut Facts,
+        exponents: &[i8],
+    ) -> Result<(), String> {
         if exponents.len() != self.channels {
             return Err(format!("it has {} channels, not {}", self.channels, exponents.len()));
         }
         let times: Vec<f32> = exponents.iter().map(|&e| 2.0_f32.powi(i32::from(e))).collect();
         let divided: Vec<f32> = exponents.iter().map(|&e| 2.0_f32.powi(-i32::from(e))).collect();
         let mut written: Vec<(usize, usize, Tensor)> = Vec::new();
+        let mut rows: Vec<Row> = Vec::new();
         match &self.source {
-            Source::Product { node: at, .. } => {
-                written.push((*at, 1, scaled(model, index, facts, *at, &divided, true)?));
+            Source::Products(products) => {
+                for product in products {
+                    let divided = divided.repeat(product.runs);
+                    written.push((product.node, 1, scaled(model, index, facts, product.node, &divided, true)?));
+                    if let Some(row) = product.row.as_ref().filter(|row| row.values.iter().any(|v| *v != 0.0)) {
+                        let values: Vec<f32> = row.values.iter().zip(&divided).map(|(v, d)| v * d).collect();
+                        finite(Tensor::new(&[values.len()], &values))?;
+                        rows.push(Row { values, ..row.clone() });
+                    }
+                }
             }
             Source::Affine(places) => {
                 for &(at, operand) in places {
@@ -124,19 +158,43 @@ impl Seam {
             written.push((at, 1, scaled(model, index, facts, at, &times, false)?));
         }
         let mut editor = Editor::new(model);
-        if let Source::Product { row: Some(row), .. } = &self.source
-            && row.values.iter().any(|v| *v != 0.0)
-        {
-            let values: Vec<f32> = row.values.iter().zip(&divided).map(|(v, d)| v * d).collect();
-            finite(Tensor::new(&[values.len()], &values))?;
-            Row { values, ..row.clone() }.put(&mut editor, model, index);
-        }
+        rows.iter().for_each(|row| row.put(&mut editor, model, index));
         for (at, operand, tensor) in written {
             editor.put(model, index, (at, operand), "equalised", &tensor);
         }
         editor.finish(model);
+        self.rename(model, facts);
         Ok(())
     }
+
+    fn rename(&self, model: &mut Model, facts: &mut Facts) {
+        let mut taken = model.tensor_names();
+        for name in &self.path {
+            let scaled = Model::fresh_name(&mut taken, &format!("{name}/equalised"));
+            if let Some(fact) = facts.get(name).cloned() {
+                facts.insert(scaled.clone(), fact);
+            }
+            let graph = model.graph_mut();
+            graph.value_info.retain(|info| info.name() != name);
+            graph
+                .node
+                .iter_mut()
+                .flat_map(|node| &mut node.output)
+                .filter(|o| *o == name)
+                .for_each(|o| o.clone_from(&scaled));
+            replace_reads(graph, name, &scaled);
+        }
+    }
+}
+
+/// One of the two that are squared and added.
+struct Part {
+    /// What the product gives.
+    from: String,
+    /// The first of its channels that it has.
+    first: usize,
+    /// Who reads that.
+    reader: usize,
 }
 
 /// The walk from an activation back to what makes it.
@@ -145,11 +203,14 @@ struct Walk<'m> {
     index: &'m Index,
     facts: &'m Facts,
     channels: usize,
+    /// What was walked along.
+    path: Vec<String>,
 }
 
 impl Walk<'_> {
     /// What makes `name`, whose channels lie on the last axis or the second.
-    fn source(&self, name: &str, last: bool) -> Option<Source> {
+    fn source(&mut self, name: &str, last: bool) -> Option<Source> {
+        self.path.push(name.to_owned());
         let at = self.index.producer(name)?;
         let node = &self.model.graph().node[at];
         if node.output.iter().filter(|o| !o.is_empty()).count() != 1 {
@@ -163,7 +224,103 @@ impl Walk<'_> {
         if last && any(&FLATTENERS) {
             return self.keeps_channels(input, name).then(|| self.source(self.passed(input, at)?, false))?;
         }
-        self.product(at, node, last).or_else(|| self.affine(at, node, last))
+        if !last && is_op(node, "Sqrt") {
+            return self.magnitude(self.passed(input, at)?);
+        }
+        let source = self.product(at, node, last, 1).map(|product| Source::Products(vec![product]));
+        let source = source.or_else(|| self.affine(at, node, last))?;
+        // What is summed with a row is scaled as well.
+        let first = match &source {
+            Source::Products(products) => products[0].node,
+            Source::Affine(places) => places[0].0,
+        };
+        if first != at {
+            self.path.extend(self.model.graph().node[first].output.first().cloned());
+        }
+        Some(source)
+    }
+
+    /// The products whose squares `sum` adds: two, or the two halves of the channels of one.
+    fn magnitude(&mut self, sum: &str) -> Option<Source> {
+        self.path.push(sum.to_owned());
+        let at = self.index.producer(sum)?;
+        let node = &self.model.graph().node[at];
+        let [a, b] = node.input.as_slice() else { return None };
+        if !is_op(node, "Add") {
+            return None;
+        }
+        let (a, b) = (self.squared(self.passed(a, at)?)?, self.squared(self.passed(b, at)?)?);
+        let made = |part: &Part, runs: usize| {
+            let at = self.index.producer(&part.from)?;
+            self.product(at, &self.model.graph().node[at], false, runs)
+        };
+        let products = if a.from == b.from {
+            let firsts = [a.first.min(b.first), a.first.max(b.first)];
+            let alone = self.index.readers(&a.from).iter().all(|reader| [a.reader, b.reader].contains(reader));
+            if firsts != [0, self.channels] || !alone || self.index.is_output(&a.from) {
+                return None;
+            }
+            vec![made(&a, 2)?]
+        } else {
+            let whole = |part: &Part| part.first == 0 && self.passed(&part.from, part.reader).is_some();
+            if !whole(&a) || !whole(&b) {
+                return None;
+            }
+            vec![made(&a, 1)?, made(&b, 1)?]
+        };
+        self.path.push(a.from.clone());
+        if a.from != b.from {
+            self.path.push(b.from);
+        }
+        Some(Source::Products(products))
+    }
+
+    /// What `name` is the square of, seen through slices.
+    fn squared(&mut self, name: &str) -> Option<Part> {
+        let at = self.index.producer(name)?;
+        let node = &self.model.graph().node[at];
+        let (base, operand) = (node.input.first()?, node.input.get(1)?);
+        let twice = || {
+            self.model
+                .constant(self.index, operand)
+                .is_some_and(|e| !e.is_empty() && e.to_f32().iter().all(|v| *v == 2.0))
+        };
+        let square = (is_op(node, "Pow") && twice()) || (is_op(node, "Mul") && base == operand);
+        if !square {
+            return None;
+        }
+        self.path.push(name.to_owned());
+        let mut part = Part { from: base.clone(), first: 0, reader: at };
+        loop {
+            let at = self.index.producer(&part.from)?;
+            let node = &self.model.graph().node[at];
+            if !is_op(node, "Slice") {
+                return Some(part);
+            }
+            // A slice is read by nobody else; what is sliced may be.
+            self.passed(&part.from, part.reader)?;
+            part.first += self.first_channel(node)?;
+            self.path.push(std::mem::replace(&mut part.from, node.input.first()?.clone()));
+            part.reader = at;
+        }
+    }
+
+    /// The first channel of a slice that leaves all channels, or as many as there are here.
+    fn first_channel(&self, node: &NodeProto) -> Option<usize> {
+        let input = &self.facts.get(node.input.first()?)?.shape;
+        let all = input.get(1).copied().flatten()?;
+        let numbers = |operand: usize| -> Option<Vec<i64>> {
+            let name = node.input.get(operand).filter(|name| !name.is_empty())?;
+            Some(self.model.constant(self.index, name)?.to_i64()?.into_owned())
+        };
+        let (starts, ends) = (numbers(1)?, numbers(2)?);
+        let axes = numbers(3).unwrap_or_else(|| (0..starts.len() as i64).collect());
+        let rank = input.len() as i64;
+        let Some(at) = axes.iter().position(|&axis| axis == 1 || axis + rank == 1) else { return Some(0) };
+        let from_start = |place: i64| if place < 0 { place + all as i64 } else { place }.clamp(0, all as i64) as usize;
+        let (first, end) = (from_start(*starts.get(at)?), from_start(*ends.get(at)?));
+        let step = numbers(4).map_or(Some(1), |steps| steps.get(at).copied())?;
+        (step == 1 && (end.checked_sub(first)? == self.channels)).then_some(first)
     }
 
     /// A tensor that only the node at `reader` reads.
@@ -178,15 +335,15 @@ impl Walk<'_> {
         ends && to.shape.len() == 2 && [&from.shape[1], &to.shape[1]].iter().all(|d| **d == Some(self.channels))
     }
 
-    /// A product, with the `Add` of a row behind it or without.
-    fn product(&self, at: usize, node: &NodeProto, last: bool) -> Option<Source> {
+    /// A product with `runs` times the channels, with the `Add` of a row behind it or without.
+    fn product(&self, at: usize, node: &NodeProto, last: bool, runs: usize) -> Option<Product> {
         let nodes = &self.model.graph().node;
         let before = |name: &String| {
             self.index.producer(self.passed(name, at)?).filter(|&before| is_op(&nodes[before], "MatMul"))
         };
         let product = if is_op(node, "Add") { node.input.iter().find_map(before)? } else { at };
         let found = linear(self.model, self.index, self.facts, &nodes[product]).ok()?;
-        if found.channels() != self.channels || (found.operator != Operator::Conv) != last {
+        if found.channels() != self.channels * runs || (found.operator != Operator::Conv) != last {
             return None;
         }
         let row = Row::of(self.model, self.index, product, &found);
@@ -196,7 +353,7 @@ impl Walk<'_> {
             (None, Bias::None) => product == at && found.operator == Operator::MatMul,
             (None, _) => false,
         };
-        fits.then_some(Source::Product { node: product, row })
+        fits.then_some(Product { node: product, row, runs })
     }
 
     /// The scale and bias of a normalisation, or a product with and sum of rows, which is what some exporters make of them.

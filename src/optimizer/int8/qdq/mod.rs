@@ -21,6 +21,7 @@
 //!
 //! [`region`] reads off the graph what can be quantised, [`plan`] turns a choice of nodes into resolved numbers, [`StaticInt8`] writes them.
 
+pub mod measured;
 pub mod plan;
 pub mod region;
 mod write;

@@ -14,14 +14,15 @@ use crate::optimizer::calibration::{Chosen, Policy, Spread};
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ranged {
     sites: Vec<StaticSite>,
-    ranges: BTreeMap<String, Chosen>,
+    /// The range of a tensor, and behind it those that were not chosen, the better first.
+    ranges: BTreeMap<String, Vec<Chosen>>,
 }
 
 impl Region {
     /// The region with ranges chosen from what was seen. Sites that lack one are left out: their tensors were never finite, or always zero.
     pub fn ranged(&self, spreads: &BTreeMap<String, Spread>, policy: Policy) -> Ranged {
-        let ranges: BTreeMap<String, Chosen> =
-            spreads.par_iter().filter_map(|(name, spread)| Some((name.clone(), spread.range(policy)?))).collect();
+        let ranges = spreads.par_iter().map(|(name, spread)| (name.clone(), spread.ranges(policy)));
+        let ranges: BTreeMap<String, Vec<Chosen>> = ranges.filter(|(_, ranges)| !ranges.is_empty()).collect();
         let has_ranges = |site: &&StaticSite| {
             let end = site.part != Part::Mover && site.gives_codes;
             site.inputs.iter().all(|i| ranges.contains_key(i)) && (!end || ranges.contains_key(&site.end))
@@ -38,7 +39,7 @@ impl Ranged {
 
     /// Expected harm of a site: the relative RMS error of its products from rounding what it reads and its weights; of a site without weights, of what it gives.
     pub fn harm(&self, site: &StaticSite) -> f64 {
-        let error = |name: &String| self.ranges.get(name).map_or(0.0, |r| r.error);
+        let error = |name: &String| self.range(name).map_or(0.0, |r| r.error);
         let read: f64 = site.inputs.iter().map(error).sum();
         match site.part {
             Part::Linear(_) => (read + site.weight_error * site.weight_error).sqrt(),
@@ -48,7 +49,24 @@ impl Ranged {
 
     /// The range of a tensor, where it has one.
     pub fn range(&self, tensor: &str) -> Option<&Chosen> {
-        self.ranges.get(tensor)
+        self.ranges.get(tensor)?.first()
+    }
+
+    /// Tensors whose range is open to choice, the most harmful by estimate first, and how many ranges beside the chosen one each has.
+    pub(super) fn open(&self) -> Vec<(String, usize)> {
+        let mut open: Vec<(&String, &Vec<Chosen>)> =
+            self.ranges.iter().filter(|(_, ranges)| ranges.len() > 1).collect();
+        open.sort_by(|a, b| b.1[0].error.total_cmp(&a.1[0].error));
+        open.into_iter().map(|(name, ranges)| (name.clone(), ranges.len() - 1)).collect()
+    }
+
+    /// The same with another range of one tensor: the `at`th of those behind the chosen one, which takes its place.
+    pub(super) fn with(&self, tensor: &str, at: usize) -> Self {
+        let mut other = self.clone();
+        if let Some(ranges) = other.ranges.get_mut(tensor) {
+            ranges.swap(0, at + 1);
+        }
+        other
     }
 
     /// The pass for those of [`Ranged::choices`] whose output is in `chosen`.
@@ -106,7 +124,7 @@ impl Ranged {
             }
         }
         let activation = |(&tensor, &through): (&&str, &bool)| {
-            let range = self.ranges.get(coded.get(tensor).copied().unwrap_or(tensor))?;
+            let range = self.range(coded.get(tensor).copied().unwrap_or(tensor))?;
             let (scale, zero_point) = range.codes();
             Some(ActivationPlan { tensor: tensor.to_owned(), scale: f64::from(scale), zero_point, through })
         };

@@ -1,0 +1,110 @@
+//! Ranges by what they do to the model: the estimate that chose them sees one tensor and what reads it, not where its errors go. So each range is tried on the model
+//! itself, tensor by tensor, and the one that does least harm stays. It costs nothing at run time.
+
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::time::Instant;
+
+use serde::Deserialize;
+
+use super::super::store::Store;
+use super::plan::Ranged;
+use super::{PER_CHANNEL_OPSET, StaticInt8};
+use crate::model::edit::{node, replace_reads};
+use crate::model::opset::DEFAULT_TARGET;
+use crate::model::{Model, Pass, Tensor};
+use crate::optimizer::calibration::Chosen;
+use crate::optimizer::driver::Work;
+use crate::optimizer::int8::WeightScheme;
+use crate::optimizer::repair::{Measure, Repair};
+
+/// Name of the repair. What it finds is in the numbers of [`StaticInt8`].
+pub const MEASURED_RANGES: &str = "measured-ranges";
+
+/// The share of the harm that another range has to take away.
+const LEAST_GAIN: f64 = 0.05;
+
+/// The share of the time that is left which the first look may take.
+const SHARE_OF_TIME: u32 = 3;
+
+/// The repair of variants that quantise by `ranged`. Ranges are found once; every choice of sites has them.
+pub fn measured_ranges(ranged: Ranged, scheme: WeightScheme) -> Repair {
+    let found: RefCell<Option<Result<Ranged, String>>> = RefCell::default();
+    let find = move |base: &Work, passes: &mut Vec<Box<dyn Pass>>, until: Instant, measure: Option<Measure<'_>>| {
+        let at =
+            passes.iter().position(|pass| pass.name() == StaticInt8::NAME).ok_or("nothing of it computes on codes")?;
+        let plan = StaticInt8::deserialize(passes[at].parameters()).map_err(|e| e.to_string())?;
+        let mut found = found.borrow_mut();
+        if found.is_none() {
+            let measure = measure.ok_or("no range was measured yet")?;
+            let mut float = base.clone();
+            for pass in &passes[..at] {
+                pass.apply(&mut float.model, &mut float.facts).map_err(|e| e.to_string())?;
+            }
+            if float.model.opset("").is_none_or(|v| v < PER_CHANNEL_OPSET) {
+                float.model.upgrade(&mut float.facts, DEFAULT_TARGET).map_err(|e| e.to_string())?;
+            }
+            let until = Instant::now() + until.saturating_duration_since(Instant::now()) / SHARE_OF_TIME;
+            *found = Some(least_harm(&ranged, &plan, &float.model, until, measure));
+        }
+        let better = found.as_ref().expect("just found").as_ref().map_err(Clone::clone)?;
+        let chosen: HashSet<&str> =
+            plan.nodes.iter().map(|node| &node.output).chain(&plan.between).map(String::as_str).collect();
+        passes[at] = Box::new(better.plan(&chosen, scheme));
+        Ok(())
+    };
+    Repair { name: MEASURED_RANGES, pass: StaticInt8::NAME, find: Box::new(find) }
+}
+
+/// Each tensor of the plan, the most harmful by estimate first, takes the range that does least harm where it alone is rounded: beside the errors of all others, which every
+/// change throws anew, that of one would not be seen.
+fn least_harm(
+    ranged: &Ranged,
+    plan: &StaticInt8,
+    float: &Model,
+    until: Instant,
+    measure: Measure<'_>,
+) -> Result<Ranged, String> {
+    let planned: HashSet<&str> = plan.activations.iter().map(|activation| activation.tensor.as_str()).collect();
+    let mut best = ranged.clone();
+    for (tensor, others) in ranged.open() {
+        if !planned.contains(tensor.as_str()) {
+            continue;
+        }
+        if Instant::now() >= until {
+            break;
+        }
+        let mut harm = |ranged: &Ranged| measure(&rounded(float, &tensor, ranged.range(&tensor)?)?);
+        let Some(mut least) = harm(ranged) else { continue };
+        let mut kept = None;
+        for at in 0..others {
+            let Some(harm) = harm(&ranged.with(&tensor, at)) else { continue };
+            if harm < (1.0 - LEAST_GAIN) * least {
+                (least, kept) = (harm, Some(at));
+            }
+        }
+        if let Some(at) = kept {
+            best = best.with(&tensor, at);
+        }
+    }
+    if best == *ranged { Err("no other range does less harm".to_owned()) } else { Ok(best) }
+}
+
+/// The model with one tensor rounded to codes for everyone who reads it; `None` where it is not in the graph.
+fn rounded(float: &Model, tensor: &str, range: &Chosen) -> Option<Model> {
+    let mut model = float.clone();
+    let mut taken = model.tensor_names();
+    let mut fresh = |what: &str| Model::fresh_name(&mut taken, &format!("{tensor}/{what}"));
+    let [scale, zero, codes, values] = ["scale", "zero", "codes", "values"].map(&mut fresh);
+    let (step, point) = range.codes();
+    let mut store = Store::new(model.proto().ir_version());
+    store.add(&scale, &Tensor::scalar(step));
+    store.add(&zero, &Tensor::scalar(point));
+    let graph = model.graph_mut();
+    replace_reads(graph, tensor, &values);
+    graph.node.push(node("QuantizeLinear", "", &[tensor, &scale, &zero], &[&codes], vec![]));
+    graph.node.push(node("DequantizeLinear", "", &[&codes, &scale, &zero], &[&values], vec![]));
+    store.flush(graph);
+    model.sort().ok()?;
+    Some(model)
+}
