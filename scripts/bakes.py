@@ -6,6 +6,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 EXAMPLES = ["mlp", "cnn", "resnet", "lstm", "gru", "encoder"]
@@ -88,10 +89,27 @@ def bake_example(program, example, level, goal, out, limit=None):
     return bake(program, example, level, goal, out, ["-f", ROOT / "examples" / example / "bakejob.yaml"], limit)
 
 
-def bake_task(program, task, level, goal, out, folder, limit=None):
-    """Bakes a model of the scoreboard from its calibration and validation data alone."""
-    data = [f"--{flag}={folder / 'data' / f'{task}.{split}.npz'}" for flag, split in [("calibration", "calibration"), ("data", "validation")]]
-    return bake(program, task, level, goal, out, [folder / "models" / f"{task}.onnx", *data], limit)
+def bake_task(program, task, level, goal, out, folder, limit=None, gates=()):
+    """Bakes a model of the scoreboard from its calibration and validation data alone. `gates`: (metric, least) in place of the default gates of these metrics."""
+    model = folder / "models" / f"{task}.onnx"
+    calibration, validation = (folder / "data" / f"{task}.{split}.npz" for split in ("calibration", "validation"))
+    if not gates:
+        return bake(program, task, level, goal, out, [model, f"--calibration={calibration}", f"--data={validation}"], limit)
+    job = {
+        "apiVersion": "bakehouse.dev/v1alpha1",
+        "kind": "BakeJob",
+        "metadata": {"name": task.replace("_", "-")},
+        "spec": {
+            "source": {"uri": str(model)},
+            "data": {"calibration": {"uri": str(calibration)}, "validation": {"uri": str(validation)}},
+            "gates": [{"metric": metric, "min": least} for metric, least in gates],
+            "output": {"uri": str(out)},
+        },
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        file = pathlib.Path(scratch) / "bakejob.yaml"
+        file.write_text(json.dumps(job))  # which is YAML
+        return bake(program, task, level, goal, out, ["-f", file], limit)
 
 
 def last_line(text):

@@ -560,6 +560,23 @@ fn a_constant_on_the_left_or_a_transposed_activation_is_no_dynamic_site() {
 }
 
 #[test]
+fn a_weight_of_one_scale_is_rescaled_by_a_single_number_and_a_little_coarser() {
+    let model = product(17);
+    let channels = all_products(&model, WeightScheme::Int8Reduced);
+    let whole = DynamicInt8 { one_scale: true, ..channels.clone() };
+    let [per_channel, one_scale] = [&channels, &whole].map(|pass| applied(&model, pass));
+    let scales =
+        |model: &Model| model.graph().initializer.iter().find(|t| t.name() == "w_scales").unwrap().dims.clone();
+    assert_eq!((scales(&per_channel).len(), scales(&one_scale)), (1, vec![]));
+    assert_eq!(ops(&one_scale), ops(&per_channel));
+    let off = |baked: &Model| difference_on(&engines(), &model, baked, &product_feed());
+    assert!(off(&one_scale) > off(&per_channel) && off(&one_scale) < 0.03, "{} {}", off(&one_scale), off(&per_channel));
+    let parameters = whole.parameters();
+    assert_eq!(parameters["one_scale"], true);
+    assert!(channels.parameters().get("one_scale").is_none(), "recipes of before read the same");
+}
+
+#[test]
 fn an_old_model_is_upgraded_before_its_products_become_integers() {
     let model = product(9);
     let baked = applied(&model, &all_products(&model, WeightScheme::default()));

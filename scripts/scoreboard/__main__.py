@@ -35,8 +35,7 @@ def main():
     for task in given.only or bakes.TASKS:
         child("export", task)
         rows = {} if given.no_peers else {peer: peer_row(task, peer) for peer in PEERS}
-        for goal in ours.GOALS:
-            rows[ours.name(goal)] = ours.bake(program, task, given.level, goal, BAKE_LIMIT)
+        rows |= ours.rows(program, task, given.level, BAKE_LIMIT)
         figures["tasks"][task] = scored(task, rows)
     if not given.no_matrix:
         figures["matrix"] = list(matrix.cells(program, BAKE_LIMIT))

@@ -101,9 +101,14 @@ def speed(figures):
 
 def task(name, found):
     header = ["artifact", "true metric", "agreement", "cosine", "KB", "CPU ms", "speedup", "bake s", "load s", "peak MB", "note"]
-    return f"### {name}\n\nTrue metric: {found['evaluation']['metric']}. Agreement with fp32: {found['evaluation']['agreement']}.\n\n" + bakes.table(
-        header, [artifact(variant, row) for variant, row in found["rows"].items()]
-    )
+    said = f"True metric: {found['evaluation']['metric']}. Agreement with fp32: {found['evaluation']['agreement']}.{gates(name)}"
+    return f"### {name}\n\n{said}\n\n" + bakes.table(header, [artifact(variant, row) for variant, row in found["rows"].items()])
+
+
+def gates(task):
+    """The gates of a task that has its own, in words."""
+    own = [f"{metric} >= {least}" for metric, least in ours.GATES.get(task, ())]
+    return f" Gates of its own, for what is asked is its ranking: {', '.join(own)}; `{ours.BY_DEFAULT_GATES}` has the default ones, and is not judged." if own else ""
 
 
 def artifact(variant, row):

@@ -84,6 +84,7 @@ pub(super) fn variants(
     for balanced in [false, true] {
         variants.extend(schemes.iter().filter_map(|&scheme| sites.products(scheme, balanced)).map(rounded));
     }
+    variants.extend(sites.of_one_scale(schemes[0]));
     variants.extend(sites.with_convolutions(schemes[0]));
     variants.push(rounded(sites.stored()));
     if allowed(Int4Blocks::NAME) {
@@ -131,10 +132,18 @@ impl Sites {
         Some(self.computed_and_stored(format!("{name}{reduced}"), "products", computed))
     }
 
+    /// The same with one scale for each weight, which is quicker and coarser. `None` where that is no variant of its own.
+    fn of_one_scale(&self, scheme: WeightScheme) -> Option<Variant> {
+        let plain = self.products(scheme, false)?;
+        let computed = Computed { dynamic: self.dynamic.clone(), scheme, one_scale: true, ..Computed::default() };
+        let name = format!("{}-one-scale", plain.name);
+        Some(Variant { only_whole: true, ..self.computed_and_stored(name, "products of one scale", computed) })
+    }
+
     /// Codes from node to node where ranges are known; of convolutions alone, integer products beside them. `None` where that is no variant of its own.
     fn fixed(&self, fixed: Fixed, products: &[DynamicSite]) -> Option<Variant> {
         let dynamic = if fixed.only_convolutions { products.to_vec() } else { Vec::new() };
-        if fixed.only_convolutions && dynamic.is_empty() {
+        if fixed.only_convolutions && !worth_their_own(&dynamic, fixed.work()) {
             return None;
         }
         let (name, kind, scheme) = (fixed.name(), fixed.kind(), fixed.scheme);
@@ -180,6 +189,7 @@ impl Sites {
             tunable,
             measured: false,
             smallest: false,
+            only_whole: false,
             repairs: Vec::new(),
             sites,
             build: Box::new(move |mask| {
@@ -213,6 +223,7 @@ impl Sites {
             tunable: 0,
             measured: false,
             smallest: false,
+            only_whole: false,
             repairs: Vec::new(),
             sites: tables.iter().map(table_info).chain(weights.iter().map(weight_info)).collect(),
             build: Box::new(move |mask| {
@@ -230,6 +241,15 @@ impl Sites {
     }
 }
 
+/// A smaller share of a model's multiplications takes no time worth another variant.
+const LEAST_PRODUCTS: f64 = 0.02;
+
+/// Whether products have so much work beside the convolutions that it matters how they compute; so it is where their work is not known.
+fn worth_their_own(products: &[DynamicSite], of_convolutions: usize) -> bool {
+    let of_products: Option<usize> = products.iter().map(|site| Some(site.elements() * site.rows?)).sum();
+    of_products.is_none_or(|work| work as f64 > LEAST_PRODUCTS * of_convolutions as f64)
+}
+
 /// Where a variant computes in integers.
 #[derive(Default)]
 struct Computed {
@@ -239,6 +259,8 @@ struct Computed {
     dynamic: Vec<DynamicSite>,
     /// How dynamic products store their weights.
     scheme: WeightScheme,
+    /// Whether each of those weights has a single scale.
+    one_scale: bool,
     balances: Vec<Balance>,
 }
 
@@ -288,7 +310,7 @@ impl Computed {
         let plan = |d: &DynamicSite| NodePlan { output: d.output.clone(), weights: self.scheme, range: Range::MaxAbs };
         let nodes: Vec<NodePlan> = chosen(&self.dynamic, of_dynamic).map(plan).collect();
         if !nodes.is_empty() {
-            passes.push(Box::new(DynamicInt8 { nodes, balances: self.balances.clone() }));
+            passes.push(Box::new(DynamicInt8 { nodes, balances: self.balances.clone(), one_scale: self.one_scale }));
         }
         float.extend(left(&self.dynamic, of_dynamic).map(|d| (d.weight.clone(), false)));
         (passes, float)

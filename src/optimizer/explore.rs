@@ -1,6 +1,7 @@
 //! The best form of variants of one kind: which of them, which repairs, and which sites pay.
 
 use std::cmp::Ordering;
+use std::time::Instant;
 
 use super::driver::{Outcome, Work};
 use super::mixed;
@@ -62,7 +63,7 @@ pub(super) fn explore(
     }
     let mut mask = vec![true; mended.sites.len()];
     let mut scan = None;
-    if candidate.refused.is_none() && candidate.margin() < 0.0 {
+    if candidate.refused.is_none() && candidate.margin() < 0.0 && !mended.only_whole {
         let mixed = mixed::mix(base, &mended, limits, judge);
         scan = mixed.scan;
         if let Some((found, kept)) = mixed.found {
@@ -85,7 +86,8 @@ pub(super) fn explore(
     found
 }
 
-/// The best variant repaired, and while that is not enough the next best; what is no better stays in `others`.
+/// The best variant repaired, and while that is not enough the next best; what is no better stays in `others`. Takes half of the time that is left at most: what repairs cannot
+/// mend, leaving sites out has to.
 fn mend_best<'v>(
     base: &Work,
     (candidate, variant): (Candidate, &'v Variant),
@@ -93,9 +95,12 @@ fn mend_best<'v>(
     limits: &Limits,
     judge: &mut dyn Judge,
 ) -> (Candidate, Mended<'v>) {
+    let now = Instant::now();
+    let half = limits.deadline.saturating_duration_since(now) / 2;
+    let limits = &Limits { deadline: now + half, ..limits.clone() };
     let (mut best, mut mended) = mend(base, variant, candidate, limits, judge);
     for (other, variant) in others.iter_mut().take(MOST_MENDED - 1) {
-        if best.keeps() || other.refused.is_some() {
+        if best.keeps() || other.refused.is_some() || Instant::now() >= limits.deadline {
             break;
         }
         let (repaired, by) = mend(base, variant, other.clone(), limits, judge);

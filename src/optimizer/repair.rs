@@ -121,9 +121,12 @@ impl<'v> Mended<'v> {
             return Err(told(Outcome::RolledBack, format!("no gain: {said}")));
         }
         // Its time is what it took to find its numbers, which is nearly all that it costs.
-        for record in tried.records.iter_mut().filter(|record| new.iter().any(|repair| repair.pass == record.name)) {
-            let said = if record.name == name { said.clone() } else { format!("{name}: {said}") };
-            (record.reason, record.seconds) = (Some(said), began.elapsed().as_secs_f64());
+        for record in &mut tried.records {
+            if new.iter().any(|repair| repair.name == record.name) {
+                (record.reason, record.seconds) = (Some(said.clone()), began.elapsed().as_secs_f64());
+            } else if new.iter().any(|repair| repair.pass == record.name) {
+                record.reason = Some(format!("{name}: {said}"));
+            }
         }
         Ok((tried, self))
     }

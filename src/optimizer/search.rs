@@ -112,6 +112,8 @@ pub struct Variant {
     pub measured: bool,
     /// Whether its file is the smallest there is, so that it is worth having where it is no faster, unless speed alone counts.
     pub smallest: bool,
+    /// Whether it is given up where it does not keep the budget as a whole: a neighbour that loses less leaves sites out with more left.
+    pub only_whole: bool,
     /// What may give quality back at no cost in time, in the order to be tried; see [`super::repair`].
     pub repairs: Vec<Repair>,
 }

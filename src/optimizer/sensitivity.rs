@@ -29,7 +29,8 @@ pub struct SiteHarm {
     pub part: String,
     /// Multiplications of one run; of a site without weights, values that it gives; of a product whose number of rows is not known, weights.
     pub work: usize,
-    /// Measured: shares of retention, consistency, features and distribution that are lost on a few samples of the search split, 0 unchanged. Estimated: the
+    /// Measured: how far the outputs are off (1 - concordance, of probabilities on their logits) and the share of features that is lost, together, on a few
+    /// samples of the search split; 0 unchanged. Estimated: the
     /// squared relative error of what the site gives, in the unit of the measured ones where there are some. Absent where the outputs broke: no number says that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub harm: Option<f64>,
@@ -104,6 +105,7 @@ mod tests {
             probe: None,
             tunable: 3,
             smallest: false,
+            only_whole: false,
             repairs: Vec::new(),
             measured: true,
         }

@@ -3,19 +3,25 @@
 use bakehouse::engine::facts::observe;
 use bakehouse::optimizer::calibration::{Policy, calibrate};
 use bakehouse::optimizer::int8::qdq::ActivationPlan;
+use bakehouse::optimizer::int8::qdq::plan::Ranged;
 use bakehouse::optimizer::int8::{Region, StaticInt8};
 
 use super::*;
 
 /// The plan of everything in `model` that can be quantised, but for `left_out`, by ranges seen on `feeds`.
 pub(super) fn everything(model: &Model, feeds: &[Feed], left_out: &[&str]) -> StaticInt8 {
+    let ranged = ranged(model, feeds);
+    let chosen = ranged.choices().map(|s| s.output.as_str()).filter(|o| !left_out.contains(o)).collect();
+    ranged.plan(&chosen, WeightScheme::Int8Reduced)
+}
+
+/// What of a model can compute on codes, with ranges by estimate.
+pub(super) fn ranged(model: &Model, feeds: &[Feed]) -> Ranged {
     let engine = &engines()[0];
     let facts = observe(engine, model, feeds).unwrap();
     let region = Region::of(model, &facts, &Exclude::default());
     let spreads = calibrate(engine, model, region.watches(), feeds).unwrap();
-    let ranged = region.ranged(&spreads, Policy::LeastHarm);
-    let chosen = ranged.choices().map(|s| s.output.as_str()).filter(|o| !left_out.contains(o)).collect();
-    ranged.plan(&chosen, WeightScheme::Int8Reduced)
+    region.ranged(&spreads, Policy::LeastHarm)
 }
 
 fn feeds(shape: &[usize]) -> Vec<Feed> {

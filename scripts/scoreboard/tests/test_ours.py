@@ -1,6 +1,9 @@
+import pathlib
 import unittest
+from unittest import mock
 
-from scoreboard import ours
+import bakes
+from scoreboard import ours, place
 
 
 def candidate(name, chosen, *seconds, outcome="Applied"):
@@ -24,6 +27,32 @@ class Static(unittest.TestCase):
     def test_without_calibration_or_static_candidate_there_is_nothing_to_read(self):
         self.assertIsNone(self.read(candidate("static-int8", True, 1.0), calibration=None))
         self.assertIsNone(self.read(candidate("static-int8", True, 1.0, outcome="RolledBack")))
+
+
+class Rows(unittest.TestCase):
+    def made(self, task):
+        """The rows of a task, and level, goal and gates of each bake."""
+        asked = {}
+
+        def bake_task(program, task, level, goal, out, folder, limit, gates):
+            asked[out.name] = (level, goal, dict(gates))
+            raise bakes.Failed("no artifact here")
+
+        with mock.patch.object(bakes, "bake_task", bake_task), mock.patch.object(place, "baked", lambda *_: pathlib.Path("/nonexistent/model.onnx")):
+            rows = ours.rows("program", task, "medium", 600)
+        self.assertEqual({row["error"] for row in rows.values()}, {"no artifact here"})
+        return list(rows), asked
+
+    def test_a_task_without_gates_of_its_own_is_baked_once_for_each_goal(self):
+        rows, asked = self.made("ppocr_cls")
+        self.assertEqual(rows, ["bakehouse-size", "bakehouse-latency"])
+        self.assertEqual(asked, {f"ppocr_cls-bakehouse-{goal}": ("medium", goal, {}) for goal in ("size", "latency")})
+
+    def test_one_with_gates_of_its_own_is_baked_by_the_default_ones_too(self):
+        rows, asked = self.made("opennsfw")
+        self.assertEqual(rows, ["bakehouse-size", "bakehouse-latency", ours.BY_DEFAULT_GATES])
+        self.assertEqual(asked[f"opennsfw-{ours.BY_DEFAULT_GATES}"], ("medium", "latency", {}))
+        self.assertEqual(asked["opennsfw-bakehouse-latency"][2], dict(ours.GATES["opennsfw"]))
 
 
 class Graph(unittest.TestCase):

@@ -54,6 +54,11 @@ impl Fixed {
         all
     }
 
+    /// Multiplications of what it computes.
+    pub(super) fn work(&self) -> usize {
+        self.sites.iter().filter(|site| matches!(site.part, Part::Linear(_))).map(|site| site.work).sum()
+    }
+
     pub(super) fn name(&self) -> String {
         let convolutions = if self.only_convolutions { "-convolutions" } else { "" };
         let equalised = if self.is_equalised() { "-equalised" } else { "" };

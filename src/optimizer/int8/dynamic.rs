@@ -21,6 +21,9 @@
 //! Normal weights do not show the danger of `Int8`: where pairs of products are added in 16 bits (x86 without VNNI) it saturates, 14 % error on one-sided data
 //! and 18 % on weights spread evenly over their range. [`WeightScheme::Int8Reduced`] cannot, costs no time, and is the default.
 //!
+//! One scale for all output channels of a weight saves the row of scales that every row of sums is multiplied by: on a perceptron of 784-256-128-10 at batch 1 a whole run took
+//! 1/1.74 of float's time [1.70, 1.79], with a scale per channel 1/1.66 [1.64, 1.68] (AVX-512 VNNI).
+//!
 //! The scale of an activation is that of the whole tensor, so a sample's result depends a little on the others of its batch: that is how `DynamicQuantizeLinear` is defined.
 //! Products of two activations (attention scores) have no weight and stay float.
 
@@ -39,7 +42,7 @@ use crate::model::onnx::NodeProto;
 use crate::model::opset::DEFAULT_TARGET;
 use crate::model::{DType, Effect, Facts, Model, Pass, PassError, Tensor, TensorFact};
 
-/// How the weights of a dynamic product are stored. One scale per output channel in each.
+/// How the weights of a dynamic product are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub enum WeightScheme {
     /// Signed, -127 to 127. For hardware with VNNI or another 32-bit dot product; elsewhere pairs of products above 32,767 saturate on ONNX Runtime, and the
@@ -83,6 +86,9 @@ pub struct DynamicInt8 {
     /// Activations of `MatMul` and `Gemm` whose channels are evened out before they are quantised.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub balances: Vec<Balance>,
+    /// Whether all output channels of a weight have one scale, and not each its own: coarser, and sums are rescaled by a single number.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub one_scale: bool,
 }
 
 impl DynamicInt8 {
@@ -109,7 +115,7 @@ impl Pass for DynamicInt8 {
             model.upgrade(facts, DEFAULT_TARGET)?;
         }
         let index = Index::new(model.graph());
-        let mut writer = Writer::new(model, &self.balances);
+        let mut writer = Writer::new(model, self);
         let rewritten = Rewritten::of(model, &plans, |node, plan| {
             let found = linear(model, &index, facts, node)?;
             writer.write(node, &found, plan, facts)
@@ -140,6 +146,7 @@ type WeightKey = (String, bool, bool, WeightScheme, Range, u32, Option<String>);
 struct Writer<'p> {
     store: Store,
     balances: HashMap<&'p str, &'p Balance>,
+    one_scale: bool,
     taken: HashSet<String>,
     /// By name, and whether its channels are balanced.
     activations: BTreeMap<(String, bool), Activation>,
@@ -148,9 +155,10 @@ struct Writer<'p> {
 }
 
 impl<'p> Writer<'p> {
-    fn new(model: &Model, balances: &'p [Balance]) -> Self {
+    fn new(model: &Model, pass: &'p DynamicInt8) -> Self {
         Self {
-            balances: balances.iter().map(|b| (b.activation.as_str(), b)).collect(),
+            balances: pass.balances.iter().map(|b| (b.activation.as_str(), b)).collect(),
+            one_scale: pass.one_scale,
             store: Store::new(model.proto().ir_version()),
             taken: model.tensor_names(),
             activations: BTreeMap::new(),
@@ -262,13 +270,17 @@ impl<'p> Writer<'p> {
             return Some(known.clone());
         }
         let shape = found.matrix.shape();
-        let layout = Layout::new(shape, &[found.channel_axis()])?;
+        let axes = [found.channel_axis()];
+        let layout = Layout::new(shape, if self.one_scale { &[] } else { &axes })?;
         let mut quantised = quantise(&matrix.to_f32(), layout, plan.weights.limit(), plan.range)?;
         quantised.scales.iter_mut().for_each(|s| *s *= found.alpha);
         let [codes, scales] = ["codes", "scales"].map(|s| self.fresh(&format!("{}_{s}", found.weight)));
-        // A convolution's channels lie on axis 1 of what it gives.
-        let mut scale_shape = vec![found.channels()];
-        scale_shape.resize(if conv { shape.len() - 1 } else { 1 }, 1);
+        let mut scale_shape = Vec::new();
+        if !self.one_scale {
+            // A convolution's channels lie on axis 1 of what it gives.
+            scale_shape.push(found.channels());
+            scale_shape.resize(if conv { shape.len() - 1 } else { 1 }, 1);
+        }
         self.store.add(&scales, &Tensor::new(&scale_shape, &quantised.scales));
         let zero = if plan.weights == WeightScheme::Uint8 {
             let unsigned: Vec<u8> = quantised.codes.iter().map(|&q| (i16::from(q) + 128) as u8).collect();

@@ -156,7 +156,7 @@ impl Rounder {
             }
         }
         if let Some(plan) = read(DynamicInt8::NAME).and_then(|v| serde_json::from_value::<DynamicInt8>(v).ok()) {
-            for node in plan.nodes.iter().filter(|n| n.range == Range::MaxAbs) {
+            for node in plan.nodes.iter().filter(|n| n.range == Range::MaxAbs && !plan.one_scale) {
                 let Some(product) = by_output.get(node.output.as_str()) else { continue };
                 // A balanced weight is quantised in another form than it is stored in.
                 if plan.balances.iter().all(|b| b.activation != product.source.activation) {
