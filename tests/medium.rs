@@ -193,6 +193,18 @@ fn the_report_has_what_calibration_saw_and_what_each_site_harms_and_the_front() 
 }
 
 #[test]
+fn products_are_tried_with_one_scale_for_each_weight_as_a_whole_or_not_at_all() {
+    let ended = Ground::new(&network(|builder| builder)).bake();
+    let named = |name: &str| ended.candidates().iter().find(|c| c["name"] == name).unwrap();
+    let (one_scale, channels) = (named("dynamic-int8-one-scale"), named("dynamic-int8"));
+    assert_eq!(one_scale["leftOut"], json!([]));
+    assert!(one_scale["bytes"].as_u64() < channels["bytes"].as_u64(), "{one_scale:#} {channels:#}");
+    // How far the outputs are off is what the two are told apart by.
+    let deviation = |candidate: &Value| candidate["deviation"].as_f64().unwrap();
+    assert!(deviation(one_scale) > deviation(channels) && deviation(channels) > 0.0);
+}
+
+#[test]
 fn calibration_data_of_another_distribution_is_told_by_name_with_numbers_and_ruins_nothing() {
     let ground = Ground::new(&network(|b| b));
     ground.samples("calibration", 48, 12, 1.0 / 255.0);
