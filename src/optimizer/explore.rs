@@ -33,11 +33,13 @@ pub(super) fn explore(
         candidate.scan = Scan::estimated(variant);
         let enough = candidate.keeps();
         tried.push((candidate, variant));
+        tried.sort_by(|a, b| by_quality(&a.0, &b.0));
+        // No more of them are mended, so the others need no model any more.
+        tried.iter_mut().skip(MOST_MENDED).for_each(|(other, _)| other.let_go(base));
         if enough && !compared {
             break;
         }
     }
-    tried.sort_by(|a, b| by_quality(&a.0, &b.0));
     let mut found = Vec::new();
     let (mut candidate, variant) = tried.remove(0);
     let mut mended = Mended::plain(variant);

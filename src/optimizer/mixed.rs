@@ -204,7 +204,7 @@ mod tests {
     use crate::model::build::Builder;
     use crate::model::edit::{is_op, node};
     use crate::model::{DType, Effect, Facts, Model, Pass, PassError};
-    use crate::optimizer::repair::{Repair, mend};
+    use crate::optimizer::repair::{Measure, Repair, mend};
     use crate::optimizer::search::{Quality, Score, SiteInfo, Speed, Variant, search};
     use crate::optimizer::sensitivity::How;
 
@@ -391,9 +391,13 @@ mod tests {
     fn what_repairs_help_the_whole_are_part_of_every_choice_of_sites() {
         let harms = [0.6, 0.7, 0.9];
         let mut mended = variant(&harms, &[], true);
-        let find = |_: &Work, _: &[Box<dyn Pass>], _: Instant| Ok((0, Box::new(Mend) as Box<dyn Pass>));
+        let find = |_: &Work, passes: &mut Vec<Box<dyn Pass>>, _: Instant, _: Option<Measure<'_>>| {
+            passes.insert(0, Box::new(Mend));
+            Ok(())
+        };
         for (repairs, expected) in [(false, [true, false, false]), (true, [true, true, false])] {
-            mended.repairs = Vec::from_iter(repairs.then(|| Repair { name: "mend", find: Box::new(find) }));
+            mended.repairs =
+                Vec::from_iter(repairs.then(|| Repair { name: "mend", pass: "mend", find: Box::new(find) }));
             let mut judge = Known { harms: harms.to_vec(), measured: 0 };
             let all = attempt(&base(), &Mended::plain(&mended), &[true; 3], &limits(), &mut judge);
             let (whole, by) = mend(&base(), &mended, all, &limits(), &mut judge);

@@ -136,7 +136,8 @@ pub struct SiteInfo {
 pub struct Candidate {
     /// Name of the variant.
     pub name: String,
-    /// Model, facts and the steps that make it. Of a refused one that an earlier process made, the model is the input: nobody runs it again.
+    /// Model, facts and the steps that make it. A refused one has the model that the search began with, or the input, and its own steps: nobody runs it again, and
+    /// who does all the same makes it again.
     pub work: Work,
     /// Records of the lossy passes.
     pub records: Vec<PassRecord>,
@@ -191,6 +192,12 @@ impl Candidate {
         self.refused.is_none() && self.margin() >= 0.0
     }
 
+    /// Puts `base` in the place of its model, which takes memory that it does not need any more.
+    pub(super) fn let_go(&mut self, base: &Work) {
+        let steps = std::mem::take(&mut self.work.steps);
+        self.work = Work { steps, ..base.clone() };
+    }
+
     /// How far the outputs are from the input's: what was not measured is as far as can be.
     pub(super) fn off(&self) -> f64 {
         self.deviation.unwrap_or(f64::INFINITY)
@@ -236,7 +243,9 @@ pub fn search(base: &Work, variants: &[Variant], limits: &Limits, judge: &mut dy
             judge.trying("nothing more: the time of the search is up");
             break;
         }
-        candidates.extend(explore(base, alike, without, &limits, judge));
+        let mut found = explore(base, alike, without, &limits, judge);
+        let_go_of_refused(&mut found, base);
+        candidates.extend(found);
     }
     let mut seen = HashSet::new();
     candidates.retain(|c| c.refused.is_some() || seen.insert(c.work.model.sha256()));
@@ -245,7 +254,12 @@ pub fn search(base: &Work, variants: &[Variant], limits: &Limits, judge: &mut dy
         candidate.refused = candidate.refused.take().or_else(|| refusal(candidate, &limits));
     }
     rank(&mut candidates, &limits);
+    let_go_of_refused(&mut candidates, base);
     candidates
+}
+
+fn let_go_of_refused(candidates: &mut [Candidate], base: &Work) {
+    candidates.iter_mut().filter(|c| c.refused.is_some()).for_each(|c| c.let_go(base));
 }
 
 /// The lossless model as a candidate.
