@@ -192,12 +192,6 @@ impl Candidate {
         self.refused.is_none() && self.margin() >= 0.0
     }
 
-    /// Puts `base` in the place of its model, which takes memory that it does not need any more.
-    pub(super) fn let_go(&mut self, base: &Work) {
-        let steps = std::mem::take(&mut self.work.steps);
-        self.work = Work { steps, ..base.clone() };
-    }
-
     /// How far the outputs are from the input's: what was not measured is as far as can be.
     pub(super) fn off(&self) -> f64 {
         self.deviation.unwrap_or(f64::INFINITY)
@@ -243,9 +237,10 @@ pub fn search(base: &Work, variants: &[Variant], limits: &Limits, judge: &mut dy
             judge.trying("nothing more: the time of the search is up");
             break;
         }
-        let mut found = explore(base, alike, without, &limits, judge);
-        let_go_of_refused(&mut found, base);
-        candidates.extend(found);
+        for mut candidate in explore(base, alike, without, &candidates, &limits, judge) {
+            candidate.hold_less(base, &candidates);
+            candidates.push(candidate);
+        }
     }
     let mut seen = HashSet::new();
     candidates.retain(|c| c.refused.is_some() || seen.insert(c.work.model.sha256()));
@@ -254,12 +249,8 @@ pub fn search(base: &Work, variants: &[Variant], limits: &Limits, judge: &mut dy
         candidate.refused = candidate.refused.take().or_else(|| refusal(candidate, &limits));
     }
     rank(&mut candidates, &limits);
-    let_go_of_refused(&mut candidates, base);
-    candidates
-}
-
-fn let_go_of_refused(candidates: &mut [Candidate], base: &Work) {
     candidates.iter_mut().filter(|c| c.refused.is_some()).for_each(|c| c.let_go(base));
+    candidates
 }
 
 /// The lossless model as a candidate.
