@@ -4,11 +4,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::choose::Chosen;
+use super::passes;
 use crate::api::bakejob::Verdict;
 use crate::api::metric::Unit;
 use crate::api::{Metric, Reason};
 use crate::optimizer::int8::{DynamicInt8, StaticInt8};
-use crate::optimizer::{Candidate, Judge, Missed, Outcome, Speed};
+use crate::optimizer::{Candidate, Judge, Missed, Outcome, Speed, Work};
 use crate::quality::GateResult;
 
 /// How messages, remarks and the runbook call it.
@@ -64,8 +65,8 @@ pub(super) fn nearest(candidates: &[Candidate]) -> Option<&Candidate> {
     })
 }
 
-/// Times the candidate that would be named, where the search did not: what misses the budget is not worth its time there.
-pub(super) fn time_nearest(candidates: &mut [Candidate], judge: &mut dyn Judge) {
+/// Times the candidate that would be named, where the search did not: what misses the budget is not worth its time there. `base` is what the search began with.
+pub(super) fn time_nearest(candidates: &mut [Candidate], base: &Work, judge: &mut dyn Judge) {
     let reached = meant(candidates).iter().any(|c| c.missed.is_none() && !c.quality.is_empty());
     let Some(name) = nearest(candidates).filter(|c| !reached && c.speed.is_none()).map(|c| c.name.clone()) else {
         return;
@@ -73,7 +74,8 @@ pub(super) fn time_nearest(candidates: &mut [Candidate], judge: &mut dyn Judge) 
     judge.trying(&name);
     let nearest = candidates.iter_mut().find(|c| c.name == name && c.missed.is_some());
     if let Some(candidate) = nearest {
-        candidate.speed = judge.speed(&candidate.work.model).ok();
+        let again = passes::go_on(base, &candidate.work.steps).ok();
+        candidate.speed = again.and_then(|work| judge.speed(&work.model).ok());
     }
 }
 
@@ -172,7 +174,7 @@ mod tests {
     use super::*;
     use crate::model::build::Builder;
     use crate::model::{DType, Facts};
-    use crate::optimizer::{PassRecord, Score, Work};
+    use crate::optimizer::{PassRecord, Score};
 
     fn missed(metric: Metric, estimate: f64, on_verdict: bool) -> Missed {
         let needed = if on_verdict { 0.95 } else { 0.975 };

@@ -9,7 +9,7 @@ use crate::api::ResolvedJob;
 use crate::api::bakejob::Level;
 use crate::engine::dataset::{self, SearchSplit};
 use crate::engine::{Dataset, EngineError, Feed, LoadOptions, Selected, blocks, facts};
-use crate::model::{Facts, IntakeNotes, IntakeOptions, Limits, Model, Source, stream};
+use crate::model::{Facts, IntakeNotes, IntakeOptions, Limits, Model, Source, mapped, stream};
 use crate::package::{self, Package};
 
 /// Share of the validation samples that the search may look at; the verdict is made on the others.
@@ -122,6 +122,8 @@ pub(super) fn load(job: &ResolvedJob, package: Option<&Package>, options: &Optio
         }
     }
 
+    // All of the data was looked at once; engines need the room.
+    mapped::release();
     let probe: Vec<Feed> = calibration.feeds.iter().take(1).cloned().collect();
     let probed = job.calibration.as_ref().map_or(&job.validation.path, |c| &c.path);
     let engine = options

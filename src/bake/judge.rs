@@ -10,7 +10,7 @@ use super::progress::Progress;
 use super::timing::Timer;
 use crate::api::job::Bound;
 use crate::api::{Metric, ResolvedJob};
-use crate::engine::{Dataset, EngineError, Feed, Session, SharedEngine, blocks};
+use crate::engine::{Dataset, EngineError, Feed, SharedEngine, blocks};
 use crate::model::Model;
 use crate::optimizer::search::{Judge, Quality, Score, Speed};
 use crate::profiler::paired;
@@ -130,7 +130,6 @@ pub(super) struct SearchJudge<'a, 'p> {
     pub(super) job: &'a ResolvedJob,
     pub(super) loaded: &'a Loaded,
     pub(super) timer: &'a Timer,
-    pub(super) session: Box<dyn Session>,
     pub(super) feed: Feed,
     pub(super) plan: paired::Plan,
     pub(super) progress: &'p mut dyn Progress,
@@ -185,8 +184,9 @@ impl Judge for SearchJudge<'_, '_> {
     }
 
     fn speed(&mut self, candidate: &Model) -> Result<Speed, EngineError> {
-        let mut other = self.timer.load(candidate)?;
-        let paired = self.timer.compare(self.session.as_mut(), other.as_mut(), &self.feed, self.plan)?;
+        // The input's own is loaded again each time: between one timing and the next much else needs its memory.
+        let (mut input, mut other) = (self.timer.load(&self.loaded.model)?, self.timer.load(candidate)?);
+        let paired = self.timer.compare(input.as_mut(), other.as_mut(), &self.feed, self.plan)?;
         Ok(Speed { ratio: paired.ratio, lower: paired.lower, upper: paired.upper, n: paired.ratios.len() })
     }
 

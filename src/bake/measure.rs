@@ -81,14 +81,14 @@ impl Workload {
         for &rows in &wished {
             let made = batch::of_rows(samples, model, rows)
                 .map_err(|e| e.to_string())
-                .and_then(|feed| session.run(&feed).map(|_| feed).map_err(|e| e.to_string()));
+                .and_then(|feed| session.run(&feed).map(|_| feed.in_memory()).map_err(|e| e.to_string()));
             match made {
                 Ok(feed) => feeds.push((rows, feed)),
                 Err(detail) => refused.push(format!("Batch size {rows} is not measured: {detail}")),
             }
         }
         if feeds.is_empty() {
-            feeds.push((batch::rows(&samples[0], model), samples[0].clone()));
+            feeds.push((batch::rows(&samples[0], model), samples[0].in_memory()));
         }
         Self { feeds, wished, refused }
     }

@@ -312,14 +312,13 @@ fn optimise(
         glance,
         job,
         loaded,
-        session: timer.load(&loaded.model)?,
         timer,
         feed: workload.feeds[0].1.clone(),
         plan: paired::Plan { min_rounds: 15, max_rounds: 60, width: 0.04, max_seconds: 0.1, cpu_time: true },
         progress: stages.progress,
     };
     let mut candidates = crate::optimizer::search(&work, &variants, &limits, &mut judge);
-    budget::time_nearest(&mut candidates, &mut judge);
+    budget::time_nearest(&mut candidates, &work, &mut judge);
     Ok(Search { lossless, candidates, calibration, remarks })
 }
 

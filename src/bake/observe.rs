@@ -121,6 +121,7 @@ impl Reading<'_> {
                 let large_tap = kept + i >= outputs && tensor.len() > MOST_FEATURES;
                 columns[i].push(if large_tap { sampled(&tensor, MOST_FEATURES) } else { tensor });
             }
+            feed.put_down();
         }
         Ok(columns)
     }

@@ -74,6 +74,14 @@ pub(super) fn replay(pinned: &PinnedFile, input: &Model) -> Result<Work, BakeErr
     Ok(Work { model, facts: recipe.facts, steps: recipe.steps })
 }
 
+/// `begin` with those of `steps` that it has not taken yet. An error is a sentence.
+pub(super) fn go_on(begin: &Work, steps: &[Step]) -> Result<Work, String> {
+    let rest = steps.strip_prefix(begin.steps.as_slice()).ok_or("its steps do not begin where they began")?;
+    let mut work = begin.clone();
+    work.replay(rest, &of_step).map_err(|e| e.to_string())?;
+    Ok(work)
+}
+
 /// A record for each backend that is not there: a pass that would have used it, skipped.
 pub(super) fn absent_backends(engines: &Engines, model: &Model) -> Vec<PassRecord> {
     let absent = engines.backends().iter().filter(|b| !b.available);

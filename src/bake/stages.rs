@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::progress::{Progress, Stage, StageRecord};
+use crate::model::mapped;
 
 /// The stages of a bake until now.
 pub(super) struct Stages<'p> {
@@ -22,6 +23,8 @@ impl<'p> Stages<'p> {
 
     pub(super) fn enter(&mut self, stage: Stage) {
         self.close();
+        // What a stage leaves unused is not held beside what the next one needs.
+        mapped::release();
         self.progress.stage(stage);
         self.open = Some((stage, now(), Instant::now()));
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::EngineError;
-use crate::model::{Model, Tensor};
+use crate::model::{Model, Tensor, mapped};
 
 /// One run's inputs by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -29,6 +29,21 @@ impl Feed {
     /// An input by name.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.inputs.iter().find(|(n, _)| &**n == name).map(|(_, t)| t)
+    }
+
+    /// Gives back the memory of inputs that lie in a mapped file, until they are read again.
+    pub fn put_down(&self) {
+        self.inputs.iter().for_each(|(_, tensor)| mapped::put_down(tensor.bytes()));
+    }
+
+    /// The same feed in memory of its own, where elements are aligned: what is timed must not read a file, nor copy what lies badly in it.
+    #[must_use]
+    pub fn in_memory(&self) -> Self {
+        let copied = |tensor: &Tensor| {
+            let bytes = tensor.bytes().to_vec().into();
+            Tensor::from_bytes(tensor.dtype(), tensor.shape().to_vec(), bytes).expect("a copy has the same size")
+        };
+        Self { inputs: self.inputs.iter().map(|(name, tensor)| (name.clone(), copied(tensor))).collect() }
     }
 
     /// All inputs with their names.

@@ -83,7 +83,7 @@ pub type Observed = (DType, Vec<usize>);
 
 /// Models of so many bytes are loaded with care: memory that is not in use is given back first, and ONNX Runtime reads them from files.
 #[cfg(any(feature = "ort", feature = "tract"))]
-const BIG_MODEL_BYTES: usize = 64 << 20;
+const BIG_MODEL_BYTES: usize = 16 << 20;
 
 /// Whether a model is loaded with care for memory.
 #[cfg(any(feature = "ort", feature = "tract"))]

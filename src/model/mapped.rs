@@ -43,7 +43,11 @@ fn identity(metadata: &Metadata) -> (u64, u64) {
 
 /// Maps a regular file read-only. An empty file gives empty bytes, for which no map exists.
 pub(super) fn map(path: &Path) -> io::Result<Bytes> {
-    let file = File::open(path)?;
+    map_open(&File::open(path)?, path)
+}
+
+/// The same of a file that is open already; `path` is where it was found.
+pub(crate) fn map_open(file: &File, path: &Path) -> io::Result<Bytes> {
     let metadata = file.metadata()?;
     if metadata.is_dir() {
         return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder"));
@@ -56,7 +60,7 @@ pub(super) fn map(path: &Path) -> io::Result<Bytes> {
     }
     // SAFETY: the map is private and read-only. Its bytes change only if another process writes into the file in place; Bakehouse itself replaces
     // files by renaming, which leaves a map of the old file intact, and every value read through it is checked after the read, not trusted before.
-    let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(&file)? };
+    let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(file)? };
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let mapped = Arc::new(Mapped { map, path, file: identity(&metadata) });
     let mut maps = maps();
@@ -91,6 +95,30 @@ pub fn release() {
         mapped.give_back(0, mapped.map.len());
     }
     trim();
+}
+
+/// Larger blocks of the allocator are maps of their own, which go back to the system when they are freed.
+#[cfg(target_env = "gnu")]
+const OWN_MAP: i32 = 1 << 20;
+
+/// Makes the allocator give back large blocks when they are freed; for the start of a process. Left alone, glibc takes the largest block that was freed so far (up to
+/// 32 MiB) as the size below which blocks lie in its heaps, one per thread or so: models and activations that come and go then leave holes between what stays, and a
+/// bake took up to half as much memory again.
+#[cfg(target_env = "gnu")]
+pub fn give_back_large_blocks() {
+    // SAFETY: it takes two numbers and sets one of the allocator's own, under the allocator's own locks.
+    unsafe { nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, OWN_MAP) };
+}
+
+/// Makes the allocator give back large blocks when they are freed: this one needs no telling.
+#[cfg(not(target_env = "gnu"))]
+pub fn give_back_large_blocks() {}
+
+/// Gives back the pages of bytes that lie in a map, as far as nothing else lies in them; they are read from the file again when they are touched.
+pub fn put_down(bytes: &[u8]) {
+    if let Some((mapped, offset)) = holder(bytes) {
+        mapped.give_back(offset, bytes.len());
+    }
 }
 
 #[cfg(target_env = "gnu")]

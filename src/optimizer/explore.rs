@@ -14,11 +14,12 @@ use crate::api::bakejob::Goal;
 const MOST_MENDED: usize = 2;
 
 /// The best form of variants of one kind: all sites, or as many as the budget bears, or those that pay in time.
-/// `without` is the speed of the model without any of them.
+/// `without` is the speed of the model without any of them; `earlier` are candidates of other kinds.
 pub(super) fn explore(
     base: &Work,
     alike: &[Variant],
     without: f64,
+    earlier: &[Candidate],
     limits: &Limits,
     judge: &mut dyn Judge,
 ) -> Vec<Candidate> {
@@ -32,13 +33,16 @@ pub(super) fn explore(
         }
         let mut candidate = attempt(base, &Mended::plain(variant), &vec![true; variant.sites.len()], limits, judge);
         candidate.scan = Scan::estimated(variant);
+        candidate.hold_less(base, earlier.iter().chain(tried.iter().map(|(other, _)| other)));
         let enough = candidate.keeps();
         tried.push((candidate, variant));
+        tried.sort_by(|a, b| by_quality(&a.0, &b.0));
+        // No more of them are mended, so the others need no model any more.
+        tried.iter_mut().skip(MOST_MENDED).for_each(|(other, _)| other.let_go(base));
         if enough && !compared {
             break;
         }
     }
-    tried.sort_by(|a, b| by_quality(&a.0, &b.0));
     let mut found = Vec::new();
     let (mut candidate, variant) = tried.remove(0);
     let mut mended = Mended::plain(variant);

@@ -3,6 +3,7 @@
 pub mod calibration;
 pub mod driver;
 mod explore;
+mod held;
 pub mod int8;
 mod mixed;
 pub mod rank;

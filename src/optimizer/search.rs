@@ -138,7 +138,8 @@ pub struct SiteInfo {
 pub struct Candidate {
     /// Name of the variant.
     pub name: String,
-    /// Model, facts and the steps that make it. Of a refused one that an earlier process made, the model is the input: nobody runs it again.
+    /// Model, facts and the steps that make it. A refused one has the model that the search began with, or the input, and its own steps: nobody runs it again, and
+    /// who does all the same makes it again.
     pub work: Work,
     /// Records of the lossy passes.
     pub records: Vec<PassRecord>,
@@ -238,7 +239,10 @@ pub fn search(base: &Work, variants: &[Variant], limits: &Limits, judge: &mut dy
             judge.trying("nothing more: the time of the search is up");
             break;
         }
-        candidates.extend(explore(base, alike, without, &limits, judge));
+        for mut candidate in explore(base, alike, without, &candidates, &limits, judge) {
+            candidate.hold_less(base, &candidates);
+            candidates.push(candidate);
+        }
     }
     let mut seen = HashSet::new();
     candidates.retain(|c| c.refused.is_some() || seen.insert(c.work.model.sha256()));
@@ -247,6 +251,7 @@ pub fn search(base: &Work, variants: &[Variant], limits: &Limits, judge: &mut dy
         candidate.refused = candidate.refused.take().or_else(|| refusal(candidate, &limits));
     }
     rank(&mut candidates, &limits);
+    candidates.iter_mut().filter(|c| c.refused.is_some()).for_each(|c| c.let_go(base));
     candidates
 }
 

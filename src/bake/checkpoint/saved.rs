@@ -59,7 +59,7 @@ impl Optimized {
         };
         // Most candidates begin with the same lossless passes.
         let shared = shared_steps(self.candidates.iter().filter(|c| c.refused.is_none()).map(|c| c.steps.as_slice()));
-        let base = go_on(&begin, shared)?;
+        let base = passes::go_on(&begin, shared)?;
         let candidates = self.candidates.iter().map(|c| c.replay(&input, &base)).collect::<Result<_, _>>()?;
         let Self { lossless, calibration, remarks, .. } = self;
         Ok(Search { lossless, candidates, calibration, remarks })
@@ -91,7 +91,7 @@ impl SavedCandidate {
         let work = if self.refused.is_some() {
             Work { steps: self.steps.clone(), ..input.clone() }
         } else {
-            let work = go_on(base, &self.steps)?;
+            let work = passes::go_on(base, &self.steps)?;
             let given = work.model.sha256();
             if self.sha256.as_ref() != Some(&given) {
                 return Err(format!("the steps of '{}' give other bytes than they gave", self.name));
@@ -113,14 +113,6 @@ impl SavedCandidate {
             scan: self.scan.clone(),
         })
     }
-}
-
-/// `begin` with those of `steps` that it has not taken yet.
-fn go_on(begin: &Work, steps: &[Step]) -> Result<Work, String> {
-    let rest = steps.strip_prefix(begin.steps.as_slice()).ok_or("its steps do not begin where they began")?;
-    let mut work = begin.clone();
-    work.replay(rest, &passes::of_step).map_err(|e| e.to_string())?;
-    Ok(work)
 }
 
 /// The steps that all begin with.

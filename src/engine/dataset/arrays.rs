@@ -8,10 +8,10 @@ use std::path::Path;
 use bytes::Bytes;
 
 use super::Limits;
-use crate::api::digest::{sha256_hex, sha256_hex_of};
+use crate::api::digest::sha256_hex_of;
 use crate::engine::EngineError;
 use crate::model::tensor::{element_count, gathered};
-use crate::model::{DType, Tensor, safetensors};
+use crate::model::{DType, Tensor, mapped, safetensors, stream};
 
 /// Arrays of a file by name.
 pub(super) type Arrays = BTreeMap<String, Tensor>;
@@ -19,8 +19,11 @@ pub(super) type Arrays = BTreeMap<String, Tensor>;
 /// A numpy header is a line of text; numpy itself refuses more than this.
 const MAX_HEADER: usize = 10_000;
 
+/// What an archive calls a member that is not compressed.
+const STORED: &str = "Stored";
+
 /// Reads every array of `path`, by its extension. With them, the SHA-256 of the file that was read: one handle serves both, so that a file which is put in
-/// its place meanwhile changes neither.
+/// its place meanwhile changes neither. What lies in the file as it is in memory is mapped and not copied.
 pub(super) fn read(path: &Path, limits: Limits) -> Result<(Arrays, String), EngineError> {
     let failed = |detail: String| EngineError::Data(format!("{}: {detail}", path.display()));
     let unreadable = |e: std::io::Error| failed(format!("cannot be read: {e}. Check the path and its permissions."));
@@ -29,15 +32,13 @@ pub(super) fn read(path: &Path, limits: Limits) -> Result<(Arrays, String), Engi
         "npz" => {
             let sha256 = sha256_hex_of(&file).map_err(unreadable)?;
             file.rewind().map_err(unreadable)?;
-            Ok((npz(BufReader::new(file), limits).map_err(failed)?, sha256))
+            let map = mapped::map_open(&file, path).map_err(unreadable)?;
+            Ok((npz(BufReader::new(file), &map, limits).map_err(failed)?, sha256))
         }
         "safetensors" => {
-            let length = file.metadata().map_or(0, |m| m.len());
-            check_limit(length, limits).map_err(failed)?;
-            let mut bytes = Vec::with_capacity(length as usize);
-            file.take(limits.bytes).read_to_end(&mut bytes).map_err(unreadable)?;
-            let bytes = Bytes::from(bytes);
-            Ok((safetensors::read(&bytes).map_err(failed)?, sha256_hex(&bytes)))
+            check_limit(file.metadata().map_or(0, |m| m.len()), limits).map_err(failed)?;
+            let bytes = mapped::map_open(&file, path).map_err(unreadable)?;
+            Ok((safetensors::read(&bytes).map_err(failed)?, stream::sha256(&bytes)))
         }
         _ => {
             Err(failed("is neither .npz nor .safetensors. Save the split with numpy.savez or safetensors.".to_owned()))
@@ -71,7 +72,8 @@ fn check_limit(bytes: u64, limits: Limits) -> Result<(), String> {
     Ok(())
 }
 
-fn npz(file: impl Read + Seek, limits: Limits) -> Result<Arrays, String> {
+/// Reads the arrays of an archive. `map` holds its bytes: arrays that are stored in it as they are in memory are slices of it.
+fn npz(file: impl Read + Seek, map: &Bytes, limits: Limits) -> Result<Arrays, String> {
     let damaged = |e: String| format!("is not a readable .npz archive ({e}). Save it again with numpy.savez.");
     let mut archive = npyz::npz::NpzArchive::new(file).map_err(|e| damaged(e.to_string()))?;
     let zip = archive.zip_archive();
@@ -83,7 +85,10 @@ fn npz(file: impl Read + Seek, limits: Limits) -> Result<Arrays, String> {
             continue;
         };
         let (declared, of_array) = (entry.size(), |e: String| format!("array '{name}' {e}"));
-        let tensor = npy(&mut entry, declared, Limits { bytes: budget }).map_err(of_array)?;
+        let start = entry.data_start() as usize;
+        let stored = entry.compression().to_string() == STORED;
+        let stored = stored.then(|| map.get(start..start + declared as usize)).flatten().map(|s| map.slice_ref(s));
+        let tensor = npy(&mut entry, declared, stored.as_ref(), Limits { bytes: budget }).map_err(of_array)?;
         budget -= tensor.bytes().len() as u64;
         if arrays.insert(name.clone(), tensor).is_some() {
             return Err(format!("array '{name}' is there twice. Save the file again."));
@@ -92,8 +97,9 @@ fn npz(file: impl Read + Seek, limits: Limits) -> Result<Arrays, String> {
     Ok(arrays)
 }
 
-/// Reads one `.npy` stream of at most `size` bytes (format: numpy's NEP 1).
-fn npy(reader: &mut impl Read, size: u64, limits: Limits) -> Result<Tensor, String> {
+/// Reads one `.npy` stream of at most `size` bytes (format: numpy's NEP 1). Where `stored` has the bytes of the stream and the array lies in them as it is in
+/// memory, it is a slice of them; it is read all the same, by which an archive finds out that it is damaged.
+fn npy(reader: &mut impl Read, size: u64, stored: Option<&Bytes>, limits: Limits) -> Result<Tensor, String> {
     let damaged = |e: std::io::Error| format!("is truncated or damaged ({e}). Save the file again.");
     let not_npy = || "is not in numpy's format. Save the file again with numpy.savez.".to_owned();
     let mut start = [0_u8; 8];
@@ -116,6 +122,13 @@ fn npy(reader: &mut impl Read, size: u64, limits: Limits) -> Result<Tensor, Stri
     check_limit(expected as u64, limits)?;
     if expected as u64 > size.saturating_sub((8 + width + length) as u64) {
         return Err(format!("claims {expected} bytes of data but holds fewer. The file is truncated; save it again."));
+    }
+    let as_it_is = !header.big_endian && !header.fortran && header.dtype != DType::Bool;
+    if let Some(stored) = stored.filter(|_| as_it_is) {
+        std::io::copy(reader, &mut std::io::sink()).map_err(damaged)?;
+        let start = 8 + width + length;
+        let data = stored.slice(start..start + expected);
+        return Tensor::from_bytes(header.dtype, header.shape, data).map_err(|e| e.to_string());
     }
     let mut data = vec![0_u8; expected];
     reader.read_exact(&mut data).map_err(damaged)?;
@@ -200,6 +213,7 @@ mod tests {
     use std::io::{Cursor, Write};
 
     use super::*;
+    use crate::api::digest::sha256_hex;
 
     /// A `.npy` stream with this header dictionary and data.
     pub(in crate::engine::dataset) fn npy_bytes(header: &str, data: &[u8]) -> Vec<u8> {
@@ -217,7 +231,7 @@ mod tests {
 
     fn read_npy(header: &str, data: &[u8]) -> Result<Tensor, String> {
         let bytes = npy_bytes(header, data);
-        npy(&mut &bytes[..], bytes.len() as u64, Limits { bytes: 1 << 20 })
+        npy(&mut &bytes[..], bytes.len() as u64, None, Limits { bytes: 1 << 20 })
     }
 
     #[test]
@@ -253,7 +267,7 @@ mod tests {
             let message = read_npy(header, data).unwrap_err();
             assert!(message.contains(expected), "{header}: {message}");
         }
-        assert!(npy(&mut &b"not numpy"[..], 9, Limits::default()).unwrap_err().contains("numpy's format"));
+        assert!(npy(&mut &b"not numpy"[..], 9, None, Limits::default()).unwrap_err().contains("numpy's format"));
     }
 
     #[test]
@@ -267,9 +281,9 @@ mod tests {
             zip.write_all(&bytes).unwrap();
         }
         drop(writer);
-        let arrays = npz(Cursor::new(cursor.get_ref().clone()), Limits::default()).unwrap();
+        let arrays = npz(Cursor::new(cursor.get_ref().clone()), &Bytes::new(), Limits::default()).unwrap();
         assert_eq!(arrays.keys().collect::<Vec<_>>(), ["a/b", "input:0"]);
-        let error = npz(cursor, Limits { bytes: 8 }).unwrap_err();
+        let error = npz(cursor, &Bytes::new(), Limits { bytes: 8 }).unwrap_err();
         assert!(error.contains("Give fewer samples"), "{error}");
     }
 
@@ -298,9 +312,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_stored_as_it_is_in_memory_is_mapped_and_a_damaged_one_is_found_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("plain.npz");
+        let values: Vec<f32> = (0..4096).map(|v| v as f32).collect();
+        let mut writer = npyz::npz::NpzWriter::create(&path).unwrap();
+        let header = "{'descr': '<f4', 'fortran_order': False, 'shape': (4096,), }";
+        let options =
+            zip_options::<npyz::zip::write::FileOptions>().compression_method(npyz::zip::CompressionMethod::Stored);
+        writer.zip_writer().start_file("a.npy", options).unwrap();
+        writer.zip_writer().write_all(&npy_bytes(header, bytemuck::cast_slice(&values))).unwrap();
+        drop(writer);
+        let (arrays, _) = read(&path, Limits::default()).unwrap();
+        assert_eq!(arrays["a"], Tensor::new(&[4096], &values));
+        assert!(mapped::link(arrays["a"].bytes(), folder.path()).is_some(), "its bytes lie in a map of the file");
+
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        let damaged = folder.path().join("damaged.npz");
+        std::fs::write(&damaged, bytes).unwrap();
+        let error = read(&damaged, Limits::default()).unwrap_err().to_string();
+        assert!(error.contains("damaged"), "{error}");
+    }
+
+    #[test]
     fn an_archive_that_is_none_is_refused() {
         assert!(
-            npz(Cursor::new(b"PK\x03\x04 nothing".to_vec()), Limits::default())
+            npz(Cursor::new(b"PK\x03\x04 nothing".to_vec()), &Bytes::new(), Limits::default())
                 .unwrap_err()
                 .contains("not a readable .npz")
         );

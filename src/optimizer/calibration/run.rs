@@ -13,7 +13,7 @@ use crate::model::{DType, Model, Tensor};
 const MOST_FEEDS: usize = 128;
 
 /// Models of fewer bytes are loaded once per core; of a larger one a second copy takes more memory than its time is worth.
-const SMALL_MODEL_BYTES: usize = 32 << 20;
+const SMALL_MODEL_BYTES: usize = 16 << 20;
 
 /// Where what is watched of one sample takes more bytes than this, a second session would take more memory than its time is worth.
 const SMALL_RUN_BYTES: usize = 16 << 20;

@@ -92,6 +92,7 @@ impl Means {
                 break;
             }
             let seen = session.run(feed)?;
+            feed.put_down();
             // Each activation is summed in the order of the samples, so that threads change nothing.
             sums.par_iter_mut().zip(&at).for_each(|(sum, at)| sum.add(&seen[outputs + at]));
         }

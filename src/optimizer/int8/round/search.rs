@@ -1,5 +1,6 @@
 //! Which weights of a choice of passes gain by other codes than the nearest, measured on real activations.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -237,6 +238,7 @@ impl Rounder {
                 let Extent { width, depth } = sources[source];
                 rows.broken || rows.len(width) >= ROWS.min(ROWS_PER_COLUMN * depth)
             };
+            feed.put_down();
             if (at + 1) * ROWS_OF_A_FEED >= ROWS && seen.iter().all(enough) {
                 break;
             }
@@ -251,9 +253,9 @@ impl Rounder {
 /// What comes of weights that multiply the same rows.
 fn outcomes(model: &Model, alike: &[&Wanted], seen: &BTreeMap<&Source, Rows>) -> Vec<(Wanted, Outcome)> {
     let first = alike[0];
-    let mut rows = Rows::default();
-    for source in &first.sources {
-        rows.add(&seen[source]);
+    let mut rows = Cow::Borrowed(&seen[&first.sources[0]]);
+    for source in &first.sources[1..] {
+        rows.to_mut().add(&seen[source]);
     }
     let refuse = |why: &str| alike.iter().map(|w| ((*w).clone(), Err(why.to_owned()))).collect();
     if rows.broken || rows.fitted.is_empty() || rows.held_out.is_empty() {
@@ -269,7 +271,7 @@ fn outcomes(model: &Model, alike: &[&Wanted], seen: &BTreeMap<&Source, Rows>) ->
         for trial in trials.iter_mut().flatten() {
             trial.begin(held_out, group);
         }
-        let Some(moments) = moments else { continue };
+        let Some(mut moments) = moments else { continue };
         for damping in DAMPINGS {
             let Some(feedback) = moments.feedback(damping) else { continue };
             for trial in trials.iter_mut().flatten() {
@@ -289,7 +291,7 @@ struct Extent {
 }
 
 /// Rows of one source.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Rows {
     fitted: Vec<f32>,
     held_out: Vec<f32>,

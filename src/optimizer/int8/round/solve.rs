@@ -23,6 +23,9 @@ const TILE: usize = 8;
 /// Rows whose moments are summed in 32 bits before they join those of all in 64.
 const SPAN: usize = 256;
 
+/// Moments that are summed in 32 bits at a time: so many columns by all behind them.
+const BAND: usize = 256;
+
 /// Some columns of a row-major matrix.
 #[derive(Clone, Copy)]
 pub(super) struct Columns<'r> {
@@ -49,8 +52,10 @@ impl<'r> Columns<'r> {
 /// Second moments of rows, columns in the order in which they are rounded.
 pub(super) struct Moments {
     order: Vec<usize>,
-    /// Rows and columns from the last of `order` to the first.
+    /// Rows and columns from the last of `order` to the first. They are symmetric, so those above the diagonal are all there is to know: what lies below it is the
+    /// place for factors, whose square of memory may be most of what a bake takes.
     reversed: Array2<f64>,
+    diagonal: Vec<f64>,
     /// Mean of the diagonal.
     mean: f64,
 }
@@ -63,26 +68,36 @@ impl Moments {
         let mut sum = Array2::<f64>::zeros((depth, depth));
         for start in (0..rows.nrows()).step_by(SPAN) {
             let span = rows.slice(s![start..(start + SPAN).min(rows.nrows()), ..]);
-            sum.zip_mut_with(&span.t().dot(&span), |sum, part| *sum += f64::from(*part));
+            for from in (0..depth).step_by(BAND) {
+                let to = (from + BAND).min(depth);
+                let part = span.slice(s![.., from..to]).t().dot(&span.slice(s![.., from..]));
+                sum.slice_mut(s![from..to, from..]).zip_mut_with(&part, |sum, part| *sum += f64::from(*part));
+            }
         }
-        let diagonal: Vec<f64> = (0..depth).map(|i| sum[[i, i]]).collect();
-        let mean = diagonal.iter().sum::<f64>() / depth.max(1) as f64;
+        let of_columns: Vec<f64> = (0..depth).map(|i| sum[[i, i]]).collect();
+        let mean = of_columns.iter().sum::<f64>() / depth.max(1) as f64;
         if !(mean.is_finite() && mean > 0.0) {
             return None;
         }
         let mut order: Vec<usize> = (0..depth).collect();
-        order.sort_by(|&a, &b| diagonal[b].total_cmp(&diagonal[a]).then(a.cmp(&b)));
-        let at = |i: usize| order[depth - 1 - i];
-        let reversed = Array2::from_shape_fn((depth, depth), |(i, j)| sum[[at(i), at(j)]]);
-        Some(Self { order, reversed, mean })
+        order.sort_by(|&a, &b| of_columns[b].total_cmp(&of_columns[a]).then(a.cmp(&b)));
+        let last_first: Vec<usize> = order.iter().rev().copied().collect();
+        arrange(&mut sum, &last_first);
+        let diagonal = last_first.iter().map(|&column| of_columns[column]).collect();
+        Some(Self { order, reversed: sum, diagonal, mean })
     }
 
     /// For each column in turn, how much of the error of each column before it is made up for: row `j` of a packed lower triangle without its diagonal.
-    pub(super) fn feedback(&self, damping: f64) -> Option<Vec<f32>> {
+    pub(super) fn feedback(&mut self, damping: f64) -> Option<Vec<f32>> {
         let depth = self.order.len();
-        let mut damped = self.reversed.clone();
-        damped.diag_mut().mapv_inplace(|v| v + damping * self.mean);
-        let lower = cholesky(damped)?;
+        for i in 0..depth {
+            for j in 0..i {
+                self.reversed[[i, j]] = self.reversed[[j, i]];
+            }
+            self.reversed[[i, i]] = self.diagonal[i] + damping * self.mean;
+        }
+        cholesky(&mut self.reversed)?;
+        let lower = &self.reversed;
         let mut feedback = Vec::with_capacity(depth * depth.saturating_sub(1) / 2);
         for j in 0..depth {
             let column = depth - 1 - j;
@@ -119,6 +134,41 @@ impl Moments {
             },
         );
         codes
+    }
+}
+
+/// Puts rows and columns of a symmetric matrix, whose part above the diagonal alone is read, in this order, in the matrix's own memory.
+fn arrange(matrix: &mut Array2<f64>, order: &[usize]) {
+    let depth = order.len();
+    for i in 0..depth {
+        for j in 0..i {
+            matrix[[i, j]] = matrix[[j, i]];
+        }
+    }
+    // Each row in turn, and then each column of each row: the matrix is whole by now, so neither knows of the other.
+    let mut moved = vec![false; depth];
+    let mut kept = vec![0.0; depth];
+    for start in 0..depth {
+        if moved[start] {
+            continue;
+        }
+        kept.iter_mut().zip(matrix.row(start)).for_each(|(k, v)| *k = *v);
+        let mut to = start;
+        loop {
+            moved[to] = true;
+            let from = order[to];
+            if from == start {
+                break;
+            }
+            let (mut target, source) = matrix.multi_slice_mut((s![to, ..], s![from, ..]));
+            target.assign(&source);
+            to = from;
+        }
+        matrix.row_mut(to).iter_mut().zip(&kept).for_each(|(v, k)| *v = *k);
+    }
+    for mut row in matrix.rows_mut() {
+        kept.iter_mut().zip(&row).for_each(|(k, v)| *k = *v);
+        row.iter_mut().zip(order).for_each(|(v, &from)| *v = kept[from]);
     }
 }
 
@@ -220,7 +270,7 @@ mod tests {
             let columns = Columns { values: &seen, width: depth, first: 0, depth };
             let rows = numbers(depth * 11, 5);
             let nearest = grid.nearest(&rows, depth).unwrap();
-            let moments = Moments::of(columns).unwrap();
+            let mut moments = Moments::of(columns).unwrap();
             let feedback = moments.feedback(0.01).unwrap();
             let codes = moments.codes(&feedback, &rows, &nearest, 0);
             let damp = |i, j| if i == j { 0.01 * moments.mean } else { 0.0 };
@@ -245,8 +295,9 @@ mod tests {
         let columns = |values| Columns { values, width: depth, first: 0, depth };
         let rows = numbers(depth * channels, 5);
         let nearest = Grid::Blocks { size: 32 }.nearest(&rows, depth).unwrap();
-        let moments = Moments::of(columns(&seen)).unwrap();
-        let codes = moments.codes(&moments.feedback(0.01).unwrap(), &rows, &nearest, 0);
+        let mut moments = Moments::of(columns(&seen)).unwrap();
+        let feedback = moments.feedback(0.01).unwrap();
+        let codes = moments.codes(&feedback, &rows, &nearest, 0);
         let change = |codes: &[i8]| change(columns(&unseen), &rows, codes, &nearest, 0);
         assert!(change(&codes) < 0.5 * change(&nearest.codes), "{} {}", change(&codes), change(&nearest.codes));
         assert!(codes.iter().zip(&nearest.codes).all(|(a, b)| (a - b).abs() <= 1));
@@ -258,8 +309,28 @@ mod tests {
         let seen: Vec<f32> = (0..depth * depth).map(|at| if at / depth == at % depth { 2.0 } else { 0.0 }).collect();
         let rows = numbers(depth * 4, 9);
         let nearest = Grid::Channels { limit: 127 }.nearest(&rows, depth).unwrap();
-        let moments = Moments::of(Columns { values: &seen, width: depth, first: 0, depth }).unwrap();
-        assert_eq!(moments.codes(&moments.feedback(0.01).unwrap(), &rows, &nearest, 0), nearest.codes);
+        let mut moments = Moments::of(Columns { values: &seen, width: depth, first: 0, depth }).unwrap();
+        let feedback = moments.feedback(0.01).unwrap();
+        assert_eq!(moments.codes(&feedback, &rows, &nearest, 0), nearest.codes);
+    }
+
+    #[test]
+    fn moments_are_in_the_order_of_rounding_and_bands_change_no_bit() {
+        for depth in [1, 9, BAND, BAND + 3, 2 * BAND + 40] {
+            let values = correlated(SPAN + 70, depth, 11);
+            let columns = Columns { values: &values, width: depth, first: 0, depth };
+            let mut moments = Moments::of(columns).unwrap();
+            let rows = columns.view().unwrap();
+            let mut whole = Array2::<f64>::zeros((depth, depth));
+            for span in [rows.slice(s![..SPAN, ..]), rows.slice(s![SPAN.., ..])] {
+                whole.zip_mut_with(&span.t().dot(&span), |sum, part| *sum += f64::from(*part));
+            }
+            let at = |i: usize| moments.order[depth - 1 - i];
+            let expected = Array2::from_shape_fn((depth, depth), |(i, j)| whole[[at(i), at(j)]]);
+            assert!(moments.reversed == expected, "{depth}");
+            let (first, _) = (moments.feedback(0.01).unwrap(), moments.feedback(1.0).unwrap());
+            assert!(moments.feedback(0.01).unwrap() == first, "factors leave the moments as they are");
+        }
     }
 
     #[test]
