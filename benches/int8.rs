@@ -16,7 +16,7 @@ use bakehouse::engine::{Dataset, Engines, Feed, LoadOptions, SharedEngine, facts
 use bakehouse::model::build::Builder;
 use bakehouse::model::opset::OpsetUpgrade;
 use bakehouse::model::{DType, Facts, IntakeOptions, Model, Pass, Tensor, edit};
-use bakehouse::optimizer::calibration::{Policy, Spread, calibrate};
+use bakehouse::optimizer::calibration::{Policy, Spread, calibrate, counted_of_each};
 use bakehouse::optimizer::int8::{Exclude, Region, StaticInt8, WeightScheme};
 use bakehouse::profiler::clock::peak_rss_bytes;
 use criterion::measurement::WallTime;
@@ -165,7 +165,7 @@ fn one_range(c: &mut Criterion) {
     let mut spread = Spread::default();
     for run in 0..64 {
         let values: Vec<f32> = (0..1 << 15).map(|i| ((i * 31 + run * 7) as f32 * 0.731).sin().powi(3) * 4.0).collect();
-        spread.add(&Tensor::new(&[1 << 15], &values), None);
+        spread.add(&Tensor::new(&[1 << 15], &values), None, counted_of_each(64));
     }
     c.bench_function("ranges of one tensor, all methods", |bencher| {
         bencher.iter(|| black_box(&spread).range(Policy::LeastHarm));
@@ -174,7 +174,7 @@ fn one_range(c: &mut Criterion) {
     c.bench_function("one run's tensor of 200,704 values taken in", |bencher| {
         bencher.iter_batched_ref(
             || spread.clone(),
-            |spread| spread.add(black_box(&tensor), None),
+            |spread| spread.add(black_box(&tensor), None, counted_of_each(64)),
             BatchSize::LargeInput,
         );
     });

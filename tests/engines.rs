@@ -146,6 +146,19 @@ fn taps_come_behind_the_outputs_in_the_order_asked_for() {
 }
 
 #[test]
+fn what_is_lent_is_what_a_run_gives_and_outlives_further_runs_and_the_session() {
+    let feeds = [8, 16, 40].map(|n| feed(&[("x", Tensor::new(&[n / 8, 8], &wave(n)))]));
+    for engine in engines() {
+        let options = || LoadOptions { taps: vec!["hidden".to_owned(), "x".to_owned()], ..LoadOptions::default() };
+        let mut session = engine.load(&mlp(), &options()).unwrap();
+        let lent: Vec<Vec<Tensor>> = feeds.iter().map(|feed| session.lend(feed).unwrap()).collect();
+        let given: Vec<Vec<Tensor>> = feeds.iter().map(|feed| session.run(feed).unwrap()).collect();
+        drop(session);
+        assert_eq!(lent, given, "{}", engine.id());
+    }
+}
+
+#[test]
 fn tensors_of_every_type_go_in_and_come_out() {
     let half = |v: &[f32]| v.iter().map(|&x| half::f16::from_f32(x)).collect::<Vec<_>>();
     for tensor in [

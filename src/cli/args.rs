@@ -97,7 +97,7 @@ pub(crate) struct BakeArgs {
     /// Metric of the labels: Top1, TopK, F1, R2, Cosine or ArgmaxSequence. Inferred when not given.
     #[arg(long)]
     pub(crate) metric: Option<String>,
-    /// How far to go: conservative (lossless) or light (8-bit weights).
+    /// How far to go: conservative (lossless), light (8-bit weights) or medium (and static int8 on calibrated ranges, in mixed precision).
     #[arg(long, ignore_case = true)]
     pub(crate) level: Option<String>,
     /// What to optimise for: latency, size or balanced.

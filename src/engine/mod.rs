@@ -72,6 +72,12 @@ pub trait Session: Send {
     /// Runs one feed. Returns the graph's outputs in their order, then the taps.
     fn run(&mut self, feed: &Feed) -> Result<Vec<Tensor>, EngineError>;
 
+    /// As [`Session::run`], but float32 tensors may lie in the engine's own memory, which is lent until they are dropped: for a caller that looks at what a run
+    /// gave and lets go of it, a large copy less. The session's memory lives until the last of them is dropped.
+    fn lend(&mut self, feed: &Feed) -> Result<Vec<Tensor>, EngineError> {
+        self.run(feed)
+    }
+
     /// Element type and shape of what [`Session::run`] would return, without copying it; `None` for what is no tensor of numbers.
     fn observe(&mut self, feed: &Feed) -> Result<Vec<Option<Observed>>, EngineError> {
         Ok(self.run(feed)?.iter().map(|t| Some((t.dtype(), t.shape().to_vec()))).collect())

@@ -128,7 +128,7 @@ mod tests {
     fn spreads(seed: usize) -> Spreads {
         let values: Vec<f32> = (0..900).map(|i| ((i + seed) as f32 * 0.731).sin()).collect();
         let mut spread = Spread::default();
-        spread.add(&Tensor::new(&[900], &values), None);
+        spread.add(&Tensor::new(&[900], &values), None, usize::MAX);
         BTreeMap::from([("a".to_owned(), spread), ("zeros".to_owned(), Spread::default())])
     }
 

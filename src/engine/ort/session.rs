@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use ::ort::ErrorCode;
 use ::ort::session::{Session as OrtSession, SessionInputValue};
-use ::ort::value::{DynValue, ValueRef};
+use ::ort::value::DynValue;
 
 use super::{one_line, values};
 use crate::engine::tapped::TapOrder;
@@ -35,11 +35,18 @@ impl OnnxRuntimeSession {
         EngineError::Run { engine: self.engine.clone(), detail }
     }
 
+    fn arranged(&self, returned: Vec<Tensor>, feed: &Feed) -> Result<Vec<Tensor>, EngineError> {
+        match &self.order {
+            Some(order) => order.arrange(returned, feed, Tensor::clone).map_err(|detail| self.error(detail)),
+            None => Ok(returned),
+        }
+    }
+
     /// Runs one feed and reads each output by `read`, in the order of ONNX Runtime.
     fn run_with<T>(
         &mut self,
         feed: &Feed,
-        read: impl Fn(&DynValue) -> Result<T, String>,
+        read: impl Fn(DynValue) -> Result<T, String>,
     ) -> Result<Vec<T>, EngineError> {
         let engine = self.engine.clone();
         let failed = |e: &::ort::Error| {
@@ -63,25 +70,26 @@ impl OnnxRuntimeSession {
             inputs.push((Cow::Owned(name.to_owned()), value));
         }
         let outputs = self.session.run(inputs).map_err(|e| failed(&e))?;
-        let read = |(name, value): (&str, ValueRef<'_>)| {
-            read(&value)
-                .map_err(|e| EngineError::Run { engine: engine.clone(), detail: format!("output '{name}' {e}") })
+        let read = |(name, value): (&str, DynValue)| {
+            read(value).map_err(|e| EngineError::Run { engine: engine.clone(), detail: format!("output '{name}' {e}") })
         };
-        outputs.iter().map(read).collect()
+        outputs.into_iter().map(read).collect()
     }
 }
 
 impl Session for OnnxRuntimeSession {
     fn run(&mut self, feed: &Feed) -> Result<Vec<Tensor>, EngineError> {
-        let returned = self.run_with(feed, values::from_ort)?;
-        match &self.order {
-            Some(order) => order.arrange(returned, feed, Tensor::clone).map_err(|detail| self.error(detail)),
-            None => Ok(returned),
-        }
+        let returned = self.run_with(feed, |value| values::from_ort(&value))?;
+        self.arranged(returned, feed)
+    }
+
+    fn lend(&mut self, feed: &Feed) -> Result<Vec<Tensor>, EngineError> {
+        let returned = self.run_with(feed, values::lent)?;
+        self.arranged(returned, feed)
     }
 
     fn observe(&mut self, feed: &Feed) -> Result<Vec<Option<Observed>>, EngineError> {
-        let returned = self.run_with(feed, |value| Ok(values::observed(value)))?;
+        let returned = self.run_with(feed, |value| Ok(values::observed(&value)))?;
         match &self.order {
             Some(order) => order
                 .arrange(returned, feed, |t| Some((t.dtype(), t.shape().to_vec())))

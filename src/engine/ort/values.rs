@@ -100,3 +100,22 @@ pub(super) fn from_ort(value: &DynValue) -> Result<Tensor, String> {
     };
     Tensor::from_bytes(dtype, shape, data.map_err(|e| e.to_string())?).map_err(|e| e.to_string())
 }
+
+/// Float32 numbers where ONNX Runtime left them.
+struct Floats(DynValue);
+
+impl AsRef<[u8]> for Floats {
+    fn as_ref(&self) -> &[u8] {
+        self.0.try_extract_tensor::<f32>().map_or(&[], |(_, values)| bytemuck::cast_slice(values))
+    }
+}
+
+/// What ONNX Runtime returned: float32 numbers where they are, anything else a copy.
+pub(super) fn lent(value: DynValue) -> Result<Tensor, String> {
+    match observed(&value) {
+        Some((DType::F32, shape)) if element_count(&shape) != Some(0) => {
+            Tensor::from_bytes(DType::F32, shape, Bytes::from_owner(Floats(value))).map_err(|e| e.to_string())
+        }
+        _ => from_ort(&value),
+    }
+}

@@ -1,4 +1,4 @@
-//! Ends and moments of one run's tensor, in one pass over its values.
+//! Ends and moments of one run's tensor, and some of its values, in one pass over them.
 
 /// Ends and moments of the finite values of one run.
 pub(super) struct Ends {
@@ -16,7 +16,21 @@ const LANES: usize = 16;
 const RUN: usize = LANES * 32;
 
 impl Ends {
-    pub(super) fn of(values: &[f32]) -> Self {
+    /// Of all `values`; and every `step`th of them, from the first on.
+    pub(super) fn of(values: &[f32], step: usize) -> (Self, Vec<f32>) {
+        let mut picked = Vec::with_capacity(values.len().div_ceil(step));
+        // Where the next that is picked lies in the run.
+        let mut next = 0;
+        // Picked while the processor has them at hand: by itself that would fetch a large tensor from memory once more.
+        let pick = |run: &[f32]| {
+            picked.extend(run.iter().skip(next).step_by(step));
+            let left = run.len().saturating_sub(next);
+            next = next + left.div_ceil(step) * step - run.len();
+        };
+        (Self::each_run(values, pick), picked)
+    }
+
+    fn each_run(values: &[f32], mut pick: impl FnMut(&[f32])) -> Self {
         let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
         let (mut sum, mut squares) = (0.0_f64, 0.0_f64);
         for run in values.chunks(RUN) {
@@ -39,6 +53,7 @@ impl Ends {
             }
             sum += sums.iter().map(|&v| f64::from(v)).sum::<f64>();
             squares += of_squares.iter().map(|&v| f64::from(v)).sum::<f64>();
+            pick(run);
         }
         if squares.is_finite() {
             let low = low.into_iter().fold(f32::INFINITY, f32::min);
@@ -69,7 +84,8 @@ mod tests {
     fn every_length_gives_what_looking_at_values_one_by_one_gives() {
         for n in [0, 1, LANES - 1, LANES, LANES + 1, RUN - 1, RUN, RUN + 1, 3 * RUN + 7] {
             let values: Vec<f32> = (0..n).map(|i| (i as f32 * 0.37).sin() * 3.0 - 1.0).collect();
-            let (fast, exact) = (Ends::of(&values), Ends::one_by_one(&values));
+            let ((fast, all), exact) = (Ends::of(&values, 1), Ends::one_by_one(&values));
+            assert_eq!(all, values);
             assert_eq!((fast.low, fast.high, fast.finite), (exact.low, exact.high, n as u64), "{n}");
             let near = |a: f64, b: f64| (a - b).abs() <= 1e-5 * exact.squares.max(1e-9);
             assert!(near(fast.sum, exact.sum) && near(fast.squares, exact.squares), "{n}");
@@ -77,15 +93,26 @@ mod tests {
     }
 
     #[test]
+    fn every_so_manyth_value_is_picked_wherever_a_run_ends() {
+        for n in [0, 1, RUN - 1, RUN, RUN + 1, 5 * RUN + 7] {
+            let values: Vec<f32> = (0..n).map(|i| i as f32).collect();
+            for step in [1, 3, 5, RUN - 1, RUN, RUN + 1, 3 * RUN + 1] {
+                let expected: Vec<f32> = values.iter().step_by(step).copied().collect();
+                assert_eq!(Ends::of(&values, step).1, expected, "{n} by {step}");
+            }
+        }
+    }
+
+    #[test]
     fn the_largest_floats_are_finite_and_what_is_none_is_left_out_wherever_it_stands() {
-        let ends = Ends::of(&[f32::MAX; 40]);
+        let (ends, _) = Ends::of(&[f32::MAX; 40], 1);
         assert_eq!((ends.finite, ends.high), (40, f32::MAX));
         assert!(ends.squares.is_finite());
         for at in [0, 5, LANES, RUN + 3] {
             for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
                 let mut values = vec![1.0_f32; RUN + 9];
                 values[at] = bad;
-                let ends = Ends::of(&values);
+                let (ends, _) = Ends::of(&values, 7);
                 assert_eq!((ends.low, ends.high, ends.finite), (1.0, 1.0, (RUN + 8) as u64), "{bad} at {at}");
                 assert_eq!(ends.sum, (RUN + 8) as f64);
             }

@@ -19,8 +19,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::Tensor;
 use ends::Ends;
-/// Elements of one tensor and run that are counted; of a larger one as many, evenly spread. Minimum, maximum and moments see all.
-const MOST_COUNTED: usize = 1 << 15;
+
+/// Elements of one tensor that are counted over all runs. What more of them would add to a bin is less than its width.
+const MOST_COUNTED: usize = 1 << 20;
+
+/// The elements of one tensor that are counted in each of so many runs; of a larger tensor as many, evenly spread. Minimum, maximum and moments see all.
+pub fn counted_of_each(runs: usize) -> usize {
+    (MOST_COUNTED / runs.max(1)).clamp(1 << 12, 1 << 15)
+}
 
 /// A tensor to look at.
 #[derive(Debug, Clone, PartialEq)]
@@ -120,11 +126,14 @@ impl Spread {
         size_of::<Self>() + self.histogram.as_ref().map_or(0, |_| Histogram::HEAP_BYTES)
     }
 
-    /// Takes in one run's tensor.
-    pub fn add(&mut self, tensor: &Tensor, channels: Option<&Channels>) {
+    /// Takes in one run's tensor; at most `counted` of its values fall into the histogram (see [`counted_of_each`]).
+    pub fn add(&mut self, tensor: &Tensor, channels: Option<&Channels>, counted: usize) {
         let values = tensor.to_f32();
-        let Ends { low, high, sum, squares, finite } = Ends::of(&values);
-        self.broken += values.len() as u64 - finite;
+        // An odd step meets every channel whatever a power of two their number is.
+        let step = values.len().div_ceil(counted.max(1)) | 1;
+        let (Ends { low, high, sum, squares, finite }, mut picked) = Ends::of(&values, step);
+        let broken = values.len() as u64 - finite;
+        self.broken += broken;
         if finite == 0 {
             return;
         }
@@ -132,10 +141,14 @@ impl Spread {
         self.count += finite;
         self.sum += sum;
         self.squares += squares;
-        // An odd step meets every channel whatever a power of two their number is.
-        let step = values.len().div_ceil(MOST_COUNTED) | 1;
+        let mut left_out = 0;
+        if broken > 0 {
+            for value in picked.iter_mut().filter(|v| !v.is_finite()) {
+                (*value, left_out) = (0.0, left_out + 1);
+            }
+        }
         if low == 0.0 && high == 0.0 {
-            self.zeros += finite.div_ceil(step as u64);
+            self.zeros += picked.len() as u64 - left_out;
             return;
         }
         match &mut self.histogram {
@@ -143,14 +156,7 @@ impl Spread {
             none => *none = Some(Histogram::new(low, high)),
         }
         let Some(histogram) = &mut self.histogram else { return };
-        let weight = weights(tensor.shape(), channels);
-        for (at, &value) in values.iter().enumerate().step_by(step).filter(|(_, v)| v.is_finite()) {
-            if value == 0.0 {
-                self.zeros += 1;
-            } else {
-                histogram.add(value, weight(at));
-            }
-        }
+        self.zeros += histogram.add(&picked, &weights(tensor.shape(), channels, step, picked.len())) - left_out;
     }
 }
 
@@ -160,21 +166,40 @@ pub(in crate::optimizer) fn run_of_channel(shape: &[usize], last: bool, channels
     (shape.get(axis) == Some(&channels)).then(|| shape[axis + 1..].iter().product())
 }
 
-/// The weight of each element of a tensor of this shape.
-fn weights<'c>(shape: &[usize], channels: Option<&'c Channels>) -> impl Fn(usize) -> f32 + use<'c> {
+/// The weights of `n` elements of a tensor of this shape, every `step`th from the first on.
+fn weights(shape: &[usize], channels: Option<&Channels>, step: usize, n: usize) -> Vec<f32> {
     let fitting = channels.and_then(|c| Some((&c.weights, run_of_channel(shape, c.last, c.weights.len())?.max(1))));
-    move |at| fitting.map_or(1.0, |(weights, run)| weights[at / run % weights.len()])
+    let Some((of_channel, run)) = fitting.filter(|(weights, _)| !weights.is_empty()) else { return vec![1.0; n] };
+    let mut weights = Vec::with_capacity(n);
+    // A step goes so many channels on, and so many elements of one.
+    let (channels, elements) = (step / run % of_channel.len(), step % run);
+    let (mut channel, mut element) = (0, 0);
+    while weights.len() < n {
+        // Steps that stay in the channel. Where none can there is nothing to divide, which is what takes time.
+        let stay = if step >= run { 0 } else { (run - 1 - element) / step };
+        weights.extend(std::iter::repeat_n(of_channel[channel], (stay + 1).min(n - weights.len())));
+        (channel, element) = (channel + channels, element + stay * step + elements);
+        if element >= run {
+            (channel, element) = (channel + 1, element - run);
+        }
+        if channel >= of_channel.len() {
+            channel -= of_channel.len();
+        }
+    }
+    weights
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const ALL: usize = usize::MAX;
+
     #[test]
     fn moments_ends_and_zeros_are_those_of_all_values() {
         let mut spread = Spread::default();
-        spread.add(&Tensor::new(&[2, 2], &[0.0_f32, 1.0, -3.0, 0.0]), None);
-        spread.add(&Tensor::new(&[1, 2], &[4.0_f32, 2.0]), None);
+        spread.add(&Tensor::new(&[2, 2], &[0.0_f32, 1.0, -3.0, 0.0]), None, ALL);
+        spread.add(&Tensor::new(&[1, 2], &[4.0_f32, 2.0]), None, ALL);
         assert_eq!((spread.min, spread.max, spread.count, spread.zeros), (-3.0, 4.0, 6, 2));
         assert_eq!((spread.sum, spread.squares), (4.0, 30.0));
         assert!(spread.is_usable());
@@ -188,7 +213,7 @@ mod tests {
         assert_eq!(zeros.defect(), Some(Defect::Zero));
         for bad in [f32::NAN, f32::INFINITY] {
             let mut spread = Spread::default();
-            spread.add(&Tensor::new(&[3], &[1.0, bad, 2.0]), None);
+            spread.add(&Tensor::new(&[3], &[1.0, bad, 2.0]), None, ALL);
             assert!(!spread.is_usable() && spread.broken == 1 && spread.max == 2.0, "{spread:?}");
             assert_eq!(spread.defect(), Some(Defect::NotFinite(1, 3)));
         }
@@ -204,7 +229,11 @@ mod tests {
         let mut spread = Spread::default();
         for i in 1..40 {
             let values: Vec<f32> = (0..500).map(|v| ((v * i) as f32 * 0.37).sin() / i as f32).collect();
-            spread.add(&Tensor::new(&[1, 5, 100], &values), Some(&Channels { last: false, weights: vec![0.1; 5] }));
+            spread.add(
+                &Tensor::new(&[1, 5, 100], &values),
+                Some(&Channels { last: false, weights: vec![0.1; 5] }),
+                ALL,
+            );
         }
         let read: Spread = serde_json::from_str(&serde_json::to_string(&spread).unwrap()).unwrap();
         assert_eq!(read, spread);
@@ -220,12 +249,40 @@ mod tests {
         let tensor = Tensor::new(&[1, 2, 2], &[1.0_f32, 2.0, 3.0, 4.0]);
         for (last, expected) in [(false, [10.0, 10.0, 1.0, 1.0]), (true, [10.0, 1.0, 10.0, 1.0])] {
             let mut spread = Spread::default();
-            spread.add(&tensor, Some(&Channels { last, weights: vec![10.0, 1.0] }));
+            spread.add(&tensor, Some(&Channels { last, weights: vec![10.0, 1.0] }), ALL);
             let weights: Vec<f64> = spread.histogram.unwrap().bins().map(|b| b.weight).collect();
             assert_eq!(weights, expected, "{last}");
         }
         let other = Channels { last: true, weights: vec![1.0; 7] };
-        assert_eq!(weights(&[1, 2, 2], Some(&other))(3), 1.0, "weights of another tensor are not used");
+        assert_eq!(weights(&[1, 2, 2], Some(&other), 3, 2), [1.0, 1.0], "weights of another tensor are not used");
+    }
+
+    #[test]
+    fn picked_elements_have_the_weights_of_their_channels_whatever_the_step() {
+        let of_channel: Vec<f32> = (0..6).map(|c| c as f32).collect();
+        for (shape, last, run) in
+            [([5, 6, 7], false, 7), ([5, 6, 1], false, 1), ([5, 7, 6], true, 1), ([2, 6, 90], false, 90)]
+        {
+            let channels = Channels { last, weights: of_channel.clone() };
+            let all = shape.iter().product::<usize>();
+            for step in [1, 3, 5, 7, 9, 13, 41, 97] {
+                let expected: Vec<f32> = (0..all).step_by(step).map(|at| of_channel[at / run % 6]).collect();
+                assert_eq!(weights(&shape, Some(&channels), step, expected.len()), expected, "{shape:?} by {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_many_values_no_more_than_asked_for_are_counted_and_ends_and_moments_see_all() {
+        let values: Vec<f32> = (0..50_000).map(|v| if v % 4 == 0 { 0.0 } else { v as f32 }).collect();
+        let mut spread = Spread::default();
+        spread.add(&Tensor::new(&[values.len()], &values), None, counted_of_each(128));
+        let counted = spread.histogram.as_ref().unwrap().bins().map(|b| b.count).sum::<u64>() + spread.zeros;
+        assert!((4000..=8192).contains(&counted), "{counted}");
+        assert!((0.2..0.3).contains(&(spread.zeros as f64 / counted as f64)), "{}", spread.zeros);
+        assert_eq!((spread.count, spread.max), (50_000, 49_999.0));
+        assert_eq!(spread.sum, values.iter().map(|&v| f64::from(v)).sum::<f64>());
+        assert_eq!([0, 1, 64, 1 << 30].map(counted_of_each), [1 << 15, 1 << 15, 1 << 14, 1 << 12]);
     }
 
     #[test]
@@ -233,9 +290,9 @@ mod tests {
         let mut spread = Spread::default();
         for i in 0..50 {
             let values: Vec<f32> = (0..100).map(|v| (v * i) as f32 - 100.0).collect();
-            spread.add(&Tensor::new(&[100], &values), None);
+            spread.add(&Tensor::new(&[100], &values), None, ALL);
             assert!(spread.histogram.as_ref().unwrap().bins().count() <= histogram::BINS);
-            assert_eq!(spread.held_bytes(), size_of::<Spread>() + histogram::BINS * 16);
+            assert_eq!(spread.held_bytes(), size_of::<Spread>() + Histogram::HEAP_BYTES);
         }
         assert_eq!(spread.count, 5000);
     }

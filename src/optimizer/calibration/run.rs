@@ -1,22 +1,26 @@
 //! The pass over the calibration data: sessions run samples while what they gave is taken in.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
 
 use rayon::prelude::*;
 
-use super::{Spread, Watch};
+use super::{Spread, Watch, counted_of_each};
 use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine};
 use crate::model::{DType, Model, Tensor};
 
 /// Samples that are looked at. What more of them would add to a range is less than what rounding takes.
 const MOST_FEEDS: usize = 128;
 
-/// Models of fewer bytes are loaded once per core; of a larger one a second copy takes more memory than its time is worth.
-const SMALL_MODEL_BYTES: usize = 16 << 20;
+/// Models of fewer bytes may be loaded once per core; of a larger one a second copy takes more memory than its time is worth.
+const SMALL_MODEL_BYTES: usize = 32 << 20;
 
-/// Where what is watched of one sample takes more bytes than this, a second session would take more memory than its time is worth.
-const SMALL_RUN_BYTES: usize = 16 << 20;
+/// More than two sessions have to fit into these bytes, each with its copy of the model and what is watched of one sample. Two take no more than one that runs
+/// a sample ahead of another that is taken in, but for the copy of a small model.
+const SESSIONS_BYTES: usize = 128 << 20;
 
 /// Fewer feeds are not worth loading a model for.
 const FEEDS_PER_SESSION: usize = 4;
@@ -40,61 +44,84 @@ pub fn calibrate(
     if watched.is_empty() || feeds.is_empty() {
         return Ok(BTreeMap::new());
     }
-    calibrate_on(sessions(model, feeds.len()), engine, model, watched, feeds)
-}
-
-/// How many sessions may share the samples.
-fn sessions(model: &Model, feeds: usize) -> usize {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    if model.encoded_len() < SMALL_MODEL_BYTES { cores.min(feeds / FEEDS_PER_SESSION).max(1) } else { 1 }
+    let sessions = |seen: &Seen| sessions(cores, model.encoded_len(), feeds.len(), seen);
+    calibrate_on(sessions, engine, model, watched, feeds)
 }
 
-/// What one session reads and gives: numbers of samples, and the watched tensors of each.
-struct Running {
-    ask: SyncSender<usize>,
-    take: Receiver<Result<Vec<Tensor>, EngineError>>,
+/// How many sessions are worth it, by what the first sample took.
+fn sessions(cores: usize, model_bytes: usize, feeds: usize, first: &Seen) -> usize {
+    if model_bytes >= SMALL_MODEL_BYTES {
+        return 1;
+    }
+    let held: usize = first.tensors.iter().map(|tensor| tensor.bytes().len()).sum();
+    let fitting = (SESSIONS_BYTES / (model_bytes + held).max(1)).max(2);
+    let most = cores.min(feeds / FEEDS_PER_SESSION).min(fitting).max(1);
+    let left = first.running * (feeds - 1) as u32;
+    if left - left / most as u32 > first.loading { most } else { 1 }
+}
+
+/// What a session gave for a sample.
+struct Given {
+    session: usize,
+    sample: usize,
+    seen: Result<Seen, EngineError>,
+}
+
+/// The watched tensors of a sample, and how long it took.
+struct Seen {
+    tensors: Vec<Tensor>,
+    /// To load the session.
+    loading: Duration,
+    /// To run it.
+    running: Duration,
 }
 
 fn calibrate_on(
-    sessions: usize,
+    sessions: impl FnOnce(&Seen) -> usize,
     engine: &SharedEngine,
     model: &Model,
     watched: &[Watch],
     feeds: &[Feed],
 ) -> Result<BTreeMap<String, Spread>, EngineError> {
     let mut spreads: Vec<Spread> = vec![Spread::default(); watched.len()];
+    let pass = Pass { engine, model, watched, feeds, next: AtomicUsize::new(0) };
     std::thread::scope(|scope| {
-        let start = || {
-            // As many as are ever asked of one session at a time, so that asking never waits.
-            let (ask, asked) = sync_channel(2);
-            // One run waits while the one before is taken in: no more of them are held, however many there are.
-            let (give, take) = sync_channel(0);
-            scope.spawn(move || run(engine, model, watched, feeds, &asked, &give));
-            Running { ask, take }
+        let (give, given) = channel();
+        let start = |session| {
+            let (allow, allowed) = channel();
+            let (pass, give) = (&pass, give.clone());
+            scope.spawn(move || pass.run(session, &allowed, &give));
+            allow
         };
-        let mut running = vec![start()];
-        let mut asked = 0;
+        // The first sample goes alone: it tells how many sessions there are.
+        let mut allow: Vec<Sender<()>> = vec![start(0)];
+        let mut sessions = Some(sessions);
+        let go_on = |allow: &[Sender<()>], session: usize| {
+            // A session that has ended has nothing left to run.
+            let _ = allow[session].send(());
+        };
+        go_on(&allow, 0);
+        let mut early = BTreeMap::new();
         // Samples are taken in one after the other, in their order, so that sessions and threads change nothing.
-        for at in 0..feeds.len() {
-            // Beside what is taken in next each session has one more to run, but the first sample goes alone: it tells how many sessions there are.
-            let ahead = if at == 0 { 0 } else { at + running.len() };
-            while asked < feeds.len() && asked <= ahead {
-                // A session that has ended says why when its sample is taken.
-                let _ = running[asked % running.len()].ask.send(asked);
-                asked += 1;
-            }
-            let Ok(seen) = running[at % running.len()].take.recv() else {
-                return Err(EngineError::Run {
-                    engine: engine.id().to_string(),
-                    detail: "its session ended".to_owned(),
-                });
+        for sample in 0..feeds.len() {
+            let given = loop {
+                if let Some(given) = early.remove(&sample) {
+                    break given;
+                }
+                let given: Given = given.recv().map_err(|_| pass.ended())?;
+                early.insert(given.sample, given);
             };
-            let seen = seen?;
-            take_in(&mut spreads, watched, &seen);
-            let held: usize = seen.iter().map(|tensor| tensor.bytes().len()).sum();
-            if at == 0 && held < SMALL_RUN_BYTES {
-                running.extend((1..sessions).map(|_| start()));
+            let seen = given.seen?;
+            take_in(&mut spreads, watched, &seen.tensors, counted_of_each(feeds.len()));
+            if let Some(sessions) = sessions.take() {
+                allow.extend((1..sessions(&seen)).map(&start));
+                // One alone runs a sample while another is taken in; of several, one does while that of another is. No more samples are held, however many there are.
+                (1..allow.len().max(2)).for_each(|session| go_on(&allow, session % allow.len()));
             }
+            // Lent memory goes back before it is asked for again.
+            drop(seen);
+            go_on(&allow, given.session);
         }
         Ok(())
     })?;
@@ -102,33 +129,62 @@ fn calibrate_on(
     Ok(names.zip(spreads).filter(|(_, spread)| spread.count + spread.broken > 0).collect())
 }
 
-/// Runs one session over the samples it is asked for, until nobody asks for more.
-fn run(
-    engine: &SharedEngine,
-    model: &Model,
-    watched: &[Watch],
-    feeds: &[Feed],
-    asked: &Receiver<usize>,
-    give: &SyncSender<Result<Vec<Tensor>, EngineError>>,
-) {
-    let taps = watched.iter().map(|w| w.tensor.clone()).collect();
-    let mut session = match engine.load(model, &LoadOptions { taps, ..LoadOptions::default() }) {
-        Ok(session) => session,
-        Err(error) => return drop(give.send(Err(error))),
-    };
-    let outputs = model.graph().output.len();
-    while let Ok(at) = asked.recv() {
-        let seen = session.run(&feeds[at]).map(|mut all| all.split_off(outputs));
-        if give.send(seen).is_err() {
-            return;
+/// What sessions have in common.
+struct Pass<'a> {
+    engine: &'a SharedEngine,
+    model: &'a Model,
+    watched: &'a [Watch],
+    feeds: &'a [Feed],
+    /// The first sample that no session has begun.
+    next: AtomicUsize,
+}
+
+impl Pass<'_> {
+    /// Runs one session: a sample each time it is allowed to, until there are none.
+    fn run(&self, session: usize, allowed: &Receiver<()>, give: &Sender<Given>) {
+        let began = Instant::now();
+        let taps = self.watched.iter().map(|w| w.tensor.clone()).collect();
+        let loaded = self.caught(|| self.engine.load(self.model, &LoadOptions { taps, ..LoadOptions::default() }));
+        let loading = began.elapsed();
+        let outputs = self.model.graph().output.len();
+        let next = || {
+            allowed.recv().ok()?;
+            // Whoever is ready takes the next: nobody waits for a session that is still being loaded.
+            let sample = self.next.fetch_add(1, Ordering::Relaxed);
+            Some((sample, self.feeds.get(sample)?))
+        };
+        let gives = |sample, seen| give.send(Given { session, sample, seen }).is_ok();
+        match loaded {
+            Ok(mut loaded) => {
+                while let Some((sample, feed)) = next() {
+                    let began = Instant::now();
+                    let seen = self.caught(|| loaded.lend(feed).map(|mut all| all.split_off(outputs)));
+                    let running = began.elapsed();
+                    if !gives(sample, seen.map(|tensors| Seen { tensors, loading, running })) {
+                        return;
+                    }
+                }
+            }
+            Err(error) => {
+                next().map(|(sample, _)| gives(sample, Err(error)));
+            }
         }
+    }
+
+    /// An engine that panics would leave its sample waited for.
+    fn caught<T>(&self, call: impl FnOnce() -> Result<T, EngineError>) -> Result<T, EngineError> {
+        catch_unwind(AssertUnwindSafe(call)).unwrap_or_else(|_| Err(self.ended()))
+    }
+
+    fn ended(&self) -> EngineError {
+        EngineError::Run { engine: self.engine.id().to_string(), detail: "its session ended".to_owned() }
     }
 }
 
-fn take_in(spreads: &mut [Spread], watched: &[Watch], seen: &[Tensor]) {
+fn take_in(spreads: &mut [Spread], watched: &[Watch], seen: &[Tensor], counted: usize) {
     spreads.par_iter_mut().zip(watched).zip(seen).for_each(|((spread, watch), tensor)| {
         if tensor.dtype() == DType::F32 {
-            spread.add(tensor, watch.channels.as_ref());
+            spread.add(tensor, watch.channels.as_ref(), counted);
         }
     });
 }
@@ -139,6 +195,7 @@ mod tests {
 
     use super::*;
     use crate::engine::tract::TractEngine;
+    use crate::engine::{Engine, EngineId, Session};
     use crate::model::build::Builder;
 
     fn model() -> Model {
@@ -172,11 +229,28 @@ mod tests {
     #[test]
     fn the_number_of_sessions_changes_no_bit() {
         let (model, watched, feeds) = (model(), watches(&["x", "h", "r"]), feeds(13));
-        let one = calibrate_on(1, &engine(), &model, &watched, &feeds).unwrap();
+        let one = calibrate_on(|_| 1, &engine(), &model, &watched, &feeds).unwrap();
         assert_eq!(one["h"].count, 13 * 8);
         for sessions in [2, 3, 13] {
-            assert_eq!(calibrate_on(sessions, &engine(), &model, &watched, &feeds).unwrap(), one, "{sessions}");
+            assert_eq!(calibrate_on(|_| sessions, &engine(), &model, &watched, &feeds).unwrap(), one, "{sessions}");
         }
+    }
+
+    #[test]
+    fn sessions_are_as_many_as_their_time_is_worth_and_memory_allows() {
+        let first = |held: usize, loading, running| Seen {
+            tensors: vec![Tensor::new(&[held], &vec![0_u8; held])],
+            loading: Duration::from_millis(loading),
+            running: Duration::from_millis(running),
+        };
+        let small = first(1 << 20, 20, 10);
+        assert_eq!(sessions(4, 1 << 20, 64, &small), 4);
+        assert_eq!(sessions(4, 1 << 20, 9, &small), 2, "too few samples for more");
+        assert_eq!(sessions(4, SMALL_MODEL_BYTES, 64, &small), 1, "a copy of the model is too large");
+        assert_eq!(sessions(1, 1 << 20, 64, &small), 1);
+        assert_eq!(sessions(64, 1 << 20, 128, &first(15 << 20, 20, 10)), 8, "more would take too much memory");
+        assert_eq!(sessions(64, 1 << 20, 128, &first(SESSIONS_BYTES, 20, 10)), 2);
+        assert_eq!(sessions(4, 1 << 20, 64, &first(1 << 20, 500, 10)), 1, "sooner done than loaded once more");
     }
 
     #[test]
@@ -190,9 +264,41 @@ mod tests {
     fn an_engine_that_fails_says_so_whichever_session_it_is() {
         let mut feeds = feeds(9);
         feeds[7] = Feed::new(vec![("x".into(), Tensor::new(&[2, 3], &[0.0_f32; 6]))]);
-        assert!(calibrate_on(2, &engine(), &model(), &watches(&["h"]), &feeds).is_err());
+        assert!(calibrate_on(|_| 2, &engine(), &model(), &watches(&["h"]), &feeds).is_err());
         let gone = watches(&["gone"]);
-        let error = calibrate_on(2, &engine(), &model(), &gone, &feeds).unwrap_err().to_string();
+        let error = calibrate_on(|_| 2, &engine(), &model(), &gone, &feeds).unwrap_err().to_string();
         assert!(error.contains("gone"), "{error}");
+    }
+
+    /// Fails in its third run, without a word.
+    struct Panics(EngineId);
+
+    impl Engine for Panics {
+        fn id(&self) -> &EngineId {
+            &self.0
+        }
+
+        fn load(&self, model: &Model, options: &LoadOptions) -> Result<Box<dyn Session>, EngineError> {
+            Ok(Box::new(Twice(TractEngine::new().load(model, options)?, 0)))
+        }
+    }
+
+    struct Twice(Box<dyn Session>, usize);
+
+    impl Session for Twice {
+        fn run(&mut self, feed: &Feed) -> Result<Vec<Tensor>, EngineError> {
+            self.1 += 1;
+            assert!(self.1 < 3, "on purpose");
+            self.0.run(feed)
+        }
+    }
+
+    #[test]
+    fn a_session_that_panics_is_not_waited_for() {
+        let engine: SharedEngine = Arc::new(Panics(EngineId { name: "panics".into(), version: "1".into() }));
+        for sessions in [1, 2] {
+            let error = calibrate_on(|_| sessions, &engine, &model(), &watches(&["h"]), &feeds(9)).unwrap_err();
+            assert!(error.to_string().contains("its session ended"), "{error}");
+        }
     }
 }

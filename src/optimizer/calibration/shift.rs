@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Spread, looked_at};
+use super::{Spread, counted_of_each, looked_at};
 use crate::engine::Feed;
 use crate::model::DType;
 
@@ -92,9 +92,10 @@ fn beyond(calibrated: &Spread, seen: &Spread) -> f64 {
 /// What samples give to each float32 input of a model, without a run.
 pub fn of_inputs(feeds: &[Feed]) -> BTreeMap<String, Spread> {
     let mut spreads: BTreeMap<String, Spread> = BTreeMap::new();
-    for feed in looked_at(feeds) {
+    let feeds = looked_at(feeds);
+    for feed in feeds {
         for (name, tensor) in feed.iter().filter(|(_, tensor)| tensor.dtype() == DType::F32) {
-            spreads.entry(name.to_owned()).or_default().add(tensor, None);
+            spreads.entry(name.to_owned()).or_default().add(tensor, None, counted_of_each(feeds.len()));
         }
     }
     spreads
