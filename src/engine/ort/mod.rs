@@ -71,7 +71,11 @@ impl OrtEngine {
         // The memory arena stays on, ONNX Runtime's default: off, peak memory moved by -3 % to +4 % and CPU time by -1 to +6 % over five models, so there is nothing to
         // win by measuring another configuration than a deployment runs.
         // `All`, not `Level3`: libraries before 1.23 know no level between 2 and all.
-        let level = if options.optimise { GraphOptimizationLevel::All } else { GraphOptimizationLevel::Disable };
+        let level = match (options.optimise, options.relayout) {
+            (true, true) => GraphOptimizationLevel::All,
+            (true, false) => GraphOptimizationLevel::Level2,
+            (false, _) => GraphOptimizationLevel::Disable,
+        };
         Ok(OrtSession::builder(&self.loaded.environment)?
             .with_optimization_level(level)?
             .with_intra_threads(options.threads.max(1))?

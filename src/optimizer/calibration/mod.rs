@@ -208,7 +208,7 @@ mod tests {
     #[test]
     fn what_is_never_finite_or_always_zero_has_no_range() {
         let mut zeros = Spread::default();
-        zeros.add(&Tensor::new(&[3], &[0.0_f32; 3]), None);
+        zeros.add(&Tensor::new(&[3], &[0.0_f32; 3]), None, ALL);
         assert!(!zeros.is_usable());
         assert_eq!(zeros.defect(), Some(Defect::Zero));
         for bad in [f32::NAN, f32::INFINITY] {
@@ -218,9 +218,9 @@ mod tests {
             assert_eq!(spread.defect(), Some(Defect::NotFinite(1, 3)));
         }
         let mut same = Spread::default();
-        same.add(&Tensor::new(&[2], &[2.5_f32; 2]), None);
+        same.add(&Tensor::new(&[2], &[2.5_f32; 2]), None, ALL);
         assert_eq!((same.defect(), same.range(Policy::Unclipped)), (Some(Defect::Constant(2.5)), None));
-        same.add(&Tensor::new(&[2], &[2.5_f32, 2.25]), None);
+        same.add(&Tensor::new(&[2], &[2.5_f32, 2.25]), None, ALL);
         assert!(same.is_usable());
     }
 

@@ -144,7 +144,9 @@ impl Pass<'_> {
     fn run(&self, session: usize, allowed: &Receiver<()>, give: &Sender<Given>) {
         let began = Instant::now();
         let taps = self.watched.iter().map(|w| w.tensor.clone()).collect();
-        let loaded = self.caught(|| self.engine.load(self.model, &LoadOptions { taps, ..LoadOptions::default() }));
+        // One thread each: how an engine divides its sums among several changes their last bits.
+        let options = LoadOptions { taps, relayout: false, ..LoadOptions::default() };
+        let loaded = self.caught(|| self.engine.load(self.model, &options));
         let loading = began.elapsed();
         let outputs = self.model.graph().output.len();
         let next = || {
