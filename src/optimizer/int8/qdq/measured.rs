@@ -1,7 +1,7 @@
 //! Ranges by what they do to the model: the estimate that chose them sees one tensor and what reads it, not where its errors go. So each range is tried on the model
 //! itself, tensor by tensor, and the one that does least harm stays. It costs nothing at run time.
 
-use std::cell::RefCell;
+use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::time::Instant;
 
@@ -29,25 +29,23 @@ const SHARE_OF_TIME: u32 = 3;
 
 /// The repair of variants that quantise by `ranged`. Ranges are found once; every choice of sites has them.
 pub fn measured_ranges(ranged: Ranged, scheme: WeightScheme) -> Repair {
-    let found: RefCell<Option<Result<Ranged, String>>> = RefCell::default();
+    let found: OnceCell<Result<Ranged, String>> = OnceCell::new();
     let find = move |base: &Work, passes: &mut Vec<Box<dyn Pass>>, until: Instant, measure: Option<Measure<'_>>| {
         let at =
             passes.iter().position(|pass| pass.name() == StaticInt8::NAME).ok_or("nothing of it computes on codes")?;
         let plan = StaticInt8::deserialize(passes[at].parameters()).map_err(|e| e.to_string())?;
-        let mut found = found.borrow_mut();
-        if found.is_none() {
-            let measure = measure.ok_or("no range was measured yet")?;
+        if let (None, Some(measure)) = (found.get(), measure) {
             let mut float = base.clone();
             for pass in &passes[..at] {
                 pass.apply(&mut float.model, &mut float.facts).map_err(|e| e.to_string())?;
             }
             if float.model.opset("").is_none_or(|v| v < PER_CHANNEL_OPSET) {
-                float.model.upgrade(&mut float.facts, DEFAULT_TARGET).map_err(|e| e.to_string())?;
+                float.model.upgrade(&float.facts, DEFAULT_TARGET).map_err(|e| e.to_string())?;
             }
             let until = Instant::now() + until.saturating_duration_since(Instant::now()) / SHARE_OF_TIME;
-            *found = Some(least_harm(&ranged, &plan, &float.model, until, measure));
+            let _ = found.set(least_harm(&ranged, &plan, &float.model, until, measure));
         }
-        let better = found.as_ref().expect("just found").as_ref().map_err(Clone::clone)?;
+        let better = found.get().ok_or("no range was measured yet")?.as_ref().map_err(Clone::clone)?;
         let chosen: HashSet<&str> =
             plan.nodes.iter().map(|node| &node.output).chain(&plan.between).map(String::as_str).collect();
         passes[at] = Box::new(better.plan(&chosen, scheme));
