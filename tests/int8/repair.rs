@@ -464,9 +464,23 @@ fn seams() -> Vec<(&'static str, Model, &'static str, usize)> {
             "r",
             8,
         ),
+    ]
+}
+
+/// As [`seams`]: magnitudes of a spectrum.
+fn spectra() -> Vec<(&'static str, Model, &'static str, usize)> {
+    let image = || {
+        Builder::new(17)
+            .input("x", DType::F32, &["1", "4", "8", "8"])
+            .initializer("b", tensor(&[16], 3))
+            .initializer("k", tensor(&[8, 4, 3, 3], 5))
+            .initializer("kb", tensor(&[8], 6))
+            .initializer("e", tensor(&[6, 8, 1, 1], 8))
+    };
+    vec![
         (
             "the magnitude of both halves of a convolution's channels",
-            halves(image(new()), &[8, i64::MAX])
+            halves(image(), &[8, i64::MAX])
                 .node("Pow", &["re", "two"], "re2", vec![])
                 .node("Mul", &["im", "im"], "im2", vec![])
                 .node("Add", &["re2", "im2"], "power", vec![])
@@ -479,7 +493,7 @@ fn seams() -> Vec<(&'static str, Model, &'static str, usize)> {
         ),
         (
             "the magnitude of two convolutions",
-            image(new())
+            image()
                 .initializer("k2", tensor(&[8, 4, 3, 3], 10))
                 .initializer("two", Tensor::scalar(2.0_f32))
                 .node("Conv", &["x", "k"], "re", vec![])
@@ -519,7 +533,7 @@ fn halves(builder: Builder, [from, to]: &[i64; 2]) -> Builder {
 
 #[test]
 fn powers_of_two_fold_into_whatever_makes_an_activation_and_the_float_model_stays_the_same_to_the_bit() {
-    for (what, model, activation, channels) in seams() {
+    for (what, model, activation, channels) in seams().into_iter().chain(spectra()) {
         let input: &[usize] = if channels == 16 { &[2, 6, 16] } else { &[1, 4, 8, 8] };
         let sample = feed("x", tensor(input, 50));
         let base = work(&model, std::slice::from_ref(&sample));
