@@ -20,6 +20,11 @@ class Static(unittest.TestCase):
         found = self.read(candidate("static-int8", False, 9.0), candidate("static-int8-unclipped", True, 0.25, 0.5))
         self.assertEqual(found, {"candidate": "static-int8-unclipped", "samples": 64, "tensors": 12, "calibrationSeconds": 0.5, "passSeconds": 0.75})
 
+    def test_what_was_tried_and_rolled_back_and_repairs_are_no_cost_of_a_static_candidate(self):
+        made = candidate("static-int8", True, 0.25)
+        made["passes"] += [{"name": "measured-ranges", "outcome": "RolledBack", "seconds": 9.0}, {"name": "round-weights", "outcome": "Applied", "seconds": 9.0}]
+        self.assertEqual(self.read(made)["passSeconds"], 0.25)
+
     def test_where_another_candidate_was_chosen_the_first_static_one_counts(self):
         other = {"name": "stored-int8", "chosen": True, "passes": [{"name": "weight-int8", "outcome": "Applied", "seconds": 3.0}]}
         self.assertEqual(self.read(other, candidate("static-int8", False, 0.25))["passSeconds"], 0.25)
