@@ -58,7 +58,7 @@ fn sessions(cores: usize, model_bytes: usize, feeds: usize, first: &Seen) -> usi
     let fitting = (SESSIONS_BYTES / (model_bytes + held).max(1)).max(2);
     let most = cores.min(feeds / FEEDS_PER_SESSION).min(fitting).max(1);
     let left = first.running * (feeds - 1) as u32;
-    if left - left / most as u32 > first.loading { most } else { 1 }
+    if left * (most as u32 - 1) / most as u32 > first.loading { most } else { 1 }
 }
 
 /// What a session gave for a sample.
