@@ -87,7 +87,8 @@ fn npz(file: impl Read + Seek, map: &Bytes, limits: Limits) -> Result<Arrays, St
         let (declared, of_array) = (entry.size(), |e: String| format!("array '{name}' {e}"));
         let start = entry.data_start() as usize;
         let stored = entry.compression().to_string() == STORED;
-        let stored = stored.then(|| map.get(start..start.saturating_add(declared as usize))).flatten().map(|s| map.slice_ref(s));
+        let stored =
+            stored.then(|| map.get(start..start.saturating_add(declared as usize))).flatten().map(|s| map.slice_ref(s));
         let tensor = npy(&mut entry, declared, stored.as_ref(), Limits { bytes: budget }).map_err(of_array)?;
         budget -= tensor.bytes().len() as u64;
         if arrays.insert(name.clone(), tensor).is_some() {
