@@ -54,6 +54,9 @@ def reached(found):
     header = ["model", "figure", "asked", *(f"goal {goal.capitalize()}" for goal in ours.GOALS), "met"]
     models, of = targets.models_reached(found)
     said = f"{models} of {of} models reach all that is asked; {tally(found)} All is asked of one artifact: the one in bold is judged, which falls short by less."
+    looser = [task for task in ours.GATES if any(e["task"] == task for e in found)]
+    if looser:
+        said += f" {', '.join(looser)}: with gates of its own, which are looser than the default ones; what the default ones give stands in its table below."
     return f"## Asked and reached\n\n{said}\n\n" + bakes.table(header, rows)
 
 
