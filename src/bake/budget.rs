@@ -193,19 +193,16 @@ mod tests {
             ..PassRecord::skipped(name, "", &model)
         };
         let score = Score { metric: "OutputConsistency".into(), estimate, threshold: 0.95, needed: 0.5 };
+        let records = pass.map(record).into_iter().collect();
         Candidate {
-            name: name.into(),
-            records: pass.map(record).into_iter().collect(),
-            deviation: None,
+            records,
             quality: pass.map(|_| score).into_iter().collect(),
             speed: pass.map(|_| Speed { ratio: 2.1, lower: 2.0, upper: 2.2, n: 60 }),
             bytes: 270,
-            nodes: 1,
             left_out: vec!["a".into(), "b".into()],
             refused: missed.as_ref().map(|_| "too near".to_owned()),
             missed,
-            scan: None,
-            work: Work { model, facts: Facts::default(), steps: Vec::new() },
+            ..Candidate::new(name, Work { model, facts: Facts::default(), steps: Vec::new() })
         }
     }
 

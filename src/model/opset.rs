@@ -49,6 +49,14 @@ impl Pass for OpsetUpgrade {
 }
 
 impl Model {
+    /// Brings a model that is older than opset `least` to [`DEFAULT_TARGET`]; see [`Model::upgrade`].
+    pub fn raise(&mut self, facts: &Facts, least: i64) -> Result<(), ModelError> {
+        if self.opset("").is_some_and(|opset| opset < least) {
+            self.upgrade(facts, DEFAULT_TARGET)?;
+        }
+        Ok(())
+    }
+
     /// Brings the model to `target` (at most 25), subgraphs included, and returns how many nodes were rewritten. A model that is there already, or that
     /// imports no opset of ONNX, is untouched; so is one with an operator that cannot be carried over, which is the error. `facts` (may be empty) spare
     /// `Softmax` a detour where they tell the rank.

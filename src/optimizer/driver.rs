@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::recipe::Step;
 use super::room::{Form, form};
 use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine};
-use crate::model::{Effect, Facts, Model, Pass, Tensor};
+use crate::model::{Effect, Facts, Model, Pass, PassError, Tensor};
 
 /// How a pass ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -99,6 +99,18 @@ pub struct Work {
     pub facts: Facts,
     /// The passes kept so far.
     pub steps: Vec<Step>,
+}
+
+impl Work {
+    /// What passes make of it, one after the other. Nothing is recorded: for a look at what they would give.
+    pub(super) fn behind<'p>(&self, passes: impl IntoIterator<Item = &'p dyn Pass>) -> Result<Self, PassError> {
+        let mut work = self.clone();
+        for pass in passes {
+            pass.apply(&mut work.model, &mut work.facts)?;
+            work.model.sort()?;
+        }
+        Ok(work)
+    }
 }
 
 /// Checks every lossless pass against the outputs of the input model.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::driver::{Outcome, Work};
 use super::mixed;
 use super::repair::{Mended, mend};
-use super::search::{Candidate, Judge, Limits, Speed, Variant, attempt, make};
+use super::search::{Candidate, Judge, Limits, Speed, Variant, attempt, first_part, make};
 use super::sensitivity::Scan;
 use crate::api::bakejob::Goal;
 
@@ -99,9 +99,7 @@ fn mend_best<'v>(
     limits: &Limits,
     judge: &mut dyn Judge,
 ) -> (Candidate, Mended<'v>) {
-    let now = Instant::now();
-    let half = limits.deadline.saturating_duration_since(now) / 2;
-    let limits = &Limits { deadline: now + half, ..limits.clone() };
+    let limits = &Limits { deadline: first_part(limits.deadline, 2), ..limits.clone() };
     let (mut best, mut mended) = mend(base, variant, candidate, limits, judge);
     for (other, variant) in others.iter_mut().take(MOST_MENDED - 1) {
         if best.keeps() || other.refused.is_some() || Instant::now() >= limits.deadline {

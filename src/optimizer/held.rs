@@ -53,20 +53,7 @@ mod tests {
         }
         let model = builder.output(weights[0].0, DType::F32, &["2000"]).build();
         let steps = vec![Step { pass: "p".into(), parameters: serde_json::Value::Null }];
-        Candidate {
-            name: "c".into(),
-            work: Work { model, facts: Facts::default(), steps },
-            records: Vec::new(),
-            quality: Vec::new(),
-            deviation: None,
-            speed: None,
-            bytes: 0,
-            nodes: 0,
-            left_out: Vec::new(),
-            refused: None,
-            missed: None,
-            scan: None,
-        }
+        Candidate::new("c", Work { model, facts: Facts::default(), steps })
     }
 
     fn place(candidate: &Candidate, at: usize) -> *const u8 {

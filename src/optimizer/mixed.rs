@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::driver::Work;
 use super::repair::Mended;
-use super::search::{Candidate, Judge, Limits, attempt, make};
+use super::search::{Candidate, Judge, Limits, attempt, first_part, make};
 use super::sensitivity::Scan;
 
 /// Sites that are left out one after the other before bisecting, and how many are looked at for each.
@@ -29,9 +29,7 @@ pub(super) struct Mixed {
 /// Leaves out the most harmful sites until the budget is kept. Where there are sites that compute, those are what is left out.
 pub(super) fn mix(base: &Work, variant: &Mended<'_>, limits: &Limits, judge: &mut dyn Judge) -> Mixed {
     let (harms, scan) = if variant.measured {
-        let now = Instant::now();
-        let half = limits.deadline.saturating_duration_since(now) / 2;
-        let (harms, scan) = scan(base, variant, limits, judge, now + half);
+        let (harms, scan) = scan(base, variant, limits, judge, first_part(limits.deadline, 2));
         (harms, Some(scan))
     } else {
         (variant.sites.iter().map(|site| site.error.powi(2)).collect(), None)
@@ -70,8 +68,7 @@ fn descend(
     limits: &Limits,
     judge: &mut dyn Judge,
 ) -> Option<(Candidate, Vec<bool>)> {
-    let now = Instant::now();
-    let until = now + limits.deadline.saturating_duration_since(now) / 2;
+    let until = first_part(limits.deadline, 2);
     let mut mask = vec![true; variant.sites.len()];
     let mut order: Vec<usize> = (0..variant.tunable).collect();
     order.sort_by(|&a, &b| harms[b].total_cmp(&harms[a]).then(a.cmp(&b)));

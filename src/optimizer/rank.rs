@@ -96,19 +96,9 @@ mod tests {
 
     #[test]
     fn of_candidates_that_are_as_fast_the_much_smaller_one_is_first() {
-        let candidate = |name: &str, bytes: usize, speed: Speed| Candidate {
-            name: name.to_owned(),
-            work: Work { model: Builder::new(17).build(), facts: Facts::default(), steps: Vec::new() },
-            records: Vec::new(),
-            quality: Vec::new(),
-            deviation: None,
-            speed: Some(speed),
-            bytes,
-            nodes: 0,
-            left_out: Vec::new(),
-            refused: None,
-            missed: None,
-            scan: None,
+        let candidate = |name: &str, bytes: usize, speed: Speed| {
+            let work = Work { model: Builder::new(17).build(), facts: Facts::default(), steps: Vec::new() };
+            Candidate { speed: Some(speed), bytes, ..Candidate::new(name, work) }
         };
         let deadline = Instant::now();
         let limits = |goal| Limits { goal, input_bytes: 100, deadline, measuring: Duration::ZERO, room: None };

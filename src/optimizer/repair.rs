@@ -11,7 +11,7 @@
 //! | a few sites do more harm than all others | they stay in float (mixed precision, by measured harm); this alone costs time, so it comes last | `mixed` |
 //!
 //! Which repairs help is found once, with all sites on codes. They are part of every choice of sites from then on, their numbers found anew for each: whatever is left out
-//! changes what is rounded and shifted.
+//! changes what is rounded and shifted. Ranges are those of their tensors alone, and stay.
 //!
 //! The numbers that a repair finds are parameters of its pass, so a recipe repeats it without data, clock or engine. What did not help is in the candidate's records as rolled
 //! back, with the figures.
@@ -188,19 +188,11 @@ mod tests {
     use crate::optimizer::search::Score;
 
     fn candidate(deviation: f64, estimate: f64) -> Candidate {
+        let work = Work { model: Builder::new(17).build(), facts: Facts::default(), steps: Vec::new() };
         Candidate {
-            name: "v".into(),
-            work: Work { model: Builder::new(17).build(), facts: Facts::default(), steps: Vec::new() },
-            records: Vec::new(),
             quality: vec![Score { metric: "a".into(), estimate, threshold: 0.9, needed: 0.1 }],
             deviation: Some(deviation).filter(|d| d.is_finite()),
-            speed: None,
-            bytes: 0,
-            nodes: 0,
-            left_out: Vec::new(),
-            refused: None,
-            missed: None,
-            scan: None,
+            ..Candidate::new("v", work)
         }
     }
 

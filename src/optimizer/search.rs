@@ -184,6 +184,24 @@ pub struct Missed {
 }
 
 impl Candidate {
+    /// A candidate that nothing was measured of.
+    pub(crate) fn new(name: &str, work: Work) -> Self {
+        Self {
+            name: name.to_owned(),
+            bytes: encoded_len(&work.model),
+            nodes: work.model.graph().node.len(),
+            work,
+            records: Vec::new(),
+            quality: Vec::new(),
+            deviation: None,
+            speed: None,
+            left_out: Vec::new(),
+            refused: None,
+            missed: None,
+            scan: None,
+        }
+    }
+
     /// How far the worst metric is above what it needs; negative when the candidate is not good enough.
     pub fn margin(&self) -> f64 {
         self.quality.iter().map(Score::margin).fold(1.0, f64::min)
@@ -219,6 +237,12 @@ pub struct Limits {
     pub measuring: Duration,
     /// Bytes that a pass may take beside the model; `None` without a known limit.
     pub room: Option<u64>,
+}
+
+/// When the first of `parts` equal parts of the time that is left until `deadline` is over.
+pub(super) fn first_part(deadline: Instant, parts: u32) -> Instant {
+    let now = Instant::now();
+    now + deadline.saturating_duration_since(now) / parts
 }
 
 /// Tries every variant on top of `base` and returns all candidates, the eligible ones first and best first. `base` itself is among them.
@@ -262,20 +286,7 @@ fn lossless(base: &Work, judge: &mut dyn Judge) -> Candidate {
         Ok(speed) => (Some(speed), None),
         Err(error) => (None, Some(error.to_string())),
     };
-    Candidate {
-        name: "lossless".to_owned(),
-        work: base.clone(),
-        records: Vec::new(),
-        quality: Vec::new(),
-        deviation: None,
-        speed,
-        bytes: encoded_len(&base.model),
-        nodes: base.model.graph().node.len(),
-        left_out: Vec::new(),
-        refused,
-        missed: None,
-        scan: None,
-    }
+    Candidate { speed, refused, ..Candidate::new("lossless", base.clone()) }
 }
 
 /// Applies the variant's passes for one choice of sites and scores the result. What goes wrong is the candidate's refusal, never an error of the bake.
@@ -335,20 +346,7 @@ pub(super) fn make_by(
     }
     refused = refused.or_else(|| work.model.sort().and_then(|_| work.model.check()).err().map(|e| e.to_string()));
     let left_out = variant.sites.iter().zip(mask).filter(|(_, on)| !**on).map(|(s, _)| s.name.clone()).collect();
-    Candidate {
-        name: variant.name.clone(),
-        bytes: encoded_len(&work.model),
-        nodes: work.model.graph().node.len(),
-        work,
-        records,
-        quality: Vec::new(),
-        deviation: None,
-        speed: None,
-        left_out,
-        refused,
-        missed: None,
-        scan: None,
-    }
+    Candidate { records, left_out, refused, ..Candidate::new(&variant.name, work) }
 }
 
 /// Runs one lossy pass, in the form that there is room for.

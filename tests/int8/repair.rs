@@ -469,46 +469,36 @@ fn seams() -> Vec<(&'static str, Model, &'static str, usize)> {
 
 /// As [`seams`]: magnitudes of a spectrum.
 fn spectra() -> Vec<(&'static str, Model, &'static str, usize)> {
-    let image = || {
-        Builder::new(17)
-            .input("x", DType::F32, &["1", "4", "8", "8"])
-            .initializer("b", tensor(&[16], 3))
-            .initializer("k", tensor(&[8, 4, 3, 3], 5))
-            .initializer("kb", tensor(&[8], 6))
-            .initializer("e", tensor(&[6, 8, 1, 1], 8))
-    };
+    let two = image()
+        .initializer("k", tensor(&[8, 4, 3, 3], 5))
+        .initializer("k2", tensor(&[8, 4, 3, 3], 10))
+        .initializer("kb", tensor(&[8], 6))
+        .initializer("two", Tensor::scalar(2.0_f32))
+        .node("Conv", &["x", "k"], "re", vec![])
+        .node("Conv", &["x", "k2", "kb"], "im", vec![]);
+    let of_halves = magnitude(halves(image(), &[8, i64::MAX]), ["im", "re"]);
     vec![
-        (
-            "the magnitude of both halves of a convolution's channels",
-            halves(image(), &[8, i64::MAX])
-                .node("Pow", &["re", "two"], "re2", vec![])
-                .node("Mul", &["im", "im"], "im2", vec![])
-                .node("Add", &["re2", "im2"], "power", vec![])
-                .node("Sqrt", &["power"], "r", vec![])
-                .node("Conv", &["r", "e"], "y", vec![])
-                .output("y", DType::F32, &["1", "6", "6", "6"])
-                .build(),
-            "r",
-            8,
-        ),
-        (
-            "the magnitude of two convolutions",
-            image()
-                .initializer("k2", tensor(&[8, 4, 3, 3], 10))
-                .initializer("two", Tensor::scalar(2.0_f32))
-                .node("Conv", &["x", "k"], "re", vec![])
-                .node("Conv", &["x", "k2", "kb"], "im", vec![])
-                .node("Pow", &["re", "two"], "re2", vec![])
-                .node("Pow", &["im", "two"], "im2", vec![])
-                .node("Add", &["im2", "re2"], "power", vec![])
-                .node("Sqrt", &["power"], "r", vec![])
-                .node("Conv", &["r", "e"], "y", vec![])
-                .output("y", DType::F32, &["1", "6", "6", "6"])
-                .build(),
-            "r",
-            8,
-        ),
+        ("the magnitude of both halves of a convolution's channels", of_halves.build(), "r", 8),
+        ("the magnitude of two convolutions", magnitude(two, ["re", "im"]).build(), "r", 8),
     ]
+}
+
+/// What a spectrum is made from and read by.
+fn image() -> Builder {
+    let builder = Builder::new(17).input("x", DType::F32, &["1", "4", "8", "8"]);
+    builder.initializer("b", tensor(&[16], 3)).initializer("e", tensor(&[6, 8, 1, 1], 8))
+}
+
+/// The root of the sum of two squares, one as a product and one as a power, that a convolution reads.
+fn magnitude(builder: Builder, [product, power]: [&str; 2]) -> Builder {
+    let [first, second] = [product, power].map(|name| format!("{name}2"));
+    builder
+        .node("Mul", &[product, product], &first, vec![])
+        .node("Pow", &[power, "two"], &second, vec![])
+        .node("Add", &[&first, &second], "sum", vec![])
+        .node("Sqrt", &["sum"], "r", vec![])
+        .node("Conv", &["r", "e"], "y", vec![])
+        .output("y", DType::F32, &["1", "6", "6", "6"])
 }
 
 /// A convolution of 16 channels, of which `re` are the first eight and `im` those from and to the given numbers, without the first column.
@@ -586,20 +576,6 @@ fn an_activation_that_something_else_reads_or_makes_is_not_scaled() {
         .node("Gemm", &["r", "w", "b"], "y", vec![])
         .output("y", DType::F32, &["2", "16"])
         .build();
-    let image = || {
-        let builder = Builder::new(17).input("x", DType::F32, &["1", "4", "8", "8"]);
-        builder.initializer("b", tensor(&[16], 3)).initializer("e", tensor(&[6, 8, 1, 1], 8))
-    };
-    let magnitude = |builder: Builder, squares: [&str; 2]| {
-        let [re, im] = squares.map(|name| format!("{name}2"));
-        builder
-            .node("Mul", &[squares[0], squares[0]], &re, vec![])
-            .node("Pow", &[squares[1], "two"], &im, vec![])
-            .node("Add", &[&re, &im], "power", vec![])
-            .node("Sqrt", &["power"], "r", vec![])
-            .node("Conv", &["r", "e"], "y", vec![])
-            .output("y", DType::F32, &["1", "6", "6", "6"])
-    };
     let other_channels = magnitude(halves(image(), &[7, 15]), ["re", "im"]).build();
     let read_elsewhere =
         magnitude(halves(image(), &[8, 16]), ["re", "im"]).output("c", DType::F32, &["1", "16", "6", "6"]).build();

@@ -141,20 +141,7 @@ mod tests {
     }
 
     fn candidate(refused: Option<&str>) -> Candidate {
-        Candidate {
-            name: "c".into(),
-            work: input(),
-            records: Vec::new(),
-            quality: Vec::new(),
-            deviation: None,
-            speed: None,
-            bytes: 1,
-            nodes: 1,
-            left_out: Vec::new(),
-            refused: refused.map(str::to_owned),
-            missed: None,
-            scan: None,
-        }
+        Candidate { refused: refused.map(str::to_owned), ..Candidate::new("c", input()) }
     }
 
     #[test]

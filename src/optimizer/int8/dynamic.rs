@@ -39,7 +39,6 @@ use super::scheme::{Layout, Range, quantise};
 use super::store::Store;
 use crate::model::edit::{Index, int, node};
 use crate::model::onnx::NodeProto;
-use crate::model::opset::DEFAULT_TARGET;
 use crate::model::{DType, Effect, Facts, Model, Pass, PassError, Tensor, TensorFact};
 
 /// How the weights of a dynamic product are stored.
@@ -111,9 +110,7 @@ impl Pass for DynamicInt8 {
         if !model.graph().node.iter().any(listed) {
             return Ok(Effect::Skipped { reason: "no listed node is in the graph".to_owned() });
         }
-        if model.opset("").is_none_or(|v| v < FIRST_OPSET) {
-            model.upgrade(facts, DEFAULT_TARGET)?;
-        }
+        model.raise(facts, FIRST_OPSET)?;
         let index = Index::new(model.graph());
         let mut writer = Writer::new(model, self);
         let rewritten = Rewritten::of(model, &plans, |node, plan| {

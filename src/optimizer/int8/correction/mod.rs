@@ -113,22 +113,13 @@ pub fn repair(engine: &SharedEngine, feeds: &[Feed]) -> Repair {
     let (engine, feeds) = (engine.clone(), feeds.to_vec());
     let known: RefCell<Means> = RefCell::default();
     let find = move |base: &Work, passes: &mut Vec<Box<dyn Pass>>, until: Instant, _: Option<Measure<'_>>| {
-        let at =
-            passes.iter().position(|pass| pass.name() == StaticInt8::NAME).ok_or("nothing of it computes on codes")?;
-        let plan = StaticInt8::deserialize(passes[at].parameters()).map_err(|e| e.to_string())?;
-        let applied = |wanted: &dyn Fn(&dyn Pass) -> bool| -> Result<Work, PassError> {
-            let mut work = base.clone();
-            for pass in passes[..=at].iter().filter(|pass| wanted(pass.as_ref())) {
-                pass.apply(&mut work.model, &mut work.facts)?;
-                work.model.sort()?;
-            }
-            Ok(work)
-        };
+        let (at, plan) = StaticInt8::among(passes)?;
+        let until_codes = || passes[..=at].iter().map(Box::as_ref);
         // What comes before the codes may have changed float weights and what they give: that is what the codes stand for. What moves weights to other codes is
         // rounding as well.
-        let before = |pass: &dyn Pass| ![StaticInt8::NAME, RoundWeights::NAME].contains(&pass.name());
-        let float = applied(&before).map_err(|e| e.to_string())?;
-        let quantised = applied(&|_| true).map_err(|e| e.to_string())?;
+        let before = |pass: &&dyn Pass| ![StaticInt8::NAME, RoundWeights::NAME].contains(&pass.name());
+        let float = base.behind(until_codes().filter(before)).map_err(|e| e.to_string())?;
+        let quantised = base.behind(until_codes()).map_err(|e| e.to_string())?;
         let products = products(&float.model, &float.facts, &plan);
         let read: Vec<Activation> = products.iter().map(|product| product.activation.clone()).collect();
         let mut means = known.borrow_mut();

@@ -5,18 +5,16 @@ use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::time::Instant;
 
-use serde::Deserialize;
-
 use super::super::store::Store;
 use super::plan::Ranged;
 use super::{PER_CHANNEL_OPSET, StaticInt8};
 use crate::model::edit::{node, replace_reads};
-use crate::model::opset::DEFAULT_TARGET;
 use crate::model::{Model, Pass, Tensor};
 use crate::optimizer::calibration::Chosen;
 use crate::optimizer::driver::Work;
 use crate::optimizer::int8::WeightScheme;
 use crate::optimizer::repair::{Measure, Repair};
+use crate::optimizer::search::first_part;
 
 /// Name of the repair. What it finds is in the numbers of [`StaticInt8`].
 pub const MEASURED_RANGES: &str = "measured-ranges";
@@ -24,25 +22,18 @@ pub const MEASURED_RANGES: &str = "measured-ranges";
 /// The share of the harm that another range has to take away.
 const LEAST_GAIN: f64 = 0.05;
 
-/// The share of the time that is left which the first look may take.
-const SHARE_OF_TIME: u32 = 3;
+/// Of so many parts of the time that is left the first look may take one.
+const PARTS_OF_TIME: u32 = 3;
 
 /// The repair of variants that quantise by `ranged`. Ranges are found once; every choice of sites has them.
 pub fn measured_ranges(ranged: Ranged, scheme: WeightScheme) -> Repair {
     let found: OnceCell<Result<Ranged, String>> = OnceCell::new();
     let find = move |base: &Work, passes: &mut Vec<Box<dyn Pass>>, until: Instant, measure: Option<Measure<'_>>| {
-        let at =
-            passes.iter().position(|pass| pass.name() == StaticInt8::NAME).ok_or("nothing of it computes on codes")?;
-        let plan = StaticInt8::deserialize(passes[at].parameters()).map_err(|e| e.to_string())?;
+        let (at, plan) = StaticInt8::among(passes)?;
         if let (None, Some(measure)) = (found.get(), measure) {
-            let mut float = base.clone();
-            for pass in &passes[..at] {
-                pass.apply(&mut float.model, &mut float.facts).map_err(|e| e.to_string())?;
-            }
-            if float.model.opset("").is_none_or(|v| v < PER_CHANNEL_OPSET) {
-                float.model.upgrade(&float.facts, DEFAULT_TARGET).map_err(|e| e.to_string())?;
-            }
-            let until = Instant::now() + until.saturating_duration_since(Instant::now()) / SHARE_OF_TIME;
+            let mut float = base.behind(passes[..at].iter().map(Box::as_ref)).map_err(|e| e.to_string())?;
+            float.model.raise(&float.facts, PER_CHANNEL_OPSET).map_err(|e| e.to_string())?;
+            let until = first_part(until, PARTS_OF_TIME);
             let _ = found.set(least_harm(&ranged, &plan, &float.model, until, measure));
         }
         let better = found.get().ok_or("no range was measured yet")?.as_ref().map_err(Clone::clone)?;
@@ -65,25 +56,20 @@ fn least_harm(
 ) -> Result<Ranged, String> {
     let planned: HashSet<&str> = plan.activations.iter().map(|activation| activation.tensor.as_str()).collect();
     let mut best = ranged.clone();
-    for (tensor, others) in ranged.open() {
-        if !planned.contains(tensor.as_str()) {
-            continue;
-        }
+    for (tensor, ranges) in ranged.open().into_iter().filter(|(tensor, _)| planned.contains(tensor)) {
         if Instant::now() >= until {
             break;
         }
-        let mut harm = |ranged: &Ranged| measure(&rounded(float, &tensor, ranged.range(&tensor)?)?);
-        let Some(mut least) = harm(ranged) else { continue };
-        let mut kept = None;
-        for at in 0..others {
-            let Some(harm) = harm(&ranged.with(&tensor, at)) else { continue };
+        let mut harm = |range: &Chosen| measure(&rounded(float, tensor, range)?);
+        let Some(mut least) = harm(&ranges[0]) else { continue };
+        let mut kept = 0;
+        for (at, range) in ranges.iter().enumerate().skip(1) {
+            let Some(harm) = harm(range) else { continue };
             if harm < (1.0 - LEAST_GAIN) * least {
-                (least, kept) = (harm, Some(at));
+                (least, kept) = (harm, at);
             }
         }
-        if let Some(at) = kept {
-            best = best.with(&tensor, at);
-        }
+        best.choose(tensor, kept);
     }
     if best == *ranged { Err("no other range does less harm".to_owned()) } else { Ok(best) }
 }

@@ -35,7 +35,6 @@ use super::dynamic::NodePlan;
 use super::linear::linear;
 use super::store::remove_unread;
 use crate::model::edit::{Index, label};
-use crate::model::opset::DEFAULT_TARGET;
 use crate::model::{Effect, Facts, Model, Pass, PassError};
 use write::Writer;
 
@@ -71,6 +70,12 @@ pub struct StaticInt8 {
 impl StaticInt8 {
     /// Name of the pass.
     pub const NAME: &str = "static-int8";
+
+    /// The one among some passes, and its position; where there is none, that in words.
+    pub(in crate::optimizer) fn among(passes: &[Box<dyn Pass>]) -> Result<(usize, Self), String> {
+        let at = passes.iter().position(|pass| pass.name() == Self::NAME).ok_or("nothing of it computes on codes")?;
+        Ok((at, Self::deserialize(passes[at].parameters()).map_err(|e| e.to_string())?))
+    }
 }
 
 /// The first opset whose `DequantizeLinear` knows a scale per channel.
@@ -99,9 +104,7 @@ impl Pass for StaticInt8 {
             return Ok(Effect::Skipped { reason: "no listed node is in the graph".to_owned() });
         }
         let before = model.clone();
-        if model.opset("").is_none_or(|v| v < PER_CHANNEL_OPSET) {
-            model.upgrade(facts, DEFAULT_TARGET)?;
-        }
+        model.raise(facts, PER_CHANNEL_OPSET)?;
         let index = Index::new(model.graph());
         let mut writer = Writer::new(model, self);
         let (mut rewrites, mut refused, mut unread) = (0, Vec::new(), Vec::new());

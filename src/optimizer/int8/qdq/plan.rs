@@ -52,21 +52,19 @@ impl Ranged {
         self.ranges.get(tensor)?.first()
     }
 
-    /// Tensors whose range is open to choice, the most harmful by estimate first, and how many ranges beside the chosen one each has.
-    pub(super) fn open(&self) -> Vec<(String, usize)> {
-        let mut open: Vec<(&String, &Vec<Chosen>)> =
-            self.ranges.iter().filter(|(_, ranges)| ranges.len() > 1).collect();
+    /// Tensors whose range is open to choice, the most harmful by estimate first, each with its ranges: the chosen one, and the others.
+    pub(super) fn open(&self) -> Vec<(&str, &[Chosen])> {
+        let open = self.ranges.iter().filter(|(_, ranges)| ranges.len() > 1);
+        let mut open: Vec<(&str, &[Chosen])> = open.map(|(name, ranges)| (name.as_str(), ranges.as_slice())).collect();
         open.sort_by(|a, b| b.1[0].error.total_cmp(&a.1[0].error));
-        open.into_iter().map(|(name, ranges)| (name.clone(), ranges.len() - 1)).collect()
+        open
     }
 
-    /// The same with another range of one tensor: the `at`th of those behind the chosen one, which takes its place.
-    pub(super) fn with(&self, tensor: &str, at: usize) -> Self {
-        let mut other = self.clone();
-        if let Some(ranges) = other.ranges.get_mut(tensor) {
-            ranges.swap(0, at + 1);
+    /// Chooses the `at`th range of a tensor, as [`Ranged::open`] has them.
+    pub(super) fn choose(&mut self, tensor: &str, at: usize) {
+        if let Some(ranges) = self.ranges.get_mut(tensor) {
+            ranges.swap(0, at);
         }
-        other
     }
 
     /// The pass for those of [`Ranged::choices`] whose output is in `chosen`.
