@@ -16,7 +16,10 @@
 
 pub mod factors;
 pub mod seam;
+mod spectrum;
+mod walk;
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -25,6 +28,7 @@ use super::glob::Exclude;
 use crate::engine::{EngineError, Feed, SharedEngine};
 use crate::model::edit::Index;
 use crate::model::{Effect, Facts, Model, Pass, PassError};
+use factors::Stream;
 use seam::Seam;
 
 /// Divides the channels of activations of the main graph by powers of two, within the weights that make them and those that read them.
@@ -80,10 +84,9 @@ pub fn equalise(
     let index = Index::new(model.graph());
     let seams = seam::all(model, &index, facts, exclude);
     let seen = factors::seen(engine, model, &seams, feeds)?;
-    let pairs = seams.iter().zip(&seen);
-    let activations = pairs.filter_map(|(seam, seen)| {
-        let exponents = seen.exponents(&seam.readers(model, &index, facts), limit)?;
-        Some(Balance { activation: seam.activation.clone(), exponents })
+    let activations = seams.par_iter().zip(seen).filter_map(|(seam, seen)| {
+        let stream = Stream::new(seam, seen, seam.readers(model, &index, facts));
+        Some(Balance { activation: seam.activation.clone(), exponents: stream.exponents(limit)? })
     });
     let pass = Equalise { activations: activations.collect() };
     Ok((!pass.activations.is_empty()).then_some(pass))
