@@ -192,7 +192,7 @@ mod tests {
             reason: None,
             ..PassRecord::skipped(name, "", &model)
         };
-        let score = Score { metric: "OutputConsistency".into(), estimate, threshold: 0.95, needed: 0.5 };
+        let score = Score { metric: "OutputConsistency".into(), estimate, threshold: 0.95, least: 0.5, needed: 0.5 };
         let records = pass.map(record).into_iter().collect();
         Candidate {
             records,

@@ -25,6 +25,9 @@ use crate::quality::{self, GateResult, QualityReport};
 /// The most candidates that are measured on the verdict split. More would make the verdict a search of its own.
 const MOST_VERDICTS: usize = 4;
 
+/// The most of them that the search split was too small to be sure of: what is sure to pass has to have its turn.
+const MOST_UNSURE: usize = 2;
+
 /// The artifact and why it is the one.
 pub(super) struct Chosen {
     pub(super) name: String,
@@ -72,7 +75,7 @@ pub(super) fn choose(
 ) -> Result<Chosen, BakeError> {
     let mut inconclusive: Option<Chosen> = None;
     let mut failed: Vec<Chosen> = Vec::new();
-    let mut measured = 0;
+    let (mut measured, mut unsure) = (0, 0);
     for candidate in candidates.iter_mut().filter(|c| c.refused.is_none()) {
         if measured == MOST_VERDICTS {
             candidate.refused = Some(format!("not measured on the verdict split: {MOST_VERDICTS} better ones were"));
@@ -82,6 +85,15 @@ pub(super) fn choose(
             // It is the input; whatever a clock says of the two is chance.
             candidate.refused = Some("no pass changed anything".to_owned());
             continue;
+        }
+        if candidate.is_hopeful() {
+            if unsure == MOST_UNSURE {
+                candidate.refused = Some(format!(
+                    "not measured on the verdict split: it is near the gates, and {MOST_UNSURE} like it did not pass"
+                ));
+                continue;
+            }
+            unsure += 1;
         }
         measured += 1;
         stages.enter(Stage::Validate);

@@ -69,7 +69,13 @@ mod tests {
             seconds: 0.0,
             check_seconds: 0.0,
         };
-        let score = |slack: f64| Score { metric: "m".into(), estimate: 0.5 + 0.5 * slack, threshold: 0.5, needed: 0.1 };
+        let score = |slack: f64| Score {
+            metric: "m".into(),
+            estimate: 0.5 + 0.5 * slack,
+            threshold: 0.5,
+            least: 0.1,
+            needed: 0.1,
+        };
         CandidateFigures {
             name: name.into(),
             bytes,

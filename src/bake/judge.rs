@@ -154,7 +154,8 @@ impl Judge for SearchJudge<'_, '_> {
                     metric: metric.to_string(),
                     estimate: broken(estimate),
                     threshold: min(metric)?,
-                    needed: needed(metric),
+                    least: least(metric),
+                    needed: least(metric),
                 })
             })
         };
@@ -207,7 +208,7 @@ impl Judge for SearchJudge<'_, '_> {
 
 /// Share of the room above a gate that a candidate must keep on the search split at least, however sure its figure is. Accuracy has the least room: a percent
 /// of it is what people notice.
-fn needed(metric: Metric) -> f64 {
+fn least(metric: Metric) -> f64 {
     match metric {
         Metric::AccuracyRetention => 0.8,
         Metric::OutputConsistency => 0.5,

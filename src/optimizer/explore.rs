@@ -70,19 +70,33 @@ pub(super) fn explore(
     if candidate.refused.is_none() && candidate.margin() < 0.0 && !mended.only_whole {
         let mixed = mixed::mix(base, &mended, limits, judge);
         scan = mixed.scan;
-        if let Some((found, kept)) = mixed.found {
-            let tried = std::mem::replace(&mut candidate, found).records;
-            candidate.records.extend(tried.into_iter().filter(|record| record.outcome == Outcome::RolledBack));
+        let mut unsure: Vec<(Candidate, &str)> = mixed.hopeful.into_iter().map(|most| (most, "most")).collect();
+        let sure = mixed.found.map(|(sure, kept)| {
             mask = kept;
+            sure
+        });
+        if let Some(better) = sure.or_else(|| unsure.pop().map(|(most, _)| most)) {
+            let whole = std::mem::replace(&mut candidate, better);
+            let rolled_back = whole.records.iter().filter(|record| record.outcome == Outcome::RolledBack);
+            candidate.records.extend(rolled_back.cloned());
+            unsure.extend(Some((whole, "whole")).filter(|(whole, _)| whole.is_hopeful()));
+        }
+        // Which of them is good enough, more samples tell.
+        for (mut other, of_its_sites) in unsure {
+            other.name = format!("{}-{of_its_sites}", other.name);
+            time(&mut other, judge);
+            found.push(other);
         }
     }
     candidate.scan = scan.or_else(|| Scan::estimated(&mended));
-    if !candidate.keeps() {
-        found.push(candidate);
+    if candidate.keeps() || candidate.is_hopeful() {
+        time(&mut candidate, judge);
+    }
+    let sure = candidate.keeps();
+    found.push(candidate);
+    if !sure {
         return found;
     }
-    time(&mut candidate, judge);
-    found.push(candidate);
     if mended.tunable > 0 && limits.goal != Goal::Size {
         let fewer = without_small_sites(base, &mended, &mask, limits, judge);
         found.extend(fewer.into_iter().filter(|c| c.margin() >= 0.0));

@@ -20,8 +20,10 @@ const MOST_RETURNS: usize = 8;
 
 /// What came of leaving sites out.
 pub(super) struct Mixed {
-    /// A candidate that keeps the budget, and which sites it has.
+    /// A candidate that is sure to keep the budget, and which sites it has.
     pub(super) found: Option<(Candidate, Vec<bool>)>,
+    /// One with more sites that may keep it.
+    pub(super) hopeful: Option<Candidate>,
     /// The harm of the sites, where it was measured.
     pub(super) scan: Option<Scan>,
 }
@@ -34,30 +36,39 @@ pub(super) fn mix(base: &Work, variant: &Mended<'_>, limits: &Limits, judge: &mu
     } else {
         (variant.sites.iter().map(|site| site.error.powi(2)).collect(), None)
     };
-    Mixed { found: within_budget(base, variant, &harms, limits, judge), scan }
+    let mut mixed = Mixed { found: None, hopeful: None, scan };
+    if variant.measured {
+        descend(base, variant, &harms, limits, judge, &mut mixed);
+    }
+    if mixed.found.is_none() {
+        divide(base, variant, &harms, limits, judge, &mut mixed);
+    }
+    mixed
 }
 
-fn within_budget(
-    base: &Work,
-    variant: &Mended<'_>,
-    harms: &[f64],
-    limits: &Limits,
-    judge: &mut dyn Judge,
-) -> Option<(Candidate, Vec<bool>)> {
+/// Orders sites by their harm for what they save, bisects how many may stay, and tries once more what was left out.
+fn divide(base: &Work, variant: &Mended<'_>, harms: &[f64], limits: &Limits, judge: &mut dyn Judge, mixed: &mut Mixed) {
     let count = variant.sites.len();
     let suspects = if variant.tunable > 0 { variant.tunable } else { count };
-    if variant.measured
-        && let Some(found) = descend(base, variant, harms, limits, judge)
-    {
-        return Some(found);
-    }
     // A site that is left out costs its size, so the large ones stay in as long as they can.
     let harm = |site: usize| harms[site] / variant.sites[site].elements.max(1) as f64;
     let mut order: Vec<usize> = (0..count).collect();
     order.sort_by(|&a, &b| (a < suspects).cmp(&(b < suspects)).then(harm(a).total_cmp(&harm(b))).then(a.cmp(&b)));
-    let (kept, best) = bisect(base, variant, &order, limits, judge)?;
-    let returning = if variant.measured { MOST_RETURNS } else { 0 };
-    Some(give_back(base, variant, &order[kept..], best, returning, limits, judge))
+    let mut most = order.len();
+    if variant.measured && mixed.hopeful.is_none() {
+        let may = |candidate: &Candidate| candidate.keeps() || candidate.is_hopeful();
+        let Some((kept, (candidate, mask))) = bisect(base, variant, &order, most, &may, limits, judge) else { return };
+        if candidate.keeps() {
+            mixed.found =
+                Some(give_back(base, variant, &order[kept..], (candidate, mask), MOST_RETURNS, limits, judge));
+            return;
+        }
+        (most, mixed.hopeful) = (kept, Some(candidate));
+    }
+    if let Some((kept, best)) = bisect(base, variant, &order, most, &Candidate::keeps, limits, judge) {
+        let returning = if variant.measured { MOST_RETURNS } else { 0 };
+        mixed.found = Some(give_back(base, variant, &order[kept..], best, returning, limits, judge));
+    }
 }
 
 /// Leaves out one site after the other until the budget is kept: each time that one of the most harmful whose absence leaves least harm.
@@ -67,7 +78,8 @@ fn descend(
     harms: &[f64],
     limits: &Limits,
     judge: &mut dyn Judge,
-) -> Option<(Candidate, Vec<bool>)> {
+    mixed: &mut Mixed,
+) {
     let until = first_part(limits.deadline, 2);
     let mut mask = vec![true; variant.sites.len()];
     let mut order: Vec<usize> = (0..variant.tunable).collect();
@@ -83,15 +95,18 @@ fn descend(
             }
             mask[site] = true;
         }
-        let (_, site) = best?;
+        let Some((_, site)) = best else { return };
         mask[site] = false;
         order.retain(|&other| other != site);
         let candidate = attempt(base, variant, &mask, limits, judge);
         if candidate.keeps() {
-            return Some((candidate, mask));
+            mixed.found = Some((candidate, mask));
+            return;
+        }
+        if mixed.hopeful.is_none() && candidate.is_hopeful() {
+            mixed.hopeful = Some(candidate);
         }
     }
-    None
 }
 
 /// The harm of a choice of sites; `None` where it does not run.
@@ -101,22 +116,24 @@ fn harm_of(base: &Work, variant: &Mended<'_>, mask: &[bool], limits: &Limits, ju
     if candidate.refused.is_some() { Some(0.0) } else { judge.harm(&candidate.work.model).ok() }
 }
 
-/// The most sites of `order`, from the first on, that keep the budget, and their candidate. At least one, never all: that was tried before.
+/// The most sites of `order`, from the first on, whose candidate is good enough, and that. At least one, and fewer than `most`: those were tried before.
 fn bisect(
     base: &Work,
     variant: &Mended<'_>,
     order: &[usize],
+    most: usize,
+    enough: &dyn Fn(&Candidate) -> bool,
     limits: &Limits,
     judge: &mut dyn Judge,
 ) -> Option<(usize, (Candidate, Vec<bool>))> {
-    let (mut low, mut high) = (0, order.len());
+    let (mut low, mut high) = (0, most);
     let mut best = None;
     while low + 1 < high && Instant::now() < limits.deadline {
         let middle = usize::midpoint(low, high);
         let mut mask = vec![false; order.len()];
         order[..middle].iter().for_each(|&site| mask[site] = true);
         let candidate = attempt(base, variant, &mask, limits, judge);
-        if candidate.keeps() {
+        if enough(&candidate) {
             (low, best) = (middle, Some((candidate, mask)));
         } else {
             high = middle;
@@ -253,7 +270,8 @@ mod tests {
     impl Judge for Known {
         fn quality(&mut self, candidate: &Model) -> Result<Quality, EngineError> {
             let deviation = self.sum(candidate);
-            let score = Score { metric: "m".into(), estimate: 1.0 - deviation / 2.0, threshold: 0.5, needed: 0.0 };
+            let score =
+                Score { metric: "m".into(), estimate: 1.0 - deviation / 2.0, threshold: 0.5, least: 0.0, needed: 0.0 };
             Ok(Quality { scores: vec![score], deviation })
         }
 

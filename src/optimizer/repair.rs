@@ -190,7 +190,7 @@ mod tests {
     fn candidate(deviation: f64, estimate: f64) -> Candidate {
         let work = Work { model: Builder::new(17).build(), facts: Facts::default(), steps: Vec::new() };
         Candidate {
-            quality: vec![Score { metric: "a".into(), estimate, threshold: 0.9, needed: 0.1 }],
+            quality: vec![Score { metric: "a".into(), estimate, threshold: 0.9, least: 0.1, needed: 0.1 }],
             deviation: Some(deviation).filter(|d| d.is_finite()),
             ..Candidate::new("v", work)
         }

@@ -31,7 +31,9 @@ pub struct Score {
     pub estimate: f64,
     /// The gate's threshold.
     pub threshold: f64,
-    /// Slack that a candidate keeps, so that the verdict's lower bound clears the gate on other samples. See [`Score::slack`].
+    /// Slack that a candidate keeps at least, however sure its figure is. See [`Score::slack`].
+    pub least: f64,
+    /// Slack that a candidate keeps to be sure that the verdict's lower bound clears the gate on other samples: no less than `least`.
     pub needed: f64,
 }
 
@@ -207,9 +209,14 @@ impl Candidate {
         self.quality.iter().map(Score::margin).fold(1.0, f64::min)
     }
 
-    /// Whether it may be the result, as far as quality says.
+    /// Whether it is sure to be good enough, as far as the search split tells.
     pub(super) fn keeps(&self) -> bool {
         self.refused.is_none() && self.margin() >= 0.0
+    }
+
+    /// Whether it may be good enough: its figures say so, but they are of too few samples to be sure.
+    pub fn is_hopeful(&self) -> bool {
+        self.refused.is_none() && self.margin() < 0.0 && self.below().is_none()
     }
 
     /// How far the outputs are from the input's: what was not measured is as far as can be.
@@ -217,10 +224,11 @@ impl Candidate {
         self.deviation.unwrap_or(f64::INFINITY)
     }
 
-    /// The quality metric that is furthest below what it needs on the search split.
+    /// The quality metric that is furthest below the least that it has to be on the search split.
     pub(super) fn below(&self) -> Option<&Score> {
-        let below = self.quality.iter().filter(|s| s.margin() < 0.0);
-        below.min_by(|a, b| a.margin().total_cmp(&b.margin()))
+        let lacks = |score: &Score| score.slack() - score.least;
+        let below = self.quality.iter().filter(|score| lacks(score) < 0.0);
+        below.min_by(|a, b| lacks(a).total_cmp(&lacks(b)))
     }
 }
 
@@ -373,7 +381,7 @@ fn apply(work: &mut Work, pass: &dyn Pass, room: Option<u64>) -> PassRecord {
 
 /// A score that is below what it needs, as a gate that is missed.
 fn missed(score: &Score) -> Missed {
-    let Score { metric, estimate, threshold, needed } = score;
+    let Score { metric, estimate, threshold, needed, .. } = score;
     Missed {
         metric: metric.clone(),
         estimate: *estimate,
@@ -391,7 +399,7 @@ mod tests {
 
     #[test]
     fn slack_is_one_when_unchanged_zero_at_the_gate_and_fails_closed_on_nan() {
-        let score = |estimate| Score { metric: "m".into(), estimate, threshold: 0.95, needed: 0.5 };
+        let score = |estimate| Score { metric: "m".into(), estimate, threshold: 0.95, least: 0.5, needed: 0.5 };
         assert!((score(1.0).slack() - 1.0).abs() < 1e-12);
         assert!(score(0.95).slack().abs() < 1e-12 && score(0.95).margin() < 0.0);
         assert_eq!(score(f64::NAN).slack(), f64::NEG_INFINITY);
@@ -399,7 +407,7 @@ mod tests {
 
     #[test]
     fn a_score_that_could_not_be_computed_is_still_one_after_it_was_written_and_read() {
-        let score = Score { metric: "m".into(), estimate: f64::NAN, threshold: 0.95, needed: 0.5 };
+        let score = Score { metric: "m".into(), estimate: f64::NAN, threshold: 0.95, least: 0.5, needed: 0.5 };
         let read: Score = serde_json::from_str(&serde_json::to_string(&score).unwrap()).unwrap();
         assert!(read.estimate.is_nan());
         assert!(serde_json::from_str::<Score>(r#"{"metric": "m", "threshold": 0.95, "needed": 0.5}"#).is_err());

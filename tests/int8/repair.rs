@@ -61,7 +61,8 @@ impl Judge for HeldOut {
         let of_each = self.of_each(candidate)?;
         let estimate = of_each.iter().sum::<f64>() / of_each.len() as f64;
         self.seen.push(of_each);
-        let score = Score { metric: "Likeness".into(), estimate, threshold: 0.5, needed: (self.needed - 0.5) / 0.5 };
+        let needed = (self.needed - 0.5) / 0.5;
+        let score = Score { metric: "Likeness".into(), estimate, threshold: 0.5, least: needed, needed };
         Ok(Quality { scores: vec![score], deviation: 1.0 - estimate })
     }
 
@@ -368,6 +369,7 @@ fn channels_alike_are_not_equalised_and_factors_that_harm_are_not_kept() {
 }
 
 /// A model, the activation in it that can be scaled, and its number of channels.
+#[allow(clippy::too_many_lines)]
 fn seams() -> Vec<(&'static str, Model, &'static str, usize)> {
     let image = |builder: Builder| builder.input("x", DType::F32, &["1", "4", "8", "8"]);
     let rows = |builder: Builder| builder.input("x", DType::F32, &["2", "6", "16"]);

@@ -126,8 +126,13 @@ fn refused(name: &str, outcome: Outcome, reason: &str) -> PassRecord {
 }
 
 fn candidate(name: &str, bytes: usize, ratio: Option<f64>, quality: f64, refused: Option<&str>) -> CandidateFigures {
-    let score =
-        |metric: Metric, estimate, threshold| Score { metric: metric.to_string(), estimate, threshold, needed: 0.5 };
+    let score = |metric: Metric, estimate, threshold| Score {
+        metric: metric.to_string(),
+        estimate,
+        threshold,
+        least: 0.5,
+        needed: 0.5,
+    };
     CandidateFigures {
         name: name.to_owned(),
         bytes,
