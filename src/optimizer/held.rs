@@ -1,4 +1,4 @@
-//! What candidates hold in memory: weights that two of them have alike are held once, and of a refused one no model at all.
+//! What candidates hold in memory: weights that two of them have alike are held once, those of their own lie in files, and of a refused one there is no model at all.
 
 use std::collections::HashMap;
 
@@ -6,6 +6,8 @@ use bytes::Bytes;
 
 use super::driver::Work;
 use super::search::Candidate;
+use crate::model::laid::lay_down;
+use crate::model::mapped;
 
 /// Smaller weights are not worth looking for.
 const LEAST_BYTES: usize = 1 << 12;
@@ -18,7 +20,7 @@ impl Candidate {
     }
 
     /// Lets go of its model where it is refused, and else holds what is the same in another candidate only once: a table that every choice of sites stores in the same
-    /// codes takes its memory once and not in each of them.
+    /// codes takes its room once and not in each of them. What is left is laid down: between two looks at a candidate others are made and measured.
     pub(super) fn hold_less<'c>(&mut self, base: &Work, others: impl IntoIterator<Item = &'c Self>) {
         if self.refused.is_some() {
             return self.let_go(base);
@@ -35,7 +37,9 @@ impl Candidate {
             {
                 *own = Bytes::clone(same);
             }
+            mapped::put_down(own);
         }
+        lay_down(&mut self.work.model);
     }
 }
 
