@@ -9,7 +9,7 @@ use crate::engine::{EngineId, Feed};
 use crate::model::Model;
 
 /// Changes when spreads are made or written in another way.
-const FORMAT: &str = "bakehouse.dev/spreads/v3";
+const FORMAT: &str = "bakehouse.dev/spreads/v2";
 
 /// SHA-256, in hexadecimal, over the format, the engine, the model as it is run, the watched tensors with their weights, and the samples that are looked at
 /// in their order.
