@@ -94,7 +94,7 @@ fn alive() -> Vec<Arc<Mapped>> {
 }
 
 /// Whether bytes lie in a map.
-pub(super) fn is_mapped(bytes: &[u8]) -> bool {
+pub(crate) fn is_mapped(bytes: &[u8]) -> bool {
     holder(bytes).is_some()
 }
 

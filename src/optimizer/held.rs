@@ -1,4 +1,4 @@
-//! What candidates hold in memory: weights that two of them have alike are held once, those of their own lie in files, and of a refused one there is no model at all.
+//! What candidates hold: weights that two of them have alike once, those of their own in a file and not in memory, and of a refused one no model at all.
 
 use std::collections::HashMap;
 
@@ -82,5 +82,21 @@ mod tests {
         refused.refused = Some("slower".into());
         refused.hold_less(&base, []);
         assert_eq!((refused.work.model, refused.work.steps.len()), (base.model, 1));
+    }
+
+    #[test]
+    fn weights_of_its_own_lie_in_a_file_once_for_all_candidates() {
+        let large = |values: f32| {
+            let weights = Tensor::new(&[300_000], &vec![values; 300_000]);
+            let model = Builder::new(17).initializer("a", weights).output("a", DType::F32, &["300000"]).build();
+            Candidate::new("c", Work { model, facts: Facts::default(), steps: Vec::new() })
+        };
+        let (mut one, mut two) = (large(1.0), large(1.0));
+        let before = one.work.model.clone();
+        one.hold_less(&one.work.clone(), []);
+        two.hold_less(&one.work.clone(), [&one]);
+        assert_eq!((&one.work.model, &two.work.model), (&before, &before));
+        assert_eq!(place(&one, 0), place(&two, 0));
+        assert!(mapped::is_mapped(one.work.model.graph().initializer[0].raw_data.as_ref().unwrap()));
     }
 }
