@@ -51,6 +51,7 @@ use crate::api::bakejob::Level;
 use crate::api::digest::sha256_hex;
 use crate::engine::Engines;
 use crate::hardware::{MachineFacts, advise, detect};
+use crate::model::laid::lay_down;
 use crate::optimizer::int8::{Already, Exclude};
 use crate::optimizer::recipe::RECIPE_VERSION;
 use crate::optimizer::search::Limits;
@@ -280,6 +281,8 @@ fn optimise(
         let wanted = passes::lossless(job);
         lossless.extend(driver.run_lossless(&mut work, &wanted));
     }
+    // What the passes made anew is in every candidate and in every session's way.
+    lay_down(&mut work.model);
     let bench =
         Bench::for_search(engine.clone(), cores(), &loaded.model, loaded.search(MOST_SEARCH_SAMPLES), &loaded.taps)?;
     let (mut variants, mut calibration, mut remarks) = (Vec::new(), None, Vec::new());

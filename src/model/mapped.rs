@@ -11,6 +11,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use bytes::Bytes;
 use memmap2::{Mmap, UncheckedAdvice};
 
+use crate::signals::HeldFolder;
+
 /// Bytes that are poured at once. Less than this is not worth giving back.
 const CHUNK: usize = 4 << 20;
 
@@ -19,6 +21,8 @@ struct Mapped {
     map: Mmap,
     path: PathBuf,
     file: (u64, u64),
+    /// Where the file lies in a folder of its own; dropped after the map.
+    _folder: Option<HeldFolder>,
 }
 
 /// What the bytes of a map hold.
@@ -48,6 +52,11 @@ pub(super) fn map(path: &Path) -> io::Result<Bytes> {
 
 /// The same of a file that is open already; `path` is where it was found.
 pub(crate) fn map_open(file: &File, path: &Path) -> io::Result<Bytes> {
+    map_held(file, path, None)
+}
+
+/// The same of a file that is gone with the last of its bytes: it lies in this folder.
+pub(super) fn map_held(file: &File, path: &Path, folder: Option<HeldFolder>) -> io::Result<Bytes> {
     let metadata = file.metadata()?;
     if metadata.is_dir() {
         return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a folder"));
@@ -62,7 +71,7 @@ pub(crate) fn map_open(file: &File, path: &Path) -> io::Result<Bytes> {
     // files by renaming, which leaves a map of the old file intact, and every value read through it is checked after the read, not trusted before.
     let map = unsafe { memmap2::MmapOptions::new().map_copy_read_only(file)? };
     let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
-    let mapped = Arc::new(Mapped { map, path, file: identity(&metadata) });
+    let mapped = Arc::new(Mapped { map, path, file: identity(&metadata), _folder: folder });
     let mut maps = maps();
     maps.retain(|map| map.strong_count() > 0);
     maps.push(Arc::downgrade(&mapped));
@@ -79,10 +88,19 @@ impl Mapped {
     }
 }
 
+/// Every map there is. They are not looked at under the lock: whoever drops the last of one may have a folder to remove.
+fn alive() -> Vec<Arc<Mapped>> {
+    maps().iter().filter_map(Weak::upgrade).collect()
+}
+
+/// Whether bytes lie in a map.
+pub(crate) fn is_mapped(bytes: &[u8]) -> bool {
+    holder(bytes).is_some()
+}
+
 /// The map that bytes lie in, and where in it.
 fn holder(bytes: &[u8]) -> Option<(Arc<Mapped>, usize)> {
-    let alive = maps().iter().filter_map(Weak::upgrade).collect::<Vec<_>>();
-    alive.into_iter().find_map(|mapped| {
+    alive().into_iter().find_map(|mapped| {
         let offset = bytes.as_ptr().addr().checked_sub(mapped.map.as_ptr().addr())?;
         (offset.checked_add(bytes.len())? <= mapped.map.len()).then_some((mapped, offset))
     })
@@ -91,7 +109,7 @@ fn holder(bytes: &[u8]) -> Option<(Arc<Mapped>, usize)> {
 /// Gives back memory that is not in use: the pages of every map (what is touched again is read from its file again), and what the allocator keeps of what
 /// was freed, which after a big model can be as much as the model.
 pub fn release() {
-    for mapped in maps().iter().filter_map(Weak::upgrade) {
+    for mapped in alive() {
         mapped.give_back(0, mapped.map.len());
     }
     trim();

@@ -10,6 +10,7 @@ pub mod infer;
 pub mod inline;
 pub mod inspect;
 pub mod intake;
+pub mod laid;
 pub mod load;
 pub mod mapped;
 #[rustfmt::skip]

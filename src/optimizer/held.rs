@@ -1,4 +1,4 @@
-//! What candidates hold in memory: weights that two of them have alike are held once, and of a refused one no model at all.
+//! What candidates hold: weights that two of them have alike once, those of their own in a file and not in memory, and of a refused one no model at all.
 
 use std::collections::HashMap;
 
@@ -6,6 +6,8 @@ use bytes::Bytes;
 
 use super::driver::Work;
 use super::search::Candidate;
+use crate::model::laid::lay_down;
+use crate::model::mapped;
 
 /// Smaller weights are not worth looking for.
 const LEAST_BYTES: usize = 1 << 12;
@@ -18,7 +20,7 @@ impl Candidate {
     }
 
     /// Lets go of its model where it is refused, and else holds what is the same in another candidate only once: a table that every choice of sites stores in the same
-    /// codes takes its memory once and not in each of them.
+    /// codes takes its room once and not in each of them. What is left is laid down: between two looks at a candidate others are made and measured.
     pub(super) fn hold_less<'c>(&mut self, base: &Work, others: impl IntoIterator<Item = &'c Self>) {
         if self.refused.is_some() {
             return self.let_go(base);
@@ -35,7 +37,9 @@ impl Candidate {
             {
                 *own = Bytes::clone(same);
             }
+            mapped::put_down(own);
         }
+        lay_down(&mut self.work.model);
     }
 }
 
@@ -78,5 +82,21 @@ mod tests {
         refused.refused = Some("slower".into());
         refused.hold_less(&base, []);
         assert_eq!((refused.work.model, refused.work.steps.len()), (base.model, 1));
+    }
+
+    #[test]
+    fn weights_of_its_own_lie_in_a_file_once_for_all_candidates() {
+        let large = |values: f32| {
+            let weights = Tensor::new(&[300_000], &vec![values; 300_000]);
+            let model = Builder::new(17).initializer("a", weights).output("a", DType::F32, &["300000"]).build();
+            Candidate::new("c", Work { model, facts: Facts::default(), steps: Vec::new() })
+        };
+        let (mut one, mut two) = (large(1.0), large(1.0));
+        let before = one.work.model.clone();
+        one.hold_less(&one.work.clone(), []);
+        two.hold_less(&one.work.clone(), [&one]);
+        assert_eq!((&one.work.model, &two.work.model), (&before, &before));
+        assert_eq!(place(&one, 0), place(&two, 0));
+        assert!(mapped::is_mapped(one.work.model.graph().initializer[0].raw_data.as_ref().unwrap()));
     }
 }

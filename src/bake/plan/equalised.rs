@@ -2,6 +2,7 @@
 
 use super::fixed::Ranges;
 use crate::engine::{Feed, SharedEngine};
+use crate::model::laid::lay_down;
 use crate::optimizer::calibration::{Policy, calibrate};
 use crate::optimizer::int8::linear::Operator;
 use crate::optimizer::int8::{DynamicSite, Equalise, Exclude, Region, WeightScheme, dynamic_sites, equalise};
@@ -35,6 +36,8 @@ impl Equalised {
         if record.outcome != Outcome::Applied {
             return None;
         }
+        // All its weights are others, and it is held until the search is over.
+        lay_down(&mut work.model);
         let mut products = dynamic_sites(&work.model, &work.facts, exclude);
         products.retain(|site| site.operator != Operator::Conv);
         Some(Self { pass, work, products })

@@ -20,6 +20,9 @@ use super::{Engine, EngineError, EngineId, LoadOptions, Session, is_big};
 use crate::model::{Model, mapped};
 use crate::signals::HeldFolder;
 
+/// Weights of so many bytes are given back by themselves.
+const LARGE_WEIGHT_BYTES: usize = 1 << 16;
+
 /// ONNX Runtime on the CPU. Cheap to clone; all instances of a process share one library and one environment.
 #[derive(Clone)]
 pub struct OrtEngine {
@@ -97,7 +100,10 @@ impl OrtEngine {
     ) -> Result<OrtSession, EngineError> {
         let refused = |e: ::ort::Error| self.refused(&e);
         let Some(dir) = files else {
-            return builder.commit_from_memory(&model.to_bytes()).map_err(refused);
+            let bytes = model.to_bytes();
+            // They are in the message now.
+            model.graph().initializer.iter().filter_map(|t| t.raw_data.as_deref()).for_each(put_down_large);
+            return builder.commit_from_memory(&bytes).map_err(refused);
         };
         let path: PathBuf = spill::write(model, dir.path()).map_err(|detail| EngineError::Run {
             engine: self.id.to_string(),
@@ -165,6 +171,13 @@ impl Engine for OrtEngine {
         let session = self.commit(&mut builder, &tapped.model, dir.as_ref())?;
         self.check_outputs(&session, tapped.order.outputs)?;
         Ok(Box::new(OnnxRuntimeSession::new(self.id.to_string(), session, Some(tapped.order), dir)))
+    }
+}
+
+/// Gives back the pages of a weight that a map holds, where it has many.
+fn put_down_large(weight: &[u8]) {
+    if weight.len() >= LARGE_WEIGHT_BYTES {
+        mapped::put_down(weight);
     }
 }
 

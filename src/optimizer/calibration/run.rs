@@ -45,18 +45,21 @@ pub fn calibrate(
         return Ok(BTreeMap::new());
     }
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let sessions = |seen: &Seen| sessions(cores, model.encoded_len(), feeds.len(), seen);
-    calibrate_on(sessions, engine, model, watched, feeds)
+    let most = most_sessions(cores, model.encoded_len(), feeds.len());
+    let sessions = |seen: &Seen| sessions(most, model.encoded_len(), feeds.len(), seen);
+    calibrate_on(most.min(2), sessions, engine, model, watched, feeds)
 }
 
-/// How many sessions are worth it, by what the first sample took.
-fn sessions(cores: usize, model_bytes: usize, feeds: usize, first: &Seen) -> usize {
-    if model_bytes >= SMALL_MODEL_BYTES {
-        return 1;
-    }
+/// The most sessions that there may be.
+fn most_sessions(cores: usize, model_bytes: usize, feeds: usize) -> usize {
+    if model_bytes >= SMALL_MODEL_BYTES { 1 } else { cores.min(feeds / FEEDS_PER_SESSION).max(1) }
+}
+
+/// How many of them are worth it, by what the first sample took.
+fn sessions(most: usize, model_bytes: usize, feeds: usize, first: &Seen) -> usize {
     let held: usize = first.tensors.iter().map(|tensor| tensor.bytes().len()).sum();
     let fitting = (SESSIONS_BYTES / (model_bytes + held).max(1)).max(2);
-    let most = cores.min(feeds / FEEDS_PER_SESSION).min(fitting).max(1);
+    let most = most.min(fitting);
     let left = first.running * (feeds - 1) as u32;
     if left.saturating_sub(left / most as u32) > first.loading { most } else { 1 }
 }
@@ -77,7 +80,9 @@ struct Seen {
     running: Duration,
 }
 
+/// So many sessions, the first among them, are loaded at once, `ahead` of the first sample, which tells how many there are: one too many runs nothing.
 fn calibrate_on(
+    ahead: usize,
     sessions: impl FnOnce(&Seen) -> usize,
     engine: &SharedEngine,
     model: &Model,
@@ -94,8 +99,8 @@ fn calibrate_on(
             scope.spawn(move || pass.run(session, &allowed, &give));
             allow
         };
-        // The first sample goes alone: it tells how many sessions there are.
-        let mut allow: Vec<Sender<()>> = vec![start(0)];
+        // The first sample goes alone: it tells how many sessions there are. A second that is loaded meanwhile takes a core that nobody uses.
+        let mut allow: Vec<Sender<()>> = (0..ahead).map(&start).collect();
         let mut sessions = Some(sessions);
         let go_on = |allow: &[Sender<()>], session: usize| {
             // A session that has ended has nothing left to run.
@@ -115,12 +120,15 @@ fn calibrate_on(
             let seen = given.seen?;
             take_in(&mut spreads, watched, &seen.tensors, counted_of_each(feeds.len()));
             if let Some(sessions) = sessions.take() {
-                allow.extend((1..sessions(&seen)).map(&start));
+                let sessions = sessions(&seen);
+                allow.truncate(sessions);
+                allow.extend((allow.len()..sessions).map(&start));
                 // One alone runs a sample while another is taken in; of several, one does while that of another is. No more samples are held, however many there are.
                 (1..allow.len().max(2)).for_each(|session| go_on(&allow, session % allow.len()));
             }
             // Lent memory goes back before it is asked for again.
             drop(seen);
+            feeds[sample].put_down();
             go_on(&allow, given.session);
         }
         Ok(())
@@ -231,10 +239,11 @@ mod tests {
     #[test]
     fn the_number_of_sessions_changes_no_bit() {
         let (model, watched, feeds) = (model(), watches(&["x", "h", "r"]), feeds(13));
-        let one = calibrate_on(|_| 1, &engine(), &model, &watched, &feeds).unwrap();
+        let one = calibrate_on(1, |_| 1, &engine(), &model, &watched, &feeds).unwrap();
         assert_eq!(one["h"].count, 13 * 8);
-        for sessions in [2, 3, 13] {
-            assert_eq!(calibrate_on(|_| sessions, &engine(), &model, &watched, &feeds).unwrap(), one, "{sessions}");
+        for (ahead, sessions) in [(1, 2), (2, 1), (2, 2), (2, 3), (1, 13)] {
+            let other = calibrate_on(ahead, |_| sessions, &engine(), &model, &watched, &feeds).unwrap();
+            assert_eq!(other, one, "{ahead} ahead of {sessions}");
         }
     }
 
@@ -246,10 +255,10 @@ mod tests {
             running: Duration::from_millis(running),
         };
         let small = first(1 << 20, 20, 10);
-        assert_eq!(sessions(4, 1 << 20, 64, &small), 4);
-        assert_eq!(sessions(4, 1 << 20, 9, &small), 2, "too few samples for more");
-        assert_eq!(sessions(4, SMALL_MODEL_BYTES, 64, &small), 1, "a copy of the model is too large");
-        assert_eq!(sessions(1, 1 << 20, 64, &small), 1);
+        assert_eq!((most_sessions(4, 1 << 20, 64), sessions(4, 1 << 20, 64, &small)), (4, 4));
+        assert_eq!(most_sessions(4, 1 << 20, 9), 2, "too few samples for more");
+        assert_eq!(most_sessions(4, SMALL_MODEL_BYTES, 64), 1, "a copy of the model is too large");
+        assert_eq!((most_sessions(1, 1 << 20, 64), most_sessions(8, 1 << 20, 1)), (1, 1));
         assert_eq!(sessions(64, 1 << 20, 128, &first(15 << 20, 20, 10)), 8, "more would take too much memory");
         assert_eq!(sessions(64, 1 << 20, 128, &first(SESSIONS_BYTES, 20, 10)), 2);
         assert_eq!(sessions(4, 1 << 20, 64, &first(1 << 20, 500, 10)), 1, "sooner done than loaded once more");
@@ -266,9 +275,9 @@ mod tests {
     fn an_engine_that_fails_says_so_whichever_session_it_is() {
         let mut feeds = feeds(9);
         feeds[7] = Feed::new(vec![("x".into(), Tensor::new(&[2, 3], &[0.0_f32; 6]))]);
-        assert!(calibrate_on(|_| 2, &engine(), &model(), &watches(&["h"]), &feeds).is_err());
+        assert!(calibrate_on(2, |_| 2, &engine(), &model(), &watches(&["h"]), &feeds).is_err());
         let gone = watches(&["gone"]);
-        let error = calibrate_on(|_| 2, &engine(), &model(), &gone, &feeds).unwrap_err().to_string();
+        let error = calibrate_on(2, |_| 2, &engine(), &model(), &gone, &feeds).unwrap_err().to_string();
         assert!(error.contains("gone"), "{error}");
     }
 
@@ -299,7 +308,8 @@ mod tests {
     fn a_session_that_panics_is_not_waited_for() {
         let engine: SharedEngine = Arc::new(Panics(EngineId { name: "panics".into(), version: "1".into() }));
         for sessions in [1, 2] {
-            let error = calibrate_on(|_| sessions, &engine, &model(), &watches(&["h"]), &feeds(9)).unwrap_err();
+            let error =
+                calibrate_on(sessions, |_| sessions, &engine, &model(), &watches(&["h"]), &feeds(9)).unwrap_err();
             assert!(error.to_string().contains("its session ended"), "{error}");
         }
     }

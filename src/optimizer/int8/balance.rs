@@ -146,6 +146,7 @@ fn activations(
         for (activation, tensor) in seen.iter_mut().zip(session.run(feed)?.drain(outputs..)) {
             activation.add(&tensor, at < ERROR_FEEDS);
         }
+        feed.put_down();
     }
     Ok(seen)
 }

@@ -15,7 +15,7 @@ use super::solve::{Columns, DAMPINGS, Moments};
 use super::trial::{Outcome, Trial};
 use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine};
 use crate::model::edit::{Index, is_op};
-use crate::model::{Facts, Model, Pass, Tensor};
+use crate::model::{Facts, Model, Pass, Tensor, mapped};
 
 /// Rows that a weight's moments and errors come from, over all feeds, and the most that one feed gives.
 const ROWS: usize = 4096;
@@ -203,6 +203,8 @@ impl Rounder {
                 taken += 1;
             }
             let (model, seen) = (&self.model, self.rows(&sources)?);
+            // The session that gave them is gone, and moments need its room.
+            mapped::release();
             let alike: Vec<&[&Wanted]> =
                 rest[..taken].chunk_by(|a, b| a.sources == b.sources && rows(a) == rows(b)).collect();
             // The moments of deep products take so much memory that one core alone has them; their codes are searched on all cores.
