@@ -53,6 +53,36 @@ fn network() -> Model {
 }
 
 #[test]
+fn behind_a_float_convolution_the_pool_is_in_float_too_and_gives_the_same_bits() {
+    let (model, feeds) = (network(), feeds(&[1, 3, 12, 12]));
+    let mut plan = everything(&model, &feeds, &["c1"]);
+    assert!(plan.activations.iter().any(|a| a.tensor == "p") && plan.between.iter().all(|b| b != "p"));
+    let baked = applied(&model, &plan);
+    let kinds = |model: &Model| -> Vec<String> {
+        model.graph().node.iter().map(|n| n.op_type().to_owned()).filter(|op| op != "DequantizeLinear").collect()
+    };
+    assert_eq!(kinds(&baked)[..4], ["Conv", "MaxPool", "Relu", "QuantizeLinear"]);
+    // Nobody else may read what the two exchange.
+    let read_elsewhere = {
+        let mut model = model.clone();
+        let mut outputs = Builder::new(17).output("r1", DType::F32, &["1", "16", "12", "12"]).build();
+        model.graph_mut().output.append(&mut outputs.graph_mut().output);
+        model
+    };
+    assert_eq!(kinds(&applied(&read_elsewhere, &plan))[..4], ["Conv", "Relu", "MaxPool", "QuantizeLinear"]);
+    for engine in engines() {
+        let pooled = |model: &Model| {
+            let options = LoadOptions { taps: vec!["p".to_owned()], ..LoadOptions::default() };
+            engine.load(model, &options).unwrap().run(&feeds[0]).unwrap()[1].bytes().to_vec()
+        };
+        assert_eq!(pooled(&baked), pooled(&model), "{}", engine.id());
+    }
+    // On codes from the first convolution on, the pool picks among codes and stays where it is.
+    plan = everything(&model, &feeds, &[]);
+    assert_eq!(kinds(&applied(&model, &plan))[1..4], ["Conv", "Relu", "QuantizeLinear"]);
+}
+
+#[test]
 fn a_network_computes_on_codes_from_its_first_convolution_to_its_logits() {
     let (model, feeds) = (network(), feeds(&[1, 3, 12, 12]));
     let plan = everything(&model, &feeds, &[]);
@@ -94,6 +124,10 @@ fn onnx_runtime_fuses_every_node_of_it_and_leaves_no_float_between() {
     }
     let of_perceptron = fused(&perceptron(17), &[3, 48]);
     assert_eq!(of_perceptron, ["QuantizeLinear", "QGemm", "QGemm"], "{of_perceptron:?}");
+    // A pool behind a float convolution picks among floats.
+    let of_pool = fused_but(&network(), &[1, 3, 12, 12], &["c1"]);
+    let at = |op: &str| of_pool.iter().position(|o| o == op).unwrap();
+    assert!(at("MaxPool") < at("QuantizeLinear"), "{of_pool:?}");
     // The Relu goes, and the classifier that was left out computes in float as before.
     let of_first = fused_but(&perceptron(17), &[3, 48], &["y"]);
     assert_eq!(of_first, ["QuantizeLinear", "QGemm", "DequantizeLinear", "Gemm"], "{of_first:?}");

@@ -23,6 +23,7 @@
 
 pub mod measured;
 pub mod plan;
+mod pool;
 pub mod region;
 mod write;
 
@@ -105,6 +106,7 @@ impl Pass for StaticInt8 {
         }
         let before = model.clone();
         model.raise(facts, PER_CHANNEL_OPSET)?;
+        pool::relu_behind(model, facts, self);
         let index = Index::new(model.graph());
         let mut writer = Writer::new(model, self);
         let (mut rewrites, mut refused, mut unread) = (0, Vec::new(), Vec::new());
