@@ -398,6 +398,43 @@ mod tests {
     }
 
     #[test]
+    fn one_with_more_sites_that_may_be_good_enough_comes_beside_the_one_that_is_sure_to_be() {
+        /// As [`Known`], but what it measures is only sure to a half.
+        struct Unsure(Known);
+        impl Judge for Unsure {
+            fn quality(&mut self, candidate: &Model) -> Result<Quality, EngineError> {
+                let mut quality = self.0.quality(candidate)?;
+                quality.scores[0].needed = 0.5;
+                Ok(quality)
+            }
+            fn speed(&mut self, candidate: &Model) -> Result<Speed, EngineError> {
+                self.0.speed(candidate)
+            }
+            fn harm(&mut self, candidate: &Model) -> Result<f64, EngineError> {
+                self.0.harm(candidate)
+            }
+            fn trying(&mut self, _: &str) {}
+        }
+        for measured in [true, false] {
+            let mut harms = vec![0.02; 40];
+            harms[..12].fill(0.3);
+            let mut judge = Unsure(Known { harms: harms.clone(), measured: 0 });
+            let variant = variant(&harms, &[], measured);
+            let mixed = mix(&base(), &Mended::plain(&variant), &limits(), &mut judge);
+            let (sure, mask) = mixed.found.unwrap();
+            assert!(sure.keeps() && !sure.is_hopeful());
+            let sites = |candidate: &Candidate| 40 - candidate.left_out.len();
+            assert_eq!(mask.iter().filter(|on| **on).count(), sites(&sure));
+            if measured {
+                let hopeful = mixed.hopeful.unwrap();
+                assert!(hopeful.is_hopeful() && sites(&hopeful) > sites(&sure), "{:?}", hopeful.left_out);
+            } else {
+                assert!(mixed.hopeful.is_none(), "estimates are no reason to hope");
+            }
+        }
+    }
+
+    #[test]
     fn without_measuring_the_estimates_decide() {
         let (mask, measured) = mixed(&[0.1, 0.9, 0.2, 0.6, 0.3], &[], false);
         assert_eq!((mask, measured), (vec![false, true, false, false, false], 0));

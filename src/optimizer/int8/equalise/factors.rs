@@ -292,10 +292,11 @@ mod tests {
 
     #[test]
     fn what_is_summed_counts_as_well_as_what_is_read() {
-        // What is read is even. One of the two that it is the sum of is not.
-        let (read, even, uneven) = (seen(&[1.0; 6]), seen(&[0.1; 6]), seen(&[1.0, 1.0, 1.0, 1.0, 1.0, 30.0]));
-        let of_read = stream(vec![read.clone(), even], &[&[0], &[0]], vec![reader(6)]);
-        assert_eq!(of_read.exponents(127), None);
+        // The same is read of both. What it is the sum of has channels alike, or not.
+        let read = seen(&[0.2, 0.2, 0.2, 0.2, 0.2, 1.0]);
+        let (even, uneven) = (seen(&[0.1; 6]), seen(&[1.0, 1.0, 1.0, 1.0, 1.0, 30.0]));
+        let of_even = stream(vec![read.clone(), even], &[&[0], &[0]], vec![reader(6)]);
+        assert_eq!(of_even.exponents(127), None);
         let of_sum = stream(vec![read, uneven], &[&[0], &[0]], vec![reader(6)]);
         let exponents = of_sum.exponents(127).unwrap();
         assert!(exponents[..5].iter().all(|e| *e < exponents[5]), "{exponents:?}");
