@@ -220,13 +220,14 @@ impl Rounder {
     fn rows<'s>(&self, sources: &BTreeMap<&'s Source, Extent>) -> Result<BTreeMap<&'s Source, Rows>, EngineError> {
         let names: BTreeSet<&String> = sources.keys().map(|s| &s.activation).collect();
         let taps: Vec<String> = names.into_iter().cloned().collect();
-        let options = LoadOptions { taps: taps.clone(), ..LoadOptions::default() };
+        let options =
+            LoadOptions { threads: rayon::current_num_threads(), taps: taps.clone(), ..LoadOptions::default() };
         let mut session = self.engine.load(&self.model, &options)?;
         let outputs = self.model.graph().output.len();
         let mut seen: BTreeMap<&Source, Rows> = sources.keys().map(|&s| (s, Rows::default())).collect();
         for (at, feed) in self.feeds.iter().enumerate() {
             let tensors: HashMap<&str, Tensor> =
-                taps.iter().map(String::as_str).zip(session.run(feed)?.drain(outputs..)).collect();
+                taps.iter().map(String::as_str).zip(session.lend(feed)?.drain(outputs..)).collect();
             for (source, rows) in &mut seen {
                 let width = sources[source].width;
                 let most = (ROWS - ROWS.min(rows.len(width))).min(ROWS_OF_A_FEED);

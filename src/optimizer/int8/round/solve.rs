@@ -8,7 +8,8 @@
 //!
 //! Weights that meet the largest activations are fixed first, while others are left to make up for them.
 
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::linalg::general_mat_mul;
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 
 use super::cholesky::cholesky;
@@ -18,7 +19,10 @@ use super::grid::Nearest;
 pub(super) const DAMPINGS: [f64; 3] = [0.01, 0.1, 1.0];
 
 /// Channels that are rounded together, so that the factor is read once for all of them.
-const TILE: usize = 8;
+const TILE: usize = 64;
+
+/// Columns that are fixed one by one before one product tells those behind them of their errors.
+const BLOCK: usize = 64;
 
 /// Rows whose moments are summed in 32 bits before they join those of all in 64.
 const SPAN: usize = 256;
@@ -66,14 +70,16 @@ impl Moments {
         let depth = seen.depth;
         let rows = seen.view()?;
         let mut sum = Array2::<f64>::zeros((depth, depth));
-        for start in (0..rows.nrows()).step_by(SPAN) {
-            let span = rows.slice(s![start..(start + SPAN).min(rows.nrows()), ..]);
-            for from in (0..depth).step_by(BAND) {
-                let to = (from + BAND).min(depth);
-                let part = span.slice(s![.., from..to]).t().dot(&span.slice(s![.., from..]));
-                sum.slice_mut(s![from..to, from..]).zip_mut_with(&part, |sum, part| *sum += f64::from(*part));
+        let bands: Vec<ArrayViewMut2<'_, f64>> = sum.axis_chunks_iter_mut(Axis(0), BAND).collect();
+        bands.into_par_iter().enumerate().for_each(|(at, mut band)| {
+            let from = at * BAND;
+            let to = from + band.nrows();
+            for start in (0..rows.nrows()).step_by(SPAN) {
+                let span = rows.slice(s![start..(start + SPAN).min(rows.nrows()), from..]);
+                let part = span.slice(s![.., ..to - from]).t().dot(&span);
+                band.slice_mut(s![.., from..]).zip_mut_with(&part, |sum, part| *sum += f64::from(*part));
             }
-        }
+        });
         let of_columns: Vec<f64> = (0..depth).map(|i| sum[[i, i]]).collect();
         let mean = of_columns.iter().sum::<f64>() / depth.max(1) as f64;
         if !(mean.is_finite() && mean > 0.0) {
@@ -87,48 +93,59 @@ impl Moments {
         Some(Self { order, reversed: sum, diagonal, mean })
     }
 
-    /// For each column in turn, how much of the error of each column before it is made up for: row `j` of a packed lower triangle without its diagonal.
-    pub(super) fn feedback(&mut self, damping: f64) -> Option<Vec<f32>> {
+    /// How much of the error of each column is made up for by those behind it.
+    pub(super) fn feedback(&mut self, damping: f64) -> Option<Feedback> {
         let depth = self.order.len();
-        for i in 0..depth {
-            for j in 0..i {
-                self.reversed[[i, j]] = self.reversed[[j, i]];
-            }
-            self.reversed[[i, i]] = self.diagonal[i] + damping * self.mean;
+        mirror(&mut self.reversed);
+        for (i, own) in self.diagonal.iter().enumerate() {
+            self.reversed[[i, i]] = own + damping * self.mean;
         }
         cholesky(&mut self.reversed)?;
         let lower = &self.reversed;
-        let mut feedback = Vec::with_capacity(depth * depth.saturating_sub(1) / 2);
-        for j in 0..depth {
-            let column = depth - 1 - j;
-            let own = lower[[column, column]];
-            feedback.extend((0..j).map(|i| (lower[[depth - 1 - i, column]] / own) as f32));
+        let mut strips = Vec::with_capacity(Feedback::place(depth));
+        for start in (0..depth).step_by(BLOCK) {
+            let end = (start + BLOCK).min(depth);
+            let own: Vec<f64> = (start..end).map(|j| lower[[depth - 1 - j, depth - 1 - j]]).collect();
+            for i in 0..end {
+                let row = lower.slice(s![depth - 1 - i, depth - end..depth - start;-1]);
+                let factors = row.iter().zip(&own).enumerate();
+                strips.extend(factors.map(|(k, (v, own))| if i < start + k { (v / own) as f32 } else { 0.0 }));
+            }
         }
-        feedback.iter().all(|v| v.is_finite()).then_some(feedback)
+        strips.iter().all(|v| v.is_finite()).then_some(Feedback(strips))
     }
 
     /// Codes of the channels `rows`, the first of which is channel `first` of `nearest`.
-    pub(super) fn codes(&self, feedback: &[f32], rows: &[f32], nearest: &Nearest, first: usize) -> Vec<i8> {
+    pub(super) fn codes(&self, feedback: &Feedback, rows: &[f32], nearest: &Nearest, first: usize) -> Vec<i8> {
         let depth = self.order.len();
         let mut codes = vec![0_i8; rows.len()];
         codes.par_chunks_mut(TILE * depth).zip(rows.par_chunks(TILE * depth)).enumerate().for_each(
             |(tile, (codes, rows))| {
-                let mut errors = vec![0.0_f32; rows.len()];
+                let channels = rows.len() / depth;
                 let before = (first + tile * TILE) * depth;
-                let mut start = 0;
-                for (j, &column) in self.order.iter().enumerate() {
-                    let feedback = &feedback[start..start + j];
-                    start += j;
-                    for channel in 0..rows.len() / depth {
-                        let at = channel * depth + column;
-                        let errors = &mut errors[channel * depth..(channel + 1) * depth];
-                        let scale = nearest.scale(before + at);
-                        let wanted = (rows[at] + dot(feedback, &errors[..j])) / scale;
-                        let choices = nearest.choices(before + at);
-                        let code =
-                            wanted.round_ties_even().clamp(f32::from(*choices.start()), f32::from(*choices.end()));
-                        codes[at] = code as i8;
-                        errors[j] = rows[at] - code * scale;
+                let mut errors = Array2::<f32>::zeros((channels, depth));
+                for (at, columns) in self.order.chunks(BLOCK).enumerate() {
+                    let start = at * BLOCK;
+                    let strip = feedback.strip(start, columns.len());
+                    let mut wanted =
+                        Array2::from_shape_fn((channels, columns.len()), |(c, k)| rows[c * depth + columns[k]]);
+                    let known = errors.slice(s![.., ..start]);
+                    general_mat_mul(1.0, &known, &strip.slice(s![..start, ..]), 1.0, &mut wanted);
+                    for (channel, mut wanted) in wanted.rows_mut().into_iter().enumerate() {
+                        let Some(wanted) = wanted.as_slice_mut() else { continue };
+                        for (k, &column) in columns.iter().enumerate() {
+                            let at = channel * depth + column;
+                            let scale = nearest.scale(before + at);
+                            let choices = nearest.choices(before + at);
+                            let (low, high) = (f32::from(*choices.start()), f32::from(*choices.end()));
+                            let code = (wanted[k] / scale).round_ties_even().clamp(low, high);
+                            let error = rows[at] - code * scale;
+                            codes[at] = code as i8;
+                            errors[[channel, start + k]] = error;
+                            let factors = strip.row(start + k).to_slice().unwrap_or_default();
+                            let behind = wanted[k + 1..].iter_mut().zip(&factors[k + 1..]);
+                            behind.for_each(|(wanted, factor)| *wanted += error * factor);
+                        }
                     }
                 }
             },
@@ -137,14 +154,42 @@ impl Moments {
     }
 }
 
+/// For each column in turn, how much of the error of each column before it is made up for. A strip for every block of columns: a row for each column before its last, the
+/// factors of the block's columns side by side.
+#[derive(Debug, PartialEq)]
+pub(super) struct Feedback(Vec<f32>);
+
+impl Feedback {
+    /// Where the strip of the block begins whose first column is `start`, or behind the last one where that is the number of columns.
+    fn place(start: usize) -> usize {
+        let (whole, part) = (start / BLOCK, start % BLOCK);
+        BLOCK * BLOCK * whole * (whole + 1) / 2 + part * start
+    }
+
+    fn strip(&self, start: usize, width: usize) -> ArrayView2<'_, f32> {
+        let strip = &self.0[Self::place(start)..][..(start + width) * width];
+        ArrayView2::from_shape((start + width, width), strip).expect("as many factors as a strip has")
+    }
+}
+
+/// Copies what lies above the diagonal of a square matrix below it: tile by tile, for one of both sides is walked across its rows.
+fn mirror(matrix: &mut Array2<f64>) {
+    const TILE: usize = 32;
+    let order = matrix.nrows();
+    let Some(values) = matrix.as_slice_mut() else { return };
+    for (top, left) in (0..order).step_by(TILE).flat_map(|top| (0..=top).step_by(TILE).map(move |left| (top, left))) {
+        for i in top..(top + TILE).min(order) {
+            for j in left..(left + TILE).min(i) {
+                values[i * order + j] = values[j * order + i];
+            }
+        }
+    }
+}
+
 /// Puts rows and columns of a symmetric matrix, whose part above the diagonal alone is read, in this order, in the matrix's own memory.
 fn arrange(matrix: &mut Array2<f64>, order: &[usize]) {
     let depth = order.len();
-    for i in 0..depth {
-        for j in 0..i {
-            matrix[[i, j]] = matrix[[j, i]];
-        }
-    }
+    mirror(matrix);
     // Each row in turn, and then each column of each row: the matrix is whole by now, so neither knows of the other.
     let mut moved = vec![false; depth];
     let mut kept = vec![0.0; depth];
@@ -183,20 +228,6 @@ pub(super) fn change(seen: Columns<'_>, rows: &[f32], codes: &[i8], nearest: &Ne
 /// `|x w|^2` summed over all rows and channels.
 pub(super) fn energy(seen: Columns<'_>, rows: &[f32]) -> f64 {
     seen.energy(rows)
-}
-
-/// Sums side by side, so that the processor adds them at once.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let mut sums = [0.0_f32; LANES];
-    let (a_runs, b_runs) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f32 = a_runs.remainder().iter().zip(b_runs.remainder()).map(|(x, y)| x * y).sum();
-    for (x, y) in a_runs.zip(b_runs) {
-        for lane in 0..LANES {
-            sums[lane] += x[lane] * y[lane];
-        }
-    }
-    sums.iter().sum::<f32>() + rest
 }
 
 #[cfg(test)]
@@ -263,10 +294,13 @@ mod tests {
 
     #[test]
     fn the_codes_are_those_of_gptq_with_inverses() {
-        for (depth, grid) in
-            [(7, Grid::Channels { limit: 7 }), (12, Grid::Blocks { size: 32 }), (1, Grid::Channels { limit: 3 })]
-        {
-            let seen = correlated(40, depth, 3);
+        for (depth, grid) in [
+            (7, Grid::Channels { limit: 7 }),
+            (12, Grid::Blocks { size: 32 }),
+            (1, Grid::Channels { limit: 3 }),
+            (2 * BLOCK + 9, Grid::Channels { limit: 7 }),
+        ] {
+            let seen = correlated(40 + depth, depth, 3);
             let columns = Columns { values: &seen, width: depth, first: 0, depth };
             let rows = numbers(depth * 11, 5);
             let nearest = grid.nearest(&rows, depth).unwrap();

@@ -2,7 +2,7 @@
 
 use super::grid::{Nearest, rows_of};
 use super::search::Wanted;
-use super::solve::{Columns, Moments, change, energy};
+use super::solve::{Columns, Feedback, Moments, change, energy};
 use super::{RoundedWeight, packed};
 use crate::model::Tensor;
 
@@ -49,7 +49,7 @@ impl<'w> Trial<'w> {
         self.after.push(before);
     }
 
-    pub(super) fn attempt(&mut self, moments: &Moments, feedback: &[f32], held_out: Columns<'_>, group: usize) {
+    pub(super) fn attempt(&mut self, moments: &Moments, feedback: &Feedback, held_out: Columns<'_>, group: usize) {
         let (span, first) = self.span(group);
         let rows = &self.rows[span.clone()];
         let codes = moments.codes(feedback, rows, &self.nearest, first);
