@@ -14,6 +14,7 @@ use rayon::prelude::*;
 
 use super::cholesky::cholesky;
 use super::grid::Nearest;
+use super::table::{SPAN, Table};
 
 /// Shares of the mean second moment that are added to all of them, as tried (the first is GPTQ's): few rows of many columns need more.
 pub(super) const DAMPINGS: [f64; 3] = [0.01, 0.1, 1.0];
@@ -24,32 +25,34 @@ const TILE: usize = 64;
 /// Columns that are fixed one by one before one product tells those behind them of their errors.
 const BLOCK: usize = 64;
 
-/// Rows whose moments are summed in 32 bits before they join those of all in 64.
-const SPAN: usize = 256;
-
-/// Moments that are summed in 32 bits at a time: so many columns by all behind them.
+/// Moments that are summed in 32 bits at a time, over one span of rows, before they join those of all in 64: so many columns by all behind them.
 const BAND: usize = 256;
 
-/// Some columns of a row-major matrix.
+/// Some columns of a table.
 #[derive(Clone, Copy)]
 pub(super) struct Columns<'r> {
-    pub(super) values: &'r [f32],
-    pub(super) width: usize,
+    pub(super) rows: &'r Table,
     pub(super) first: usize,
     pub(super) depth: usize,
 }
 
-impl<'r> Columns<'r> {
-    fn view(self) -> Option<ArrayView2<'r, f32>> {
-        let whole = ArrayView2::from_shape((self.values.len() / self.width, self.width), self.values).ok()?;
-        Some(whole.slice_move(s![.., self.first..self.first + self.depth]))
+impl Columns<'_> {
+    fn spans(self) -> usize {
+        self.rows.len().div_ceil(SPAN)
+    }
+
+    fn span(self, at: usize) -> Array2<f32> {
+        self.rows.span(at, self.first, self.depth)
     }
 
     /// `|x w|^2` summed over all rows, for each `w` of `weights`, of `depth` each.
     fn energy(self, weights: &[f32]) -> f64 {
-        let weights = ArrayView2::from_shape((weights.len() / self.depth, self.depth), weights).ok();
-        let products = self.view().zip(weights).map(|(columns, weights)| columns.dot(&weights.t()));
-        products.map_or(f64::NAN, |products| products.iter().map(|v| f64::from(*v).powi(2)).sum())
+        let Ok(weights) = ArrayView2::from_shape((weights.len() / self.depth, self.depth), weights) else {
+            return f64::NAN;
+        };
+        let of_span = |at: usize| self.span(at).dot(&weights.t()).iter().map(|v| f64::from(*v).powi(2)).sum();
+        // Summed in the order of the spans, so that threads change nothing.
+        (0..self.spans()).into_par_iter().map(of_span).collect::<Vec<f64>>().iter().sum()
     }
 }
 
@@ -68,18 +71,15 @@ impl Moments {
     /// `None` where the rows are not finite, or all zero.
     pub(super) fn of(seen: Columns<'_>) -> Option<Self> {
         let depth = seen.depth;
-        let rows = seen.view()?;
         let mut sum = Array2::<f64>::zeros((depth, depth));
-        let bands: Vec<ArrayViewMut2<'_, f64>> = sum.axis_chunks_iter_mut(Axis(0), BAND).collect();
-        bands.into_par_iter().enumerate().for_each(|(at, mut band)| {
-            let from = at * BAND;
-            let to = from + band.nrows();
-            for start in (0..rows.nrows()).step_by(SPAN) {
-                let span = rows.slice(s![start..(start + SPAN).min(rows.nrows()), from..]);
-                let part = span.slice(s![.., ..to - from]).t().dot(&span);
+        for span in (0..seen.spans()).map(|at| seen.span(at)) {
+            let bands: Vec<ArrayViewMut2<'_, f64>> = sum.axis_chunks_iter_mut(Axis(0), BAND).collect();
+            bands.into_par_iter().enumerate().for_each(|(at, mut band)| {
+                let (from, to) = (at * BAND, at * BAND + band.nrows());
+                let part = span.slice(s![.., from..to]).t().dot(&span.slice(s![.., from..]));
                 band.slice_mut(s![.., from..]).zip_mut_with(&part, |sum, part| *sum += f64::from(*part));
-            }
-        });
+            });
+        }
         let of_columns: Vec<f64> = (0..depth).map(|i| sum[[i, i]]).collect();
         let mean = of_columns.iter().sum::<f64>() / depth.max(1) as f64;
         if !(mean.is_finite() && mean > 0.0) {
@@ -251,6 +251,12 @@ mod tests {
         mixed.map(|(at, v)| 0.3 * v + common[at / depth] * (1.0 + (at % depth) as f32 / 8.0)).collect()
     }
 
+    fn table(values: &[f32], width: usize) -> Table {
+        let mut table = Table::new(width);
+        table.extend(values, None).unwrap();
+        table
+    }
+
     /// Gauss and Jordan's way, without pivots: the matrix is positive definite.
     fn inverted(matrix: &[Vec<f64>]) -> Vec<Vec<f64>> {
         let depth = matrix.len();
@@ -301,16 +307,16 @@ mod tests {
             (2 * BLOCK + 9, Grid::Channels { limit: 7 }),
         ] {
             let seen = correlated(40 + depth, depth, 3);
-            let columns = Columns { values: &seen, width: depth, first: 0, depth };
+            let table = table(&seen, depth);
+            let columns = Columns { rows: &table, first: 0, depth };
             let rows = numbers(depth * 11, 5);
             let nearest = grid.nearest(&rows, depth).unwrap();
             let mut moments = Moments::of(columns).unwrap();
             let feedback = moments.feedback(0.01).unwrap();
             let codes = moments.codes(&feedback, &rows, &nearest, 0);
             let damp = |i, j| if i == j { 0.01 * moments.mean } else { 0.0 };
-            let second = |i: usize, j: usize| {
-                columns.view().unwrap().rows().into_iter().map(|r| f64::from(r[i]) * f64::from(r[j])).sum::<f64>()
-            };
+            let second =
+                |i: usize, j: usize| seen.chunks(depth).map(|r| f64::from(r[i]) * f64::from(r[j])).sum::<f64>();
             let matrix: Vec<Vec<f64>> =
                 (0..depth).map(|i| (0..depth).map(|j| second(i, j) + damp(i, j)).collect()).collect();
             for (channel, row) in rows.chunks(depth).enumerate() {
@@ -326,7 +332,8 @@ mod tests {
     fn products_of_correlated_columns_change_less_on_rows_that_were_not_seen() {
         let (depth, channels) = (48, 20);
         let (seen, unseen) = (correlated(400, depth, 3), correlated(200, depth, 77));
-        let columns = |values| Columns { values, width: depth, first: 0, depth };
+        let (seen, unseen) = (table(&seen, depth), table(&unseen, depth));
+        let columns = |rows| Columns { rows, first: 0, depth };
         let rows = numbers(depth * channels, 5);
         let nearest = Grid::Blocks { size: 32 }.nearest(&rows, depth).unwrap();
         let mut moments = Moments::of(columns(&seen)).unwrap();
@@ -343,7 +350,7 @@ mod tests {
         let seen: Vec<f32> = (0..depth * depth).map(|at| if at / depth == at % depth { 2.0 } else { 0.0 }).collect();
         let rows = numbers(depth * 4, 9);
         let nearest = Grid::Channels { limit: 127 }.nearest(&rows, depth).unwrap();
-        let mut moments = Moments::of(Columns { values: &seen, width: depth, first: 0, depth }).unwrap();
+        let mut moments = Moments::of(Columns { rows: &table(&seen, depth), first: 0, depth }).unwrap();
         let feedback = moments.feedback(0.01).unwrap();
         assert_eq!(moments.codes(&feedback, &rows, &nearest, 0), nearest.codes);
     }
@@ -352,9 +359,8 @@ mod tests {
     fn moments_are_in_the_order_of_rounding_and_bands_change_no_bit() {
         for depth in [1, 9, BAND, BAND + 3, 2 * BAND + 40] {
             let values = correlated(SPAN + 70, depth, 11);
-            let columns = Columns { values: &values, width: depth, first: 0, depth };
-            let mut moments = Moments::of(columns).unwrap();
-            let rows = columns.view().unwrap();
+            let mut moments = Moments::of(Columns { rows: &table(&values, depth), first: 0, depth }).unwrap();
+            let rows = ArrayView2::from_shape((SPAN + 70, depth), &values).unwrap();
             let mut whole = Array2::<f64>::zeros((depth, depth));
             for span in [rows.slice(s![..SPAN, ..]), rows.slice(s![SPAN.., ..])] {
                 whole.zip_mut_with(&span.t().dot(&span), |sum, part| *sum += f64::from(*part));
@@ -370,7 +376,7 @@ mod tests {
     #[test]
     fn rows_of_zeros_or_of_no_numbers_have_no_moments() {
         for bad in [0.0, f32::NAN, f32::INFINITY] {
-            assert!(Moments::of(Columns { values: &[bad; 8], width: 4, first: 0, depth: 4 }).is_none(), "{bad}");
+            assert!(Moments::of(Columns { rows: &table(&[bad; 8], 4), first: 0, depth: 4 }).is_none(), "{bad}");
         }
     }
 }
