@@ -3,7 +3,7 @@
 //! It is the one factorisation that the passes need; a library of linear algebra for it would bring two dozen crates along.
 
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
+use ndarray::{Array2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 
 /// Columns that are factored one by one before the rest of the matrix is brought up to date by one product.
@@ -23,7 +23,7 @@ pub(super) fn cholesky(matrix: &mut Array2<f64>) -> Option<()> {
             rows.rows_mut().into_iter().for_each(|row| solve(row.into_slice().unwrap_or_default(), &upper));
         });
         let panel = matrix.slice(s![end.., start..end]).to_owned();
-        each_span(matrix.slice_mut(s![end.., end..]), |from, rest| subtract(rest, from, panel.view()));
+        each_span(matrix.slice_mut(s![end.., end..]), |from, rest| subtract(rest, from, &panel));
     }
     Some(())
 }
@@ -69,7 +69,7 @@ fn solve(row: &mut [f64], upper: &Array2<f64>) {
 }
 
 /// Takes the products of the panel's rows from some rows of the rest, the first of which is row `from` of it: from what lies up to the diagonal.
-fn subtract(mut rest: ArrayViewMut2<'_, f64>, from: usize, panel: ArrayView2<'_, f64>) {
+fn subtract(mut rest: ArrayViewMut2<'_, f64>, from: usize, panel: &Array2<f64>) {
     let own = panel.slice(s![from..from + rest.nrows(), ..]);
     general_mat_mul(-1.0, &own, &panel.slice(s![..from, ..]).t(), 1.0, &mut rest.slice_mut(s![.., ..from]));
     // What lies on both sides of the diagonal is multiplied apart, so that only the lower half of it is written.
