@@ -35,7 +35,7 @@ const MOST_DEPTH: usize = 2304;
 const DEEP: usize = 1024;
 
 /// Bytes of rows that are held at a time; the model runs once for as many weights as fit.
-const MOST_BYTES: usize = 64 << 20;
+const MOST_BYTES: usize = 32 << 20;
 
 /// A product as the model has it.
 struct Product {
