@@ -1,5 +1,5 @@
-//! How long the stages of static quantisation take, each by itself: the pass over the calibration data, the choice of ranges, writing one candidate, one step of
-//! the sensitivity scan. On a generated convolutional model, and on the scoreboard's models where `make scoreboard` has fetched them.
+//! How long the stages of static quantisation take, each by itself: the pass over the calibration data, the choice of ranges, rounding its weights, writing one
+//! candidate, one step of the sensitivity scan. On a generated convolutional model, and on the scoreboard's models where `make scoreboard` has fetched them.
 //!
 //! Before that, the peak memory of calibration at 16, 64 and 128 samples, each in a process of its own: it has to be the same.
 
@@ -17,6 +17,7 @@ use bakehouse::model::build::Builder;
 use bakehouse::model::opset::OpsetUpgrade;
 use bakehouse::model::{DType, Facts, IntakeOptions, Model, Pass, Tensor, edit};
 use bakehouse::optimizer::calibration::{Policy, Spread, calibrate, counted_of_each};
+use bakehouse::optimizer::int8::round::Rounder;
 use bakehouse::optimizer::int8::{Exclude, Region, StaticInt8, WeightScheme};
 use bakehouse::profiler::clock::peak_rss_bytes;
 use criterion::measurement::WallTime;
@@ -140,6 +141,16 @@ fn stages(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, load: impl Fn() 
     group.bench_function(format!("ranges {name}"), |bencher| {
         let (subject, spreads, _) = loaded.get_or_insert_with(&mut subject);
         bencher.iter(|| black_box(subject.region.ranged(spreads, Policy::LeastHarm)));
+    });
+    group.bench_function(format!("round weights {name}"), |bencher| {
+        let (subject, _, plan) = loaded.get_or_insert_with(&mut subject);
+        let passes: Vec<Box<dyn Pass>> = vec![Box::new(plan.clone())];
+        // A rounder keeps what it found, so each has to be new.
+        bencher.iter_batched(
+            || Rounder::new(&subject.engine, &subject.model, &subject.facts, &subject.feeds),
+            |rounder| black_box(rounder.round(&passes).expect("it runs")),
+            BatchSize::LargeInput,
+        );
     });
     group.bench_function(format!("write {name}"), |bencher| {
         let (subject, _, plan) = loaded.get_or_insert_with(&mut subject);

@@ -3,13 +3,14 @@
 //! It is the one factorisation that the passes need; a library of linear algebra for it would bring two dozen crates along.
 
 use ndarray::linalg::general_mat_mul;
-use ndarray::{Array2, s};
+use ndarray::{Array2, ArrayViewMut2, Axis, s};
+use rayon::prelude::*;
 
 /// Columns that are factored one by one before the rest of the matrix is brought up to date by one product.
 const BLOCK: usize = 64;
 
-/// Columns of the rest that one product brings up to date: of the upper triangle, which is nobody's, little is computed.
-const SPAN: usize = 256;
+/// Rows of the rest that one core brings up to date at a time: of the upper triangle, which is nobody's, little is computed. Whatever the cores, the same sums come out.
+const SPAN: usize = 128;
 
 /// Puts the lower triangular `L` with `L L^T = matrix` in the place of the matrix's lower triangle, which alone is read; what lies above the diagonal stays.
 /// `None` where the matrix is not positive definite; the triangle means nothing then. Golub & Van Loan, "Matrix Computations", 4th edition, algorithm 4.2.2 in blocks.
@@ -17,39 +18,66 @@ pub(super) fn cholesky(matrix: &mut Array2<f64>) -> Option<()> {
     let order = matrix.nrows();
     for start in (0..order).step_by(BLOCK) {
         let end = (start + BLOCK).min(order);
-        for column in start..end {
-            let known: Vec<f64> = matrix.slice(s![column, start..column]).to_vec();
-            let mut own = 0.0;
-            for row in column..order {
-                let before = matrix.slice(s![row, start..column]);
-                let rest = matrix[[row, column]] - before.iter().zip(&known).map(|(a, b)| a * b).sum::<f64>();
-                if row == column {
-                    if !(rest.is_finite() && rest > 0.0) {
-                        return None;
-                    }
-                    own = rest.sqrt();
-                    matrix[[row, column]] = own;
-                } else {
-                    matrix[[row, column]] = rest / own;
-                }
-            }
-        }
+        let upper = diagonal(matrix.slice_mut(s![start..end, start..end]))?;
+        each_span(matrix.slice_mut(s![end.., start..end]), |_, mut rows| {
+            rows.rows_mut().into_iter().for_each(|row| solve(row.into_slice().unwrap_or_default(), &upper));
+        });
         let panel = matrix.slice(s![end.., start..end]).to_owned();
-        for from in (end..order).step_by(SPAN) {
-            let to = (from + SPAN).min(order);
-            let (rows, columns) = (panel.slice(s![from - end.., ..]), panel.slice(s![from - end..to - end, ..]));
-            // What lies on both sides of the diagonal is multiplied apart, so that only the lower half of it is written.
-            let both = columns.dot(&columns.t());
-            for row in 0..to - from {
-                let (mut own, both) =
-                    (matrix.slice_mut(s![from + row, from..=from + row]), both.slice(s![row, ..=row]));
-                own -= &both;
-            }
-            let below = rows.slice(s![to - from.., ..]);
-            general_mat_mul(-1.0, &below, &columns.t(), 1.0, &mut matrix.slice_mut(s![to.., from..to]));
-        }
+        each_span(matrix.slice_mut(s![end.., end..]), |from, rest| subtract(rest, from, &panel));
     }
     Some(())
+}
+
+/// The rows in spans, on all cores; with the number of a span's first row.
+fn each_span(mut rows: ArrayViewMut2<'_, f64>, of: impl Fn(usize, ArrayViewMut2<'_, f64>) + Sync) {
+    let spans: Vec<ArrayViewMut2<'_, f64>> = rows.axis_chunks_iter_mut(Axis(0), SPAN).collect();
+    spans.into_par_iter().enumerate().for_each(|(at, span)| of(at * SPAN, span));
+}
+
+/// Factors a block of the diagonal, and returns its factor once more, transposed.
+fn diagonal(mut block: ArrayViewMut2<'_, f64>) -> Option<Array2<f64>> {
+    let order = block.nrows();
+    let mut upper = Array2::zeros((order, order));
+    for column in 0..order {
+        for row in column..order {
+            let known = block.slice(s![row, ..column]).dot(&block.slice(s![column, ..column]));
+            let rest = block[[row, column]] - known;
+            let own = if row > column {
+                rest / block[[column, column]]
+            } else if rest.is_finite() && rest > 0.0 {
+                rest.sqrt()
+            } else {
+                return None;
+            };
+            block[[row, column]] = own;
+            upper[[column, row]] = own;
+        }
+    }
+    Some(upper)
+}
+
+/// `row` becomes the `x` with `x upper = row`.
+fn solve(row: &mut [f64], upper: &Array2<f64>) {
+    for (column, factors) in upper.rows().into_iter().enumerate() {
+        let Some((own, behind)) = factors.to_slice().and_then(|factors| factors[column..].split_first()) else {
+            return;
+        };
+        let (known, rest) = row[column..].split_at_mut(1);
+        known[0] /= own;
+        rest.iter_mut().zip(behind).for_each(|(rest, factor)| *rest -= known[0] * factor);
+    }
+}
+
+/// Takes the products of the panel's rows from some rows of the rest, the first of which is row `from` of it: from what lies up to the diagonal.
+fn subtract(mut rest: ArrayViewMut2<'_, f64>, from: usize, panel: &Array2<f64>) {
+    let own = panel.slice(s![from..from + rest.nrows(), ..]);
+    general_mat_mul(-1.0, &own, &panel.slice(s![..from, ..]).t(), 1.0, &mut rest.slice_mut(s![.., ..from]));
+    // What lies on both sides of the diagonal is multiplied apart, so that only the lower half of it is written.
+    let both = own.dot(&own.t());
+    for (row, both) in both.rows().into_iter().enumerate() {
+        let mut below = rest.slice_mut(s![row, from..=from + row]);
+        below -= &both.slice(s![..=row]);
+    }
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@
 //! | [`search`], [`trial`] | read what the products of a choice of passes multiply, and keep the weights whose products gain on rows that nothing was fitted to |
 //! | [`solve`], [`cholesky`] | second moments, their Cholesky factor, and the codes |
 //! | [`rows`] | rows of activations as a product sees them: rounded, and of a convolution one row per position |
+//! | [`table`] | those rows in memory, as codes |
 //! | [`grid`] | which codes a weight may have |
 //!
 //! [`RoundWeights`] does nothing but move codes: a weight that takes another code than the nearest becomes that code times its scale, all others keep their
@@ -20,6 +21,7 @@ pub mod grid;
 mod rows;
 pub mod search;
 mod solve;
+mod table;
 mod trial;
 
 use base64::Engine as _;

@@ -2,6 +2,7 @@
 
 use super::super::linear::{Linear, Operator};
 use super::super::scheme::Codes;
+use super::table::Table;
 use crate::model::Tensor;
 use crate::model::edit::{int_attribute, ints_attribute, string_attribute};
 use crate::model::onnx::NodeProto;
@@ -18,9 +19,9 @@ pub(super) enum Rounding {
 }
 
 impl Rounding {
-    /// What it does to one value of a tensor.
-    fn of(self, values: &[f32]) -> impl Fn(f32) -> f32 {
-        let codes = match self {
+    /// The codes of a tensor's values, where they have some.
+    fn codes(self, values: &[f32]) -> Option<Codes> {
+        match self {
             Self::None => None,
             Self::PerRun => {
                 let (low, high) = values.iter().fold((0.0_f32, 0.0_f32), |(l, h), v| (l.min(*v), h.max(*v)));
@@ -29,8 +30,7 @@ impl Rounding {
             Self::Fixed { scale, zero_point } => {
                 Some(Codes { scale: f32::from_bits(scale), zero: f32::from(zero_point) })
             }
-        };
-        move |v| codes.map_or(v, |codes| codes.restored(v))
+        }
     }
 }
 
@@ -71,22 +71,27 @@ impl Source {
         Self { rounding, ..self.clone() }
     }
 
+    /// Bytes that a value of a row takes.
+    pub(super) fn bytes(&self) -> usize {
+        if self.rounding == Rounding::None { size_of::<f32>() } else { size_of::<u8>() }
+    }
+
     /// Appends at most `most` rows of `width` values, evenly spread over the tensor. `None` where it is none that the node could multiply.
-    pub(super) fn add(&self, tensor: &Tensor, width: usize, most: usize, rows: &mut Vec<f32>) -> Option<()> {
+    pub(super) fn add(&self, tensor: &Tensor, width: usize, most: usize, table: &mut Table) -> Option<()> {
         let values = tensor.to_f32();
-        let round = self.rounding.of(&values);
+        let mut rows = Vec::new();
         match &self.window {
             None => {
                 if *tensor.shape().last()? != width || width == 0 {
                     return None;
                 }
                 for at in spread(values.len() / width, most) {
-                    rows.extend(values[at * width..(at + 1) * width].iter().map(|v| round(*v)));
+                    rows.extend(&values[at * width..(at + 1) * width]);
                 }
-                Some(())
             }
-            Some(window) => window.add(&values, tensor.shape(), width, most, round, rows),
+            Some(window) => window.add(&values, tensor.shape(), width, most, &mut rows)?,
         }
+        table.extend(&rows, self.rounding.codes(&values))
     }
 }
 
@@ -143,15 +148,7 @@ impl Window {
     }
 
     /// Rows hold channel after channel, of each the positions of the kernel: as the weight does, group after group.
-    fn add(
-        &self,
-        values: &[f32],
-        shape: &[usize],
-        width: usize,
-        most: usize,
-        round: impl Fn(f32) -> f32,
-        rows: &mut Vec<f32>,
-    ) -> Option<()> {
+    fn add(&self, values: &[f32], shape: &[usize], width: usize, most: usize, rows: &mut Vec<f32>) -> Option<()> {
         let (spatial, taps) = (self.kernel.len(), self.kernel.iter().product::<usize>());
         if shape.len() != spatial + 2 || shape[1] * taps != width {
             return None;
@@ -164,7 +161,7 @@ impl Window {
             let offsets: Vec<Option<usize>> = (0..taps).map(|tap| self.offset(tap, position, &axes, shape)).collect();
             for channel in 0..shape[1] {
                 let plane = &values[(sample * shape[1] + channel) * plane..][..plane];
-                rows.extend(offsets.iter().map(|offset| offset.map_or(0.0, |at| round(plane[at]))));
+                rows.extend(offsets.iter().map(|offset| offset.map_or(0.0, |at| plane[at])));
             }
         }
         Some(())
@@ -235,8 +232,9 @@ mod tests {
         let found = linear(&model, &Index::new(model.graph()), &Facts::default(), node).unwrap();
         let depth = found.depth();
         let width = depth * groups(node, &found);
-        let mut rows = Vec::new();
+        let mut rows = Table::new(width);
         Source::of(node, &found, Rounding::None).unwrap().add(&x, width, usize::MAX, &mut rows).unwrap();
+        let rows = rows.span(0, 0, width).into_iter().collect::<Vec<f32>>();
         let channels = weight[0];
         let positions = rows.len() / width;
         let weights = kernel.to_f32();
@@ -278,9 +276,9 @@ mod tests {
         let x = Tensor::new(&[4, 2], &[0.0_f32, 10.0, -5.1, 3.3, 0.02, 2.0, 1.0, 250.0]);
         let source = |rounding| Source { activation: "x".into(), rounding, window: None };
         let rows = |rounding, most| {
-            let mut rows = Vec::new();
+            let mut rows = Table::new(2);
             source(rounding).add(&x, 2, most, &mut rows).unwrap();
-            rows
+            rows.span(0, 0, 2).into_iter().collect::<Vec<f32>>()
         };
         let fixed = Rounding::Fixed { scale: 0.1_f32.to_bits(), zero_point: 20 };
         let expected = [0.0, 10.0, -2.0, 3.3, 0.0, 2.0, 1.0, 23.5];
@@ -290,6 +288,6 @@ mod tests {
         let per_run = rows(Rounding::PerRun, 9);
         assert_eq!(per_run[0], 0.0);
         assert!(per_run.iter().zip(&*x.to_f32()).all(|(a, b)| (a - b).abs() <= 0.501), "{per_run:?}");
-        assert_eq!(source(Rounding::None).add(&x, 3, 9, &mut Vec::new()), None, "rows of another width");
+        assert_eq!(source(Rounding::None).add(&x, 3, 9, &mut Table::new(3)), None, "rows of another width");
     }
 }

@@ -12,6 +12,7 @@ use super::RoundWeights;
 use super::grid::Grid;
 use super::rows::{Rounding, Source, groups};
 use super::solve::{Columns, DAMPINGS, Moments};
+use super::table::Table;
 use super::trial::{Outcome, Trial};
 use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine};
 use crate::model::edit::{Index, is_op};
@@ -34,7 +35,7 @@ const MOST_DEPTH: usize = 2304;
 const DEEP: usize = 1024;
 
 /// Bytes of rows that are held at a time; the model runs once for as many weights as fit.
-const MOST_BYTES: usize = 64 << 20;
+const MOST_BYTES: usize = 32 << 20;
 
 /// A product as the model has it.
 struct Product {
@@ -191,13 +192,14 @@ impl Rounder {
         let mut rest: &[&Wanted] = &open;
         while !rest.is_empty() {
             let mut sources: BTreeMap<&Source, Extent> = BTreeMap::new();
-            let mut taken = 0;
+            let (mut taken, mut held) = (0, 0);
             for wanted in rest {
-                let new = wanted.sources.iter().filter(|s| !sources.contains_key(s)).count();
-                let held = sources.values().map(|e| e.width).sum::<usize>() + new * wanted.width();
-                if taken > 0 && held * ROWS * size_of::<f32>() > MOST_BYTES {
+                let new = wanted.sources.iter().filter(|s| !sources.contains_key(s));
+                let more: usize = new.map(|source| source.bytes() * wanted.width() * ROWS).sum();
+                if taken > 0 && held + more > MOST_BYTES {
                     break;
                 }
+                held += more;
                 let extent = Extent { width: wanted.width(), depth: wanted.depth };
                 sources.extend(wanted.sources.iter().map(|s| (s, extent)));
                 taken += 1;
@@ -222,23 +224,23 @@ impl Rounder {
     fn rows<'s>(&self, sources: &BTreeMap<&'s Source, Extent>) -> Result<BTreeMap<&'s Source, Rows>, EngineError> {
         let names: BTreeSet<&String> = sources.keys().map(|s| &s.activation).collect();
         let taps: Vec<String> = names.into_iter().cloned().collect();
-        let options = LoadOptions { taps: taps.clone(), ..LoadOptions::default() };
+        let options =
+            LoadOptions { threads: rayon::current_num_threads(), taps: taps.clone(), ..LoadOptions::default() };
         let mut session = self.engine.load(&self.model, &options)?;
         let outputs = self.model.graph().output.len();
-        let mut seen: BTreeMap<&Source, Rows> = sources.keys().map(|&s| (s, Rows::default())).collect();
+        let mut seen: BTreeMap<&Source, Rows> = sources.iter().map(|(&s, e)| (s, Rows::of(e.width))).collect();
         for (at, feed) in self.feeds.iter().enumerate() {
             let tensors: HashMap<&str, Tensor> =
-                taps.iter().map(String::as_str).zip(session.run(feed)?.drain(outputs..)).collect();
-            for (source, rows) in &mut seen {
-                let width = sources[source].width;
-                let most = (ROWS - ROWS.min(rows.len(width))).min(ROWS_OF_A_FEED);
+                taps.iter().map(String::as_str).zip(session.lend(feed)?.drain(outputs..)).collect();
+            // Each source has rows of its own, so threads change nothing.
+            seen.par_iter_mut().for_each(|(source, rows)| {
+                let most = (ROWS - ROWS.min(rows.len())).min(ROWS_OF_A_FEED);
                 let into = if at % HELD_OUT == HELD_OUT - 1 { &mut rows.held_out } else { &mut rows.fitted };
                 let tensor = tensors.get(source.activation.as_str());
-                rows.broken |= tensor.and_then(|t| source.add(t, width, most, into)).is_none();
-            }
+                rows.broken |= tensor.and_then(|t| source.add(t, sources[source].width, most, into)).is_none();
+            });
             let enough = |(source, rows): (&&Source, &Rows)| {
-                let Extent { width, depth } = sources[source];
-                rows.broken || rows.len(width) >= ROWS.min(ROWS_PER_COLUMN * depth)
+                rows.broken || rows.len() >= ROWS.min(ROWS_PER_COLUMN * sources[source].depth)
             };
             feed.put_down();
             if (at + 1) * ROWS_OF_A_FEED >= ROWS && seen.iter().all(enough) {
@@ -246,7 +248,7 @@ impl Rounder {
             }
         }
         if self.feeds.len() < HELD_OUT {
-            seen.iter_mut().for_each(|(source, rows)| rows.split(sources[source].width));
+            seen.values_mut().for_each(Rows::split);
         }
         Ok(seen)
     }
@@ -260,24 +262,33 @@ fn outcomes(model: &Model, alike: &[&Wanted], seen: &BTreeMap<&Source, Rows>) ->
         rows.to_mut().add(&seen[source]);
     }
     let refuse = |why: &str| alike.iter().map(|w| ((*w).clone(), Err(why.to_owned()))).collect();
-    if rows.broken || rows.fitted.is_empty() || rows.held_out.is_empty() {
+    if rows.broken || rows.fitted.len() == 0 || rows.held_out.len() == 0 {
         return refuse("its activation was not seen as it is multiplied");
     }
     let index = Index::new(model.graph());
     let mut trials: Vec<Result<Trial<'_>, String>> =
         alike.iter().map(|w| Trial::new(w, model.constant(&index, &w.root))).collect();
     for group in 0..first.groups {
-        let columns = |values| Columns { values, width: first.width(), first: group * first.depth, depth: first.depth };
+        let columns = |rows| Columns { rows, first: group * first.depth, depth: first.depth };
         let (fitted, held_out) = (columns(&rows.fitted), columns(&rows.held_out));
         let moments = Moments::of(fitted);
         for trial in trials.iter_mut().flatten() {
             trial.begin(held_out, group);
         }
         let Some(mut moments) = moments else { continue };
+        let mut before = vec![f64::INFINITY; trials.len()];
         for damping in DAMPINGS {
             let Some(feedback) = moments.feedback(damping) else { continue };
-            for trial in trials.iter_mut().flatten() {
-                trial.attempt(&moments, &feedback, held_out, group);
+            let mut less = false;
+            for (trial, before) in trials.iter_mut().zip(&mut before) {
+                let Ok(trial) = trial else { continue };
+                let change = trial.attempt(&moments, &feedback, held_out, group);
+                less |= change < *before;
+                *before = change;
+            }
+            // More of it leads on to the nearest codes: past the least change, it only grows.
+            if !less {
+                break;
             }
         }
     }
@@ -293,31 +304,32 @@ struct Extent {
 }
 
 /// Rows of one source.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 struct Rows {
-    fitted: Vec<f32>,
-    held_out: Vec<f32>,
+    fitted: Table,
+    held_out: Table,
     /// Whether some run's tensor was none that could be multiplied.
     broken: bool,
 }
 
 impl Rows {
-    fn len(&self, width: usize) -> usize {
-        (self.fitted.len() + self.held_out.len()) / width.max(1)
+    fn of(width: usize) -> Self {
+        Self { fitted: Table::new(width), held_out: Table::new(width), broken: false }
+    }
+
+    fn len(&self) -> usize {
+        self.fitted.len() + self.held_out.len()
     }
 
     /// Holds out some of the rows themselves.
-    fn split(&mut self, width: usize) {
-        let all: Vec<f32> = self.fitted.drain(..).chain(self.held_out.drain(..)).collect();
-        for (at, row) in all.chunks(width.max(1)).enumerate() {
-            let into = if at % HELD_OUT == HELD_OUT - 1 { &mut self.held_out } else { &mut self.fitted };
-            into.extend(row);
-        }
+    fn split(&mut self) {
+        self.fitted.append(&self.held_out);
+        [self.held_out, self.fitted] = self.fitted.divided(HELD_OUT);
     }
 
     fn add(&mut self, other: &Self) {
-        self.fitted.extend(&other.fitted);
-        self.held_out.extend(&other.held_out);
+        self.fitted.append(&other.fitted);
+        self.held_out.append(&other.held_out);
         self.broken |= other.broken;
     }
 }

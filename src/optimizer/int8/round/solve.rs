@@ -8,44 +8,51 @@
 //!
 //! Weights that meet the largest activations are fixed first, while others are left to make up for them.
 
-use ndarray::{Array2, ArrayView2, s};
+use ndarray::linalg::general_mat_mul;
+use ndarray::{Array2, ArrayView2, ArrayViewMut2, Axis, s};
 use rayon::prelude::*;
 
 use super::cholesky::cholesky;
 use super::grid::Nearest;
+use super::table::{SPAN, Table};
 
 /// Shares of the mean second moment that are added to all of them, as tried (the first is GPTQ's): few rows of many columns need more.
 pub(super) const DAMPINGS: [f64; 3] = [0.01, 0.1, 1.0];
 
 /// Channels that are rounded together, so that the factor is read once for all of them.
-const TILE: usize = 8;
+const TILE: usize = 64;
 
-/// Rows whose moments are summed in 32 bits before they join those of all in 64.
-const SPAN: usize = 256;
+/// Columns that are fixed one by one before one product tells those behind them of their errors.
+const BLOCK: usize = 64;
 
-/// Moments that are summed in 32 bits at a time: so many columns by all behind them.
+/// Moments that are summed in 32 bits at a time, over one span of rows, before they join those of all in 64: so many columns by all behind them.
 const BAND: usize = 256;
 
-/// Some columns of a row-major matrix.
+/// Some columns of a table.
 #[derive(Clone, Copy)]
 pub(super) struct Columns<'r> {
-    pub(super) values: &'r [f32],
-    pub(super) width: usize,
+    pub(super) rows: &'r Table,
     pub(super) first: usize,
     pub(super) depth: usize,
 }
 
-impl<'r> Columns<'r> {
-    fn view(self) -> Option<ArrayView2<'r, f32>> {
-        let whole = ArrayView2::from_shape((self.values.len() / self.width, self.width), self.values).ok()?;
-        Some(whole.slice_move(s![.., self.first..self.first + self.depth]))
+impl Columns<'_> {
+    fn spans(self) -> usize {
+        self.rows.len().div_ceil(SPAN)
+    }
+
+    fn span(self, at: usize) -> Array2<f32> {
+        self.rows.span(at, self.first, self.depth)
     }
 
     /// `|x w|^2` summed over all rows, for each `w` of `weights`, of `depth` each.
     fn energy(self, weights: &[f32]) -> f64 {
-        let weights = ArrayView2::from_shape((weights.len() / self.depth, self.depth), weights).ok();
-        let products = self.view().zip(weights).map(|(columns, weights)| columns.dot(&weights.t()));
-        products.map_or(f64::NAN, |products| products.iter().map(|v| f64::from(*v).powi(2)).sum())
+        let Ok(weights) = ArrayView2::from_shape((weights.len() / self.depth, self.depth), weights) else {
+            return f64::NAN;
+        };
+        let of_span = |at: usize| self.span(at).dot(&weights.t()).iter().map(|v| f64::from(*v).powi(2)).sum();
+        // Summed in the order of the spans, so that threads change nothing.
+        (0..self.spans()).into_par_iter().map(of_span).collect::<Vec<f64>>().iter().sum()
     }
 }
 
@@ -64,15 +71,14 @@ impl Moments {
     /// `None` where the rows are not finite, or all zero.
     pub(super) fn of(seen: Columns<'_>) -> Option<Self> {
         let depth = seen.depth;
-        let rows = seen.view()?;
         let mut sum = Array2::<f64>::zeros((depth, depth));
-        for start in (0..rows.nrows()).step_by(SPAN) {
-            let span = rows.slice(s![start..(start + SPAN).min(rows.nrows()), ..]);
-            for from in (0..depth).step_by(BAND) {
-                let to = (from + BAND).min(depth);
+        for span in (0..seen.spans()).map(|at| seen.span(at)) {
+            let bands: Vec<ArrayViewMut2<'_, f64>> = sum.axis_chunks_iter_mut(Axis(0), BAND).collect();
+            bands.into_par_iter().enumerate().for_each(|(at, mut band)| {
+                let (from, to) = (at * BAND, at * BAND + band.nrows());
                 let part = span.slice(s![.., from..to]).t().dot(&span.slice(s![.., from..]));
-                sum.slice_mut(s![from..to, from..]).zip_mut_with(&part, |sum, part| *sum += f64::from(*part));
-            }
+                band.slice_mut(s![.., from..]).zip_mut_with(&part, |sum, part| *sum += f64::from(*part));
+            });
         }
         let of_columns: Vec<f64> = (0..depth).map(|i| sum[[i, i]]).collect();
         let mean = of_columns.iter().sum::<f64>() / depth.max(1) as f64;
@@ -87,48 +93,59 @@ impl Moments {
         Some(Self { order, reversed: sum, diagonal, mean })
     }
 
-    /// For each column in turn, how much of the error of each column before it is made up for: row `j` of a packed lower triangle without its diagonal.
-    pub(super) fn feedback(&mut self, damping: f64) -> Option<Vec<f32>> {
+    /// How much of the error of each column is made up for by those behind it.
+    pub(super) fn feedback(&mut self, damping: f64) -> Option<Feedback> {
         let depth = self.order.len();
-        for i in 0..depth {
-            for j in 0..i {
-                self.reversed[[i, j]] = self.reversed[[j, i]];
-            }
-            self.reversed[[i, i]] = self.diagonal[i] + damping * self.mean;
+        mirror(&mut self.reversed);
+        for (i, own) in self.diagonal.iter().enumerate() {
+            self.reversed[[i, i]] = own + damping * self.mean;
         }
         cholesky(&mut self.reversed)?;
         let lower = &self.reversed;
-        let mut feedback = Vec::with_capacity(depth * depth.saturating_sub(1) / 2);
-        for j in 0..depth {
-            let column = depth - 1 - j;
-            let own = lower[[column, column]];
-            feedback.extend((0..j).map(|i| (lower[[depth - 1 - i, column]] / own) as f32));
+        let mut strips = Vec::with_capacity(Feedback::place(depth));
+        for start in (0..depth).step_by(BLOCK) {
+            let end = (start + BLOCK).min(depth);
+            let own: Vec<f64> = (start..end).map(|j| lower[[depth - 1 - j, depth - 1 - j]]).collect();
+            for i in 0..end {
+                let row = lower.slice(s![depth - 1 - i, depth - end..depth - start;-1]);
+                let factors = row.iter().zip(&own).enumerate();
+                strips.extend(factors.map(|(k, (v, own))| if i < start + k { (v / own) as f32 } else { 0.0 }));
+            }
         }
-        feedback.iter().all(|v| v.is_finite()).then_some(feedback)
+        strips.iter().all(|v| v.is_finite()).then_some(Feedback(strips))
     }
 
     /// Codes of the channels `rows`, the first of which is channel `first` of `nearest`.
-    pub(super) fn codes(&self, feedback: &[f32], rows: &[f32], nearest: &Nearest, first: usize) -> Vec<i8> {
+    pub(super) fn codes(&self, feedback: &Feedback, rows: &[f32], nearest: &Nearest, first: usize) -> Vec<i8> {
         let depth = self.order.len();
         let mut codes = vec![0_i8; rows.len()];
         codes.par_chunks_mut(TILE * depth).zip(rows.par_chunks(TILE * depth)).enumerate().for_each(
             |(tile, (codes, rows))| {
-                let mut errors = vec![0.0_f32; rows.len()];
+                let channels = rows.len() / depth;
                 let before = (first + tile * TILE) * depth;
-                let mut start = 0;
-                for (j, &column) in self.order.iter().enumerate() {
-                    let feedback = &feedback[start..start + j];
-                    start += j;
-                    for channel in 0..rows.len() / depth {
-                        let at = channel * depth + column;
-                        let errors = &mut errors[channel * depth..(channel + 1) * depth];
-                        let scale = nearest.scale(before + at);
-                        let wanted = (rows[at] + dot(feedback, &errors[..j])) / scale;
-                        let choices = nearest.choices(before + at);
-                        let code =
-                            wanted.round_ties_even().clamp(f32::from(*choices.start()), f32::from(*choices.end()));
-                        codes[at] = code as i8;
-                        errors[j] = rows[at] - code * scale;
+                let mut errors = Array2::<f32>::zeros((channels, depth));
+                for (at, columns) in self.order.chunks(BLOCK).enumerate() {
+                    let start = at * BLOCK;
+                    let strip = feedback.strip(start, columns.len());
+                    let mut wanted =
+                        Array2::from_shape_fn((channels, columns.len()), |(c, k)| rows[c * depth + columns[k]]);
+                    let known = errors.slice(s![.., ..start]);
+                    general_mat_mul(1.0, &known, &strip.slice(s![..start, ..]), 1.0, &mut wanted);
+                    for (channel, mut wanted) in wanted.rows_mut().into_iter().enumerate() {
+                        let Some(wanted) = wanted.as_slice_mut() else { continue };
+                        for (k, &column) in columns.iter().enumerate() {
+                            let at = channel * depth + column;
+                            let scale = nearest.scale(before + at);
+                            let choices = nearest.choices(before + at);
+                            let (low, high) = (f32::from(*choices.start()), f32::from(*choices.end()));
+                            let code = (wanted[k] / scale).round_ties_even().clamp(low, high);
+                            let error = rows[at] - code * scale;
+                            codes[at] = code as i8;
+                            errors[[channel, start + k]] = error;
+                            let factors = strip.row(start + k).to_slice().unwrap_or_default();
+                            let behind = wanted[k + 1..].iter_mut().zip(&factors[k + 1..]);
+                            behind.for_each(|(wanted, factor)| *wanted += error * factor);
+                        }
                     }
                 }
             },
@@ -137,14 +154,42 @@ impl Moments {
     }
 }
 
+/// For each column in turn, how much of the error of each column before it is made up for. A strip for every block of columns: a row for each column before its last, the
+/// factors of the block's columns side by side.
+#[derive(Debug, PartialEq)]
+pub(super) struct Feedback(Vec<f32>);
+
+impl Feedback {
+    /// Where the strip of the block begins whose first column is `start`, or behind the last one where that is the number of columns.
+    fn place(start: usize) -> usize {
+        let (whole, part) = (start / BLOCK, start % BLOCK);
+        BLOCK * BLOCK * whole * (whole + 1) / 2 + part * start
+    }
+
+    fn strip(&self, start: usize, width: usize) -> ArrayView2<'_, f32> {
+        let strip = &self.0[Self::place(start)..][..(start + width) * width];
+        ArrayView2::from_shape((start + width, width), strip).expect("as many factors as a strip has")
+    }
+}
+
+/// Copies what lies above the diagonal of a square matrix below it: tile by tile, for one of both sides is walked across its rows.
+fn mirror(matrix: &mut Array2<f64>) {
+    const TILE: usize = 32;
+    let order = matrix.nrows();
+    let Some(values) = matrix.as_slice_mut() else { return };
+    for (top, left) in (0..order).step_by(TILE).flat_map(|top| (0..=top).step_by(TILE).map(move |left| (top, left))) {
+        for i in top..(top + TILE).min(order) {
+            for j in left..(left + TILE).min(i) {
+                values[i * order + j] = values[j * order + i];
+            }
+        }
+    }
+}
+
 /// Puts rows and columns of a symmetric matrix, whose part above the diagonal alone is read, in this order, in the matrix's own memory.
 fn arrange(matrix: &mut Array2<f64>, order: &[usize]) {
     let depth = order.len();
-    for i in 0..depth {
-        for j in 0..i {
-            matrix[[i, j]] = matrix[[j, i]];
-        }
-    }
+    mirror(matrix);
     // Each row in turn, and then each column of each row: the matrix is whole by now, so neither knows of the other.
     let mut moved = vec![false; depth];
     let mut kept = vec![0.0; depth];
@@ -185,20 +230,6 @@ pub(super) fn energy(seen: Columns<'_>, rows: &[f32]) -> f64 {
     seen.energy(rows)
 }
 
-/// Sums side by side, so that the processor adds them at once.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    const LANES: usize = 16;
-    let mut sums = [0.0_f32; LANES];
-    let (a_runs, b_runs) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
-    let rest: f32 = a_runs.remainder().iter().zip(b_runs.remainder()).map(|(x, y)| x * y).sum();
-    for (x, y) in a_runs.zip(b_runs) {
-        for lane in 0..LANES {
-            sums[lane] += x[lane] * y[lane];
-        }
-    }
-    sums.iter().sum::<f32>() + rest
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::grid::Grid;
@@ -218,6 +249,12 @@ mod tests {
         let common = numbers(rows, seed + 1);
         let mixed = numbers(rows * depth, seed).into_iter().enumerate();
         mixed.map(|(at, v)| 0.3 * v + common[at / depth] * (1.0 + (at % depth) as f32 / 8.0)).collect()
+    }
+
+    fn table(values: &[f32], width: usize) -> Table {
+        let mut table = Table::new(width);
+        table.extend(values, None).unwrap();
+        table
     }
 
     /// Gauss and Jordan's way, without pivots: the matrix is positive definite.
@@ -263,20 +300,23 @@ mod tests {
 
     #[test]
     fn the_codes_are_those_of_gptq_with_inverses() {
-        for (depth, grid) in
-            [(7, Grid::Channels { limit: 7 }), (12, Grid::Blocks { size: 32 }), (1, Grid::Channels { limit: 3 })]
-        {
-            let seen = correlated(40, depth, 3);
-            let columns = Columns { values: &seen, width: depth, first: 0, depth };
+        for (depth, grid) in [
+            (7, Grid::Channels { limit: 7 }),
+            (12, Grid::Blocks { size: 32 }),
+            (1, Grid::Channels { limit: 3 }),
+            (2 * BLOCK + 9, Grid::Channels { limit: 7 }),
+        ] {
+            let seen = correlated(40 + depth, depth, 3);
+            let table = table(&seen, depth);
+            let columns = Columns { rows: &table, first: 0, depth };
             let rows = numbers(depth * 11, 5);
             let nearest = grid.nearest(&rows, depth).unwrap();
             let mut moments = Moments::of(columns).unwrap();
             let feedback = moments.feedback(0.01).unwrap();
             let codes = moments.codes(&feedback, &rows, &nearest, 0);
             let damp = |i, j| if i == j { 0.01 * moments.mean } else { 0.0 };
-            let second = |i: usize, j: usize| {
-                columns.view().unwrap().rows().into_iter().map(|r| f64::from(r[i]) * f64::from(r[j])).sum::<f64>()
-            };
+            let second =
+                |i: usize, j: usize| seen.chunks(depth).map(|r| f64::from(r[i]) * f64::from(r[j])).sum::<f64>();
             let matrix: Vec<Vec<f64>> =
                 (0..depth).map(|i| (0..depth).map(|j| second(i, j) + damp(i, j)).collect()).collect();
             for (channel, row) in rows.chunks(depth).enumerate() {
@@ -292,7 +332,8 @@ mod tests {
     fn products_of_correlated_columns_change_less_on_rows_that_were_not_seen() {
         let (depth, channels) = (48, 20);
         let (seen, unseen) = (correlated(400, depth, 3), correlated(200, depth, 77));
-        let columns = |values| Columns { values, width: depth, first: 0, depth };
+        let (seen, unseen) = (table(&seen, depth), table(&unseen, depth));
+        let columns = |rows| Columns { rows, first: 0, depth };
         let rows = numbers(depth * channels, 5);
         let nearest = Grid::Blocks { size: 32 }.nearest(&rows, depth).unwrap();
         let mut moments = Moments::of(columns(&seen)).unwrap();
@@ -309,7 +350,7 @@ mod tests {
         let seen: Vec<f32> = (0..depth * depth).map(|at| if at / depth == at % depth { 2.0 } else { 0.0 }).collect();
         let rows = numbers(depth * 4, 9);
         let nearest = Grid::Channels { limit: 127 }.nearest(&rows, depth).unwrap();
-        let mut moments = Moments::of(Columns { values: &seen, width: depth, first: 0, depth }).unwrap();
+        let mut moments = Moments::of(Columns { rows: &table(&seen, depth), first: 0, depth }).unwrap();
         let feedback = moments.feedback(0.01).unwrap();
         assert_eq!(moments.codes(&feedback, &rows, &nearest, 0), nearest.codes);
     }
@@ -318,9 +359,8 @@ mod tests {
     fn moments_are_in_the_order_of_rounding_and_bands_change_no_bit() {
         for depth in [1, 9, BAND, BAND + 3, 2 * BAND + 40] {
             let values = correlated(SPAN + 70, depth, 11);
-            let columns = Columns { values: &values, width: depth, first: 0, depth };
-            let mut moments = Moments::of(columns).unwrap();
-            let rows = columns.view().unwrap();
+            let mut moments = Moments::of(Columns { rows: &table(&values, depth), first: 0, depth }).unwrap();
+            let rows = ArrayView2::from_shape((SPAN + 70, depth), &values).unwrap();
             let mut whole = Array2::<f64>::zeros((depth, depth));
             for span in [rows.slice(s![..SPAN, ..]), rows.slice(s![SPAN.., ..])] {
                 whole.zip_mut_with(&span.t().dot(&span), |sum, part| *sum += f64::from(*part));
@@ -336,7 +376,7 @@ mod tests {
     #[test]
     fn rows_of_zeros_or_of_no_numbers_have_no_moments() {
         for bad in [0.0, f32::NAN, f32::INFINITY] {
-            assert!(Moments::of(Columns { values: &[bad; 8], width: 4, first: 0, depth: 4 }).is_none(), "{bad}");
+            assert!(Moments::of(Columns { rows: &table(&[bad; 8], 4), first: 0, depth: 4 }).is_none(), "{bad}");
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::grid::{Nearest, rows_of};
 use super::search::Wanted;
-use super::solve::{Columns, Moments, change, energy};
+use super::solve::{Columns, Feedback, Moments, change, energy};
 use super::{RoundedWeight, packed};
 use crate::model::Tensor;
 
@@ -49,7 +49,14 @@ impl<'w> Trial<'w> {
         self.after.push(before);
     }
 
-    pub(super) fn attempt(&mut self, moments: &Moments, feedback: &[f32], held_out: Columns<'_>, group: usize) {
+    /// Rounds a group by these factors, and keeps its codes where they are the best so far. Returns what they change of its products on the held-out rows.
+    pub(super) fn attempt(
+        &mut self,
+        moments: &Moments,
+        feedback: &Feedback,
+        held_out: Columns<'_>,
+        group: usize,
+    ) -> f64 {
         let (span, first) = self.span(group);
         let rows = &self.rows[span.clone()];
         let codes = moments.codes(feedback, rows, &self.nearest, first);
@@ -58,6 +65,7 @@ impl<'w> Trial<'w> {
             self.after[group] = after;
             self.codes[span].copy_from_slice(&codes);
         }
+        after
     }
 
     pub(super) fn outcome(self) -> Outcome {
