@@ -1,4 +1,4 @@
-//! Rows of activations in memory: what is rounded is held as codes, a quarter of the bytes of the numbers, so that one run of the model serves four times as many weights.
+//! Rows of activations in memory: what is rounded is held as codes, a quarter of the bytes of the numbers, so that one run of the model serves more weights.
 
 use ndarray::Array2;
 
