@@ -128,9 +128,9 @@ fn mend_best<'v>(
     (best, mended)
 }
 
-/// What keeps the budget before what does not, then by how far the outputs are off.
+/// What may keep the budget before what does not, then by how far the outputs are off: how sure a few samples are of it is chance.
 fn by_quality(a: &Candidate, b: &Candidate) -> Ordering {
-    let key = |c: &Candidate| (c.refused.is_some(), c.margin() < 0.0);
+    let key = |c: &Candidate| (c.refused.is_some(), c.below().is_some());
     key(a).cmp(&key(b)).then(a.off().total_cmp(&b.off()))
 }
 

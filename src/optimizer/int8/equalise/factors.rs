@@ -13,7 +13,7 @@ use crate::model::{Model, Tensor};
 use crate::optimizer::calibration::run_of_channel;
 
 /// Strengths that are tried: how much of the difference between channels goes to the weights.
-const STRENGTHS: [f32; 8] = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0];
+const STRENGTHS: [f32; 7] = [0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9];
 
 /// The share of the expected squared error that has to go. It costs nothing at run time, but every fold is one more thing that ranges have to be seen for anew.
 const WORTH: f64 = 0.1;
