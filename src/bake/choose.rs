@@ -75,32 +75,22 @@ pub(super) fn choose(
 ) -> Result<Chosen, BakeError> {
     let mut inconclusive: Option<Chosen> = None;
     let mut failed: Vec<Chosen> = Vec::new();
-    let (mut measured, mut unsure) = (0, 0);
+    let mut turns = Turns::default();
     for candidate in candidates.iter_mut().filter(|c| c.refused.is_none()) {
-        if measured == MOST_VERDICTS {
-            candidate.refused = Some(format!("not measured on the verdict split: {MOST_VERDICTS} better ones were"));
-            continue;
-        }
         if candidate.work.steps.is_empty() {
             // It is the input; whatever a clock says of the two is chance.
             candidate.refused = Some("no pass changed anything".to_owned());
             continue;
         }
-        if candidate.is_hopeful() {
-            if unsure == MOST_UNSURE {
-                candidate.refused = Some(format!(
-                    "not measured on the verdict split: it is near the gates, and {MOST_UNSURE} like it did not pass"
-                ));
-                continue;
-            }
-            unsure += 1;
+        if let Err(reason) = turns.take(candidate.is_hopeful()) {
+            candidate.refused = Some(reason);
+            continue;
         }
-        measured += 1;
         stages.enter(Stage::Validate);
         stages.progress.detail(&candidate.name);
         let quality = quality_of(job, loaded, bench, &candidate.work.model)?;
         stages.enter(Stage::Profile);
-        let folder = staging.candidate(measured)?;
+        let folder = staging.candidate(turns.taken)?;
         candidate.work.model.save(&folder.join(MODEL_FILE))?;
         let speedup = measurer.speedup(&loaded.model, &candidate.work.model, final_plan(job))?;
         if let Some(reason) = no_gain(job.goal, candidate, &speedup, loaded.file_bytes as usize) {
@@ -132,6 +122,30 @@ pub(super) fn choose(
     let excused = input.failing();
     let better = failed.into_iter().find(|c| !excused.is_empty() && c.failing().iter().all(|m| excused.contains(m)));
     Ok(better.unwrap_or(input))
+}
+
+/// Whose turn it is to be measured on the verdict split.
+#[derive(Debug, Default)]
+struct Turns {
+    taken: usize,
+    /// By candidates that the search split was not sure of.
+    unsure: usize,
+}
+
+impl Turns {
+    /// Takes a turn, or says why there is none left.
+    fn take(&mut self, unsure: bool) -> Result<(), String> {
+        if self.taken == MOST_VERDICTS {
+            return Err(format!("not measured on the verdict split: {MOST_VERDICTS} better ones were"));
+        }
+        if unsure && self.unsure == MOST_UNSURE {
+            let few = "the search split is too small to be sure of it";
+            return Err(format!("not measured on the verdict split: {few}, and {MOST_UNSURE} like it did not pass"));
+        }
+        self.taken += 1;
+        self.unsure += usize::from(unsure);
+        Ok(())
+    }
 }
 
 fn quality_of(
@@ -239,4 +253,19 @@ fn the_input(
         reason,
         message,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_sure_has_its_turn_behind_two_that_are_not() {
+        let mut turns = Turns::default();
+        let unsure = [turns.take(true), turns.take(true), turns.take(true)];
+        assert!(unsure[..2].iter().all(Result::is_ok));
+        assert!(unsure[2].as_ref().unwrap_err().contains("2 like it did not pass"), "{unsure:?}");
+        assert!(turns.take(false).is_ok() && turns.take(false).is_ok());
+        assert!(turns.take(false).unwrap_err().contains("4 better ones were"));
+    }
 }
