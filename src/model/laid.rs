@@ -1,4 +1,4 @@
-//! Weights that nobody computes with for now, laid down in a file of their own and mapped from there: in memory is then only what is read of them.
+//! Idle weights, laid down in a file of their own and mapped from there: in memory is then only what is read of them.
 
 use std::collections::HashMap;
 use std::fs::File;

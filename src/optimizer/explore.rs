@@ -89,7 +89,7 @@ pub(super) fn explore(
         }
     }
     candidate.scan = scan.or_else(|| Scan::estimated(&mended));
-    if candidate.keeps() || candidate.is_hopeful() {
+    if candidate.may_keep() {
         time(&mut candidate, judge);
     }
     let sure = candidate.keeps();

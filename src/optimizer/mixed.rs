@@ -54,21 +54,16 @@ fn divide(base: &Work, variant: &Mended<'_>, harms: &[f64], limits: &Limits, jud
     let harm = |site: usize| harms[site] / variant.sites[site].elements.max(1) as f64;
     let mut order: Vec<usize> = (0..count).collect();
     order.sort_by(|&a, &b| (a < suspects).cmp(&(b < suspects)).then(harm(a).total_cmp(&harm(b))).then(a.cmp(&b)));
-    let mut most = order.len();
-    if variant.measured && mixed.hopeful.is_none() {
-        let may = |candidate: &Candidate| candidate.keeps() || candidate.is_hopeful();
-        let Some((kept, (candidate, mask))) = bisect(base, variant, &order, most, &may, limits, judge) else { return };
-        if candidate.keeps() {
-            mixed.found =
-                Some(give_back(base, variant, &order[kept..], (candidate, mask), MOST_RETURNS, limits, judge));
-            return;
-        }
-        (most, mixed.hopeful) = (kept, Some(candidate));
+    // Where nothing was found yet that may keep the budget, that comes first: what is sure to has fewer sites.
+    let hoping = variant.measured && mixed.hopeful.is_none();
+    let enough = if hoping { Candidate::may_keep } else { Candidate::keeps };
+    let mut found = bisect(base, variant, &order, order.len(), enough, limits, judge);
+    if let Some((kept, (hopeful, _))) = found.take_if(|(_, (candidate, _))| !candidate.keeps()) {
+        mixed.hopeful = Some(hopeful);
+        found = bisect(base, variant, &order, kept, Candidate::keeps, limits, judge);
     }
-    if let Some((kept, best)) = bisect(base, variant, &order, most, &Candidate::keeps, limits, judge) {
-        let returning = if variant.measured { MOST_RETURNS } else { 0 };
-        mixed.found = Some(give_back(base, variant, &order[kept..], best, returning, limits, judge));
-    }
+    let returning = if variant.measured { MOST_RETURNS } else { 0 };
+    mixed.found = found.map(|(kept, best)| give_back(base, variant, &order[kept..], best, returning, limits, judge));
 }
 
 /// Leaves out one site after the other until the budget is kept: each time that one of the most harmful whose absence leaves least harm.
@@ -122,7 +117,7 @@ fn bisect(
     variant: &Mended<'_>,
     order: &[usize],
     most: usize,
-    enough: &dyn Fn(&Candidate) -> bool,
+    enough: fn(&Candidate) -> bool,
     limits: &Limits,
     judge: &mut dyn Judge,
 ) -> Option<(usize, (Candidate, Vec<bool>))> {

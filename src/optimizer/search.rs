@@ -214,9 +214,14 @@ impl Candidate {
         self.refused.is_none() && self.margin() >= 0.0
     }
 
-    /// Whether it may be good enough: its figures say so, but they are of too few samples to be sure.
+    /// Whether its figures say that it is good enough, be they of too few samples to be sure or not.
+    pub(super) fn may_keep(&self) -> bool {
+        self.refused.is_none() && self.below().is_none()
+    }
+
+    /// Whether it may be good enough and is not sure to be.
     pub fn is_hopeful(&self) -> bool {
-        self.refused.is_none() && self.margin() < 0.0 && self.below().is_none()
+        self.may_keep() && !self.keeps()
     }
 
     /// How far the outputs are from the input's: what was not measured is as far as can be.

@@ -580,18 +580,14 @@ fn an_activation_that_something_else_reads_or_makes_is_not_scaled() {
             .initializer("b", tensor(&[16], 2))
             .node("Gemm", &["x", "w", "b"], "h", vec![])
     };
-    let residual = new()
-        .node("Relu", &["h"], "r", vec![])
-        .node("Gemm", &["r", "w", "b"], "g", vec![])
-        .node("Add", &["g", "r"], "y", vec![])
-        .output("y", DType::F32, &["2", "16"])
-        .build();
-    let gated = new()
-        .node("Relu", &["h"], "r", vec![])
-        .node("Gemm", &["r", "w", "b"], "g", vec![])
-        .node("Mul", &["g", "r"], "y", vec![])
-        .output("y", DType::F32, &["2", "16"])
-        .build();
+    let [residual, gated] = ["Add", "Mul"].map(|joins| {
+        new()
+            .node("Relu", &["h"], "r", vec![])
+            .node("Gemm", &["r", "w", "b"], "g", vec![])
+            .node(joins, &["g", "r"], "y", vec![])
+            .output("y", DType::F32, &["2", "16"])
+            .build()
+    });
     let an_output = new()
         .node("Gemm", &["h", "w", "b"], "y", vec![])
         .output("y", DType::F32, &["2", "16"])

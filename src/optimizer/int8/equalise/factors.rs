@@ -142,6 +142,7 @@ pub(super) fn seen(
         for feed in feeds.iter().take(MOST_SAMPLES) {
             let tensors: Vec<Tensor> = session.run(feed)?.drain(outputs..).collect();
             all.par_iter_mut().zip(&tensors).for_each(|(seen, tensor)| seen.add(tensor));
+            feed.put_down();
         }
     }
     let mut all = all.into_iter();

@@ -69,7 +69,7 @@ fn least_harm(
         }
         let mut harm = |range: &Chosen| measure(&rounded(float, tensor, range)?);
         let Some(mut least) = harm(&ranges[0]) else { continue };
-        sum += Some(least).filter(|harm| harm.is_finite()).unwrap_or(0.0);
+        sum += if least.is_finite() { least } else { 0.0 };
         if least * FAR_BELOW_MEAN * count < sum {
             continue;
         }
