@@ -176,16 +176,16 @@ fn one_range(c: &mut Criterion) {
     let mut spread = Spread::default();
     for run in 0..64 {
         let values: Vec<f32> = (0..1 << 15).map(|i| ((i * 31 + run * 7) as f32 * 0.731).sin().powi(3) * 4.0).collect();
-        spread.add(&Tensor::new(&[1 << 15], &values), None, counted_of_each(64));
+        spread.merge(Spread::of(&[1 << 15], &values, None, counted_of_each(64)));
     }
     c.bench_function("ranges of one tensor, all methods", |bencher| {
         bencher.iter(|| black_box(&spread).range(Policy::LeastHarm));
     });
-    let tensor = Tensor::new(&[1, 64, 56, 56], &(0..64 * 56 * 56).map(|i| (i as f32 * 0.37).sin()).collect::<Vec<_>>());
+    let values: Vec<f32> = (0..64 * 56 * 56).map(|i| (i as f32 * 0.37).sin()).collect();
     c.bench_function("one run's tensor of 200,704 values taken in", |bencher| {
         bencher.iter_batched_ref(
             || spread.clone(),
-            |spread| spread.add(black_box(&tensor), None, counted_of_each(64)),
+            |spread| spread.merge(Spread::of(&[1, 64, 56, 56], black_box(&values), None, counted_of_each(64))),
             BatchSize::LargeInput,
         );
     });

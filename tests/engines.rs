@@ -4,10 +4,12 @@
 #![cfg(feature = "tract")]
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use bakehouse::engine::tract::{NnefForm, TractEngine};
-use bakehouse::engine::{Dataset, Engine, EngineError, Feed, LoadOptions, dataset};
+use bakehouse::engine::{Dataset, Engine, EngineError, Feed, LoadOptions, Watcher, dataset};
 use bakehouse::model::build::Builder;
 use bakehouse::model::edit::{float, int, ints, node};
 use bakehouse::model::onnx::{NodeProto, type_proto};
@@ -155,6 +157,61 @@ fn what_is_lent_is_what_a_run_gives_and_outlives_further_runs_and_the_session() 
         let given: Vec<Vec<Tensor>> = feeds.iter().map(|feed| session.run(feed).unwrap()).collect();
         drop(session);
         assert_eq!(lent, given, "{}", engine.id());
+    }
+}
+
+#[test]
+fn a_watcher_is_shown_what_taps_would_hand_out() {
+    let taps = ["logits", "x", "w2", "y", "hidden"].map(str::to_owned).to_vec();
+    let given = feed(&[("x", Tensor::new(&[2, 8], &wave(16)))]);
+    for engine in engines() {
+        let handed_out = run(&*engine, &mlp(), &LoadOptions { taps: taps.clone(), ..LoadOptions::default() }, &given);
+        // Several at once: ONNX Runtime is told of the operator by the first.
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let shown = Arc::new(Mutex::new(BTreeMap::new()));
+                    let keep = shown.clone();
+                    let watcher = Watcher::new(move |tap, shape, values| {
+                        keep.lock().unwrap().insert(tap, Tensor::new(shape, values));
+                    });
+                    let mut session = engine.watch(&mlp(), taps.clone(), watcher).unwrap();
+                    for _ in 0..3 {
+                        let outputs = session.run(&given).unwrap();
+                        let shown: Vec<Tensor> = std::mem::take(&mut *shown.lock().unwrap()).into_values().collect();
+                        assert_eq!([outputs, shown].concat(), handed_out, "{}", engine.id());
+                    }
+                });
+            }
+        });
+    }
+}
+
+#[test]
+fn what_is_no_float_is_not_shown_and_a_watcher_that_fails_fails_the_run() {
+    let model = Builder::new(17)
+        .input("x", DType::F32, &["2", "8"])
+        .node("Shape", &["x"], "shape", vec![])
+        .node("Abs", &["x"], "y", vec![])
+        .output("y", DType::F32, &["2", "8"])
+        .build();
+    let given = feed(&[("x", Tensor::new(&[2, 8], &wave(16)))]);
+    for engine in engines() {
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let keep = shown.clone();
+        let watcher = Watcher::new(move |tap, _, _| keep.lock().unwrap().push(tap));
+        let taps = ["shape", "y"].map(str::to_owned).to_vec();
+        engine.watch(&model, taps, watcher).unwrap().run(&given).unwrap();
+        assert_eq!(*shown.lock().unwrap(), [1], "{}", engine.id());
+        let unknown = engine.watch(&model, vec!["nowhere".to_owned()], Watcher::new(|_, _, _| ()));
+        assert!(unknown.err().unwrap().to_string().contains("'nowhere'"));
+    }
+    #[cfg(feature = "ort")]
+    if let Some(engine) = onnx_runtime() {
+        let mut session =
+            engine.watch(&model, vec!["y".to_owned()], Watcher::new(|_, _, _| panic!("on purpose"))).unwrap();
+        let error = session.run(&given).unwrap_err().to_string();
+        assert!(error.contains("whoever looked at a tensor failed"), "{error}");
     }
 }
 

@@ -1,10 +1,11 @@
 //! Internal tensors as further outputs: the graph that an engine loads gets them as graph outputs, and what it hands back is put in the order asked for.
+//! Or as what nodes of our own look at.
 
 use std::collections::{HashMap, HashSet};
 
 use super::Feed;
-use crate::model::edit::Index;
-use crate::model::onnx::ValueInfoProto;
+use crate::model::edit::{Index, int, node};
+use crate::model::onnx::{NodeProto, ValueInfoProto};
 use crate::model::{Model, Tensor};
 
 /// A model with its taps as graph outputs.
@@ -26,13 +27,70 @@ pub(crate) struct TapOrder {
 
 /// Where a tap comes from.
 #[derive(Debug, Clone)]
-enum Source {
+pub(crate) enum Source {
     /// The engine's output at this position.
     Output(usize),
     /// The feed: engines refuse an input that is an output.
     Input(String),
     /// The model's file.
     Constant(Tensor),
+}
+
+/// Nodes that look at a tensor, for an engine that has an operator for it.
+pub(crate) mod observer {
+    /// Its domain.
+    pub(crate) const DOMAIN: &str = "dev.bakehouse";
+    /// Its name. It has one input, and one output that means nothing.
+    pub(crate) const OP: &str = "Observe";
+    /// Its attribute: the number of the tap.
+    pub(crate) const TAP: &str = "tap";
+}
+
+/// A model with nodes that look at its taps.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    /// What the engine loads.
+    pub(crate) model: Model,
+    /// Taps that no node computes, and where they come from.
+    pub(crate) apart: Vec<(usize, Source)>,
+}
+
+impl Watched {
+    /// Adds an observer of each of `taps` to a copy of `model`. The error names a tap that is no tensor of the main graph.
+    pub(crate) fn new(model: &Model, taps: &[String]) -> Result<Self, String> {
+        let index = Index::new(model.graph());
+        let inputs: HashSet<&str> = model.input_names().into_iter().collect();
+        let (mut apart, mut computed) = (Vec::new(), Vec::new());
+        for (at, tap) in taps.iter().enumerate() {
+            if inputs.contains(tap.as_str()) {
+                apart.push((at, Source::Input(tap.clone())));
+            } else if let Some(constant) = model.constant(&index, tap) {
+                apart.push((at, Source::Constant(constant)));
+            } else if let Some(producer) = index.producer(tap) {
+                computed.push((producer, at));
+            } else {
+                return Err(missing(tap));
+            }
+        }
+        // ONNX Runtime goes from the last node without a reader back to what it needs, then on to the one before it. So what is computed first is looked at last in
+        // the file, and each observer runs right behind the node that it looks at.
+        computed.sort_unstable_by(|a, b| b.cmp(a));
+        let mut model = model.clone();
+        for (_, at) in computed {
+            let (name, tap) = (format!("{}/{at}", observer::DOMAIN), taps[at].as_str());
+            let domain = Some(observer::DOMAIN.to_owned());
+            let observer = node(observer::OP, "", &[tap], &[&name], vec![int(observer::TAP, at as i64)]);
+            let graph = model.graph_mut();
+            graph.node.push(NodeProto { domain, ..observer });
+            graph.output.push(ValueInfoProto { name: Some(name), ..ValueInfoProto::default() });
+        }
+        model.import(observer::DOMAIN, 1);
+        Ok(Self { model, apart })
+    }
+}
+
+fn missing(tap: &str) -> String {
+    format!("there is no tensor '{tap}' in the graph to look at")
 }
 
 impl Tapped {
@@ -63,7 +121,7 @@ impl Tapped {
                 position.insert(tap.clone(), graph.output.len() - 1);
                 Source::Output(graph.output.len() - 1)
             } else {
-                return Err(format!("there is no tensor '{tap}' in the graph to look at"));
+                return Err(missing(tap));
             });
         }
         Ok(Self { model: tapped, order: TapOrder { outputs, sources } })

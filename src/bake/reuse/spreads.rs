@@ -123,12 +123,10 @@ fn is_key(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Tensor;
 
     fn spreads(seed: usize) -> Spreads {
         let values: Vec<f32> = (0..900).map(|i| ((i + seed) as f32 * 0.731).sin()).collect();
-        let mut spread = Spread::default();
-        spread.add(&Tensor::new(&[900], &values), None, usize::MAX);
+        let spread = Spread::of(&[900], &values, None, usize::MAX);
         BTreeMap::from([("a".to_owned(), spread), ("zeros".to_owned(), Spread::default())])
     }
 

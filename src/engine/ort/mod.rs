@@ -4,6 +4,7 @@ mod library;
 mod session;
 mod spill;
 mod values;
+mod watch;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,8 +16,8 @@ use ::ort::value::{TensorElementType, ValueType};
 
 use self::library::Library;
 use self::session::OnnxRuntimeSession;
-use super::tapped::Tapped;
-use super::{Engine, EngineError, EngineId, LoadOptions, Session, is_big};
+use super::tapped::{Tapped, Watched};
+use super::{Engine, EngineError, EngineId, LoadOptions, Session, Watcher, is_big};
 use crate::model::{Model, mapped};
 use crate::signals::HeldFolder;
 
@@ -59,7 +60,7 @@ impl OrtEngine {
         let builder = self.builder(&LoadOptions::default()).and_then(|b| Ok(b.with_optimized_model_path(&path)?));
         let files = is_big(model).then_some(&dir);
         self.commit(&mut builder.map_err(|e| self.refused(&e))?, model, files)?;
-        Model::load(&path).map_err(|e| EngineError::Run { engine: self.id.to_string(), detail: e.to_string() })
+        Model::load(&path).map_err(|e| self.run_error(e.to_string()))
     }
 
     /// Loads a model file without reading it into this process first; what a deployed runtime would do, and what a measurement of memory wants.
@@ -74,11 +75,7 @@ impl OrtEngine {
         // The memory arena stays on, ONNX Runtime's default: off, peak memory moved by -3 % to +4 % and CPU time by -1 to +6 % over five models, so there is nothing to
         // win by measuring another configuration than a deployment runs.
         // `All`, not `Level3`: libraries before 1.23 know no level between 2 and all.
-        let level = match (options.optimise, options.relayout) {
-            (true, true) => GraphOptimizationLevel::All,
-            (true, false) => GraphOptimizationLevel::Level2,
-            (false, _) => GraphOptimizationLevel::Disable,
-        };
+        let level = if options.optimise { GraphOptimizationLevel::All } else { GraphOptimizationLevel::Disable };
         Ok(OrtSession::builder(&self.loaded.environment)?
             .with_optimization_level(level)?
             .with_intra_threads(options.threads.max(1))?
@@ -105,10 +102,8 @@ impl OrtEngine {
             model.graph().initializer.iter().filter_map(|t| t.raw_data.as_deref()).for_each(put_down_large);
             return builder.commit_from_memory(&bytes).map_err(refused);
         };
-        let path: PathBuf = spill::write(model, dir.path()).map_err(|detail| EngineError::Run {
-            engine: self.id.to_string(),
-            detail: format!("{detail}. Give the temporary folder (TMPDIR) more room."),
-        })?;
+        let path: PathBuf = spill::write(model, dir.path())
+            .map_err(|detail| self.run_error(format!("{detail}. Give the temporary folder (TMPDIR) more room.")))?;
         mapped::release();
         let session = builder.commit_from_file(path).map_err(refused)?;
         // What was needed on the way is not needed any more.
@@ -116,11 +111,38 @@ impl OrtEngine {
         Ok(session)
     }
 
+    /// A session with an observer of each tap.
+    fn observed(&self, model: &Model, taps: &[String], watcher: &Watcher) -> Result<watch::Watching, EngineError> {
+        let outputs = model.graph().output.len();
+        let Watched { model, apart } = Watched::new(model, taps).map_err(|detail| self.run_error(detail))?;
+        let builder = self.builder(&LoadOptions::default());
+        let builder = builder.and_then(|b| Ok(b.with_operators(watch::Observe::domain(watcher.clone())?)?));
+        let (session, dir) = self.committed(builder.map_err(|e| self.refused(&e))?, &model, outputs)?;
+        let session = OnnxRuntimeSession::new(self.id.to_string(), session, None, dir);
+        Ok(watch::Watching { session, outputs, apart, watcher: watcher.clone() })
+    }
+
+    /// A session of a model of whose outputs the first are its own, and the folder that has to outlive it.
+    fn committed(
+        &self,
+        mut builder: SessionBuilder,
+        model: &Model,
+        own: usize,
+    ) -> Result<(OrtSession, Option<HeldFolder>), EngineError> {
+        let dir = is_big(model).then(|| self.temp_dir()).transpose()?;
+        let session = self.commit(&mut builder, model, dir.as_ref())?;
+        self.check_outputs(&session, own)?;
+        Ok((session, dir))
+    }
+
     fn temp_dir(&self) -> Result<HeldFolder, EngineError> {
-        HeldFolder::temporary().map_err(|e| EngineError::Run {
-            engine: self.id.to_string(),
-            detail: format!("no temporary folder can be made: {e}. Set TMPDIR to a writable folder."),
+        HeldFolder::temporary().map_err(|e| {
+            self.run_error(format!("no temporary folder can be made: {e}. Set TMPDIR to a writable folder."))
         })
+    }
+
+    fn run_error(&self, detail: String) -> EngineError {
+        EngineError::Run { engine: self.id.to_string(), detail }
     }
 
     /// Text and sequences cannot be compared by number, so a model that returns them is refused when it is loaded rather than after the first run.
@@ -164,13 +186,15 @@ impl Engine for OrtEngine {
     }
 
     fn load(&self, model: &Model, options: &LoadOptions) -> Result<Box<dyn Session>, EngineError> {
-        let tapped = Tapped::new(model, &options.taps)
-            .map_err(|detail| EngineError::Run { engine: self.id.to_string(), detail })?;
-        let mut builder = self.builder(options).map_err(|e| self.refused(&e))?;
-        let dir = is_big(&tapped.model).then(|| self.temp_dir()).transpose()?;
-        let session = self.commit(&mut builder, &tapped.model, dir.as_ref())?;
-        self.check_outputs(&session, tapped.order.outputs)?;
-        Ok(Box::new(OnnxRuntimeSession::new(self.id.to_string(), session, Some(tapped.order), dir)))
+        let Tapped { model, order } = Tapped::new(model, &options.taps).map_err(|detail| self.run_error(detail))?;
+        let builder = self.builder(options).map_err(|e| self.refused(&e))?;
+        let (session, dir) = self.committed(builder, &model, order.outputs)?;
+        Ok(Box::new(OnnxRuntimeSession::new(self.id.to_string(), session, Some(order), dir)))
+    }
+
+    fn watch(&self, model: &Model, taps: Vec<String>, watcher: Watcher) -> Result<Box<dyn Session>, EngineError> {
+        watch::register(|smallest| self.observed(smallest, &["y".to_owned()], &watcher).map(drop))?;
+        Ok(Box::new(self.observed(model, &taps, &watcher)?))
     }
 }
 

@@ -1,5 +1,7 @@
 //! Ends and moments of one run's tensor, and some of its values, in one pass over them.
 
+use pulp::{Arch, NullaryFnOnce};
+
 /// Ends and moments of the finite values of one run.
 pub(super) struct Ends {
     pub(super) low: f32,
@@ -15,25 +17,22 @@ const LANES: usize = 16;
 /// Values that are summed in single precision before the sum is taken over: each lane adds so few that rounding stays below what 8 bits could show.
 const RUN: usize = LANES * 32;
 
-impl Ends {
-    /// Of all `values`; and every `step`th of them, from the first on.
-    pub(super) fn of(values: &[f32], step: usize) -> (Self, Vec<f32>) {
-        let mut picked = Vec::with_capacity(values.len().div_ceil(step));
-        // Where the next that is picked lies in the run.
-        let mut next = 0;
-        // Picked while the processor has them at hand: by itself that would fetch a large tensor from memory once more.
-        let pick = |run: &[f32]| {
-            picked.extend(run.iter().skip(next).step_by(step));
-            let left = run.len().saturating_sub(next);
-            next = next + left.div_ceil(step) * step - run.len();
-        };
-        (Self::each_run(values, pick), picked)
-    }
+/// A pass over values run by run, each of which is picked from. To be compiled for the widest vectors that the processor has: what each lane adds up is the same
+/// for all of them, to the bit.
+struct Runs<'a, P> {
+    values: &'a [f32],
+    pick: P,
+}
 
-    fn each_run(values: &[f32], mut pick: impl FnMut(&[f32])) -> Self {
+impl<P: FnMut(&[f32])> NullaryFnOnce for Runs<'_, P> {
+    /// `None` where not all are finite, or single precision does not hold their squares.
+    type Output = Option<Ends>;
+
+    #[inline(always)]
+    fn call(mut self) -> Option<Ends> {
         let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);
         let (mut sum, mut squares) = (0.0_f64, 0.0_f64);
-        for run in values.chunks(RUN) {
+        for run in self.values.chunks(RUN) {
             let (mut sums, mut of_squares) = ([0.0_f32; LANES], [0.0_f32; LANES]);
             let (blocks, rest) = run.as_chunks::<LANES>();
             for block in blocks {
@@ -53,14 +52,28 @@ impl Ends {
             }
             sum += sums.iter().map(|&v| f64::from(v)).sum::<f64>();
             squares += of_squares.iter().map(|&v| f64::from(v)).sum::<f64>();
-            pick(run);
+            (self.pick)(run);
         }
-        if squares.is_finite() {
-            let low = low.into_iter().fold(f32::INFINITY, f32::min);
-            let high = high.into_iter().fold(f32::NEG_INFINITY, f32::max);
-            return Self { low, high, sum, squares, finite: values.len() as u64 };
-        }
-        Self::one_by_one(values)
+        let low = low.into_iter().fold(f32::INFINITY, f32::min);
+        let high = high.into_iter().fold(f32::NEG_INFINITY, f32::max);
+        squares.is_finite().then_some(Ends { low, high, sum, squares, finite: self.values.len() as u64 })
+    }
+}
+
+impl Ends {
+    /// Of all `values`; and every `step`th of them, from the first on.
+    pub(super) fn of(values: &[f32], step: usize) -> (Self, Vec<f32>) {
+        let mut picked = Vec::with_capacity(values.len().div_ceil(step));
+        // Where the next that is picked lies in the run.
+        let mut next = 0;
+        // Picked while the processor has them at hand: by itself that would fetch a large tensor from memory once more.
+        let pick = |run: &[f32]| {
+            picked.extend(run.iter().skip(next).step_by(step));
+            let left = run.len().saturating_sub(next);
+            next = next + left.div_ceil(step) * step - run.len();
+        };
+        let ends = Arch::new().dispatch(Runs { values, pick });
+        (ends.unwrap_or_else(|| Self::one_by_one(values)), picked)
     }
 
     /// For values that are infinite or no number, or whose squares single precision does not hold.

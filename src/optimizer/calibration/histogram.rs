@@ -1,5 +1,6 @@
 //! A histogram that grows with what it sees: 2,048 bins whose width is a power of two, so that widening it merges whole bins and loses nothing but resolution.
 
+use pulp::{Arch, NullaryFnOnce};
 use serde::{Deserialize, Serialize};
 
 /// Number of bins. From half of them on are in use.
@@ -100,51 +101,61 @@ impl Histogram {
         Self { exponent, per_unit: exp2(-exponent), first, counts: vec![0; PLACES], weights: vec![0.0; PLACES] }
     }
 
-    /// Makes room for values from `low` to `high`, both finite, beside those that it holds.
-    pub fn cover(&mut self, low: f32, high: f32) {
-        let used = |at: &usize| self.counts[*at] > 0;
-        let (Some(bottom), Some(top)) = ((0..BINS).find(used), (0..BINS).rev().find(used)) else {
-            *self = Self::new(low, high);
+    /// Takes in what another one counted. Bins are as wide as both need, so that those of either fall into them whole.
+    pub fn merge(&mut self, other: &Self) {
+        let Some(theirs) = other.used() else { return };
+        let Some(ours) = self.used() else {
+            self.clone_from(other);
             return;
         };
-        let (bottom, top) = (self.first + bottom as i64, self.first + top as i64);
-        let mut coarser = 0;
-        let ends = |coarser: i32| {
-            let exponent = self.exponent + coarser;
-            let low = bin(f64::from(low), exponent).min(bottom >> coarser);
-            (low, bin(f64::from(high), exponent).max(top >> coarser))
+        let mut exponent = self.exponent.max(other.exponent);
+        let ends = |exponent: i32| {
+            let (ours, theirs) = (ours.map(self.wider(exponent)), theirs.map(other.wider(exponent)));
+            (ours[0].min(theirs[0]), ours[1].max(theirs[1]))
         };
-        while ends(coarser).1 - ends(coarser).0 >= BINS as i64 {
-            coarser += 1;
+        while ends(exponent).1 - ends(exponent).0 >= BINS as i64 {
+            exponent += 1;
         }
-        let first = ends(coarser).0;
-        if coarser == 0 && first >= self.first && ends(0).1 < self.first + BINS as i64 {
-            return;
+        let (low, high) = ends(exponent);
+        if exponent > self.exponent || low < self.first || high >= self.first + BINS as i64 {
+            let mut wider = Self::empty(exponent, low);
+            wider.take(self);
+            *self = wider;
         }
-        let mut wider = Self::empty(self.exponent + coarser, first);
-        for at in (0..BINS).filter(used) {
-            let to = (((self.first + at as i64) >> coarser) - first) as usize;
-            wider.counts[to] += self.counts[at];
-            wider.weights[to] += self.weights[at];
-        }
-        *self = wider;
+        self.take(other);
     }
 
-    /// Counts finite values that [`Histogram::cover`] made room for, each with its weight, and says how many were zero, which are left out.
-    pub fn add(&mut self, values: &[f32], weights: &[f32]) -> u64 {
-        let mut places = [0; BLOCK];
-        for (values, weights) in values.chunks(BLOCK).zip(weights.chunks(BLOCK)) {
-            self.find(values, &mut places);
-            for (&place, &weight) in places.iter().zip(weights) {
-                self.counts[usize::from(place)] += 1;
-                self.weights[usize::from(place)] += f64::from(weight);
-            }
+    /// Adds the bins of another one, which lie within its own and are no wider.
+    fn take(&mut self, other: &Self) {
+        let number = other.wider(self.exponent);
+        for at in (0..BINS).filter(|&at| other.counts[at] > 0) {
+            let to = (number(other.first + at as i64) - self.first) as usize;
+            self.counts[to] += other.counts[at];
+            self.weights[to] += other.weights[at];
         }
+    }
+
+    /// Numbers of its bins among wider ones of `2^exponent`.
+    fn wider(&self, exponent: i32) -> impl Fn(i64) -> i64 + use<> {
+        let coarser = (exponent - self.exponent).clamp(0, i64::BITS as i32 - 1);
+        move |number| number >> coarser
+    }
+
+    /// Numbers of the first and the last bin that are not empty.
+    fn used(&self) -> Option<[i64; 2]> {
+        let used = |at: &usize| self.counts[*at] > 0;
+        Some([(0..BINS).find(used)?, (0..BINS).rev().find(used)?].map(|at| self.first + at as i64))
+    }
+
+    /// Counts finite values that it can take, each with its weight, and says how many were zero, which are left out.
+    pub fn add(&mut self, values: &[f32], weights: &[f32]) -> u64 {
+        Arch::new().dispatch(Counting { histogram: self, values, weights });
         self.weights[BINS..].fill(0.0);
         self.counts[BINS..].iter_mut().map(std::mem::take).sum()
     }
 
     /// Where each value is counted. Without a branch: whether a value behind a rectifier is zero is anyone's guess, and a wrong one costs more than the rest.
+    #[inline(always)]
     fn find(&self, values: &[f32], places: &mut [u16; BLOCK]) {
         // Both are exact. So is their sum with any value but one less than 2^-FRACTION of a bin below zero, which is taken for one just above it.
         let (per_unit, offset) = (self.per_unit, (MAGIC as i64 - self.first) as f64);
@@ -182,6 +193,29 @@ impl Histogram {
     }
 }
 
+/// To be compiled for the widest vectors that the processor has. Where a value falls is the same on all of them.
+struct Counting<'a> {
+    histogram: &'a mut Histogram,
+    values: &'a [f32],
+    weights: &'a [f32],
+}
+
+impl NullaryFnOnce for Counting<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn call(self) {
+        let mut places = [0; BLOCK];
+        for (values, weights) in self.values.chunks(BLOCK).zip(self.weights.chunks(BLOCK)) {
+            self.histogram.find(values, &mut places);
+            for (&place, &weight) in places.iter().zip(weights) {
+                self.histogram.counts[usize::from(place)] += 1;
+                self.histogram.weights[usize::from(place)] += f64::from(weight);
+            }
+        }
+    }
+}
+
 /// Number of the bin of this width that a value falls into.
 fn bin(value: f64, exponent: i32) -> i64 {
     (value * exp2(-exponent)).floor() as i64
@@ -196,17 +230,19 @@ mod tests {
     use super::*;
 
     fn filled(chunks: &[&[f32]]) -> Histogram {
-        let ends = |c: &[f32]| c.iter().fold((f32::MAX, f32::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
-        let (low, high) = ends(chunks[0]);
-        let mut histogram = Histogram::new(low, high);
-        for chunk in chunks {
-            let (low, high) = ends(chunk);
-            histogram.cover(low, high);
+        let of = |chunk: &&[f32]| {
+            let (low, high) = chunk.iter().fold((f32::MAX, f32::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
+            let mut histogram = Histogram::new(low, high);
             let weights: Vec<f32> = chunk.iter().map(|v| v.abs()).collect();
             let zeros = chunk.iter().filter(|v| **v == 0.0).count() as u64;
             assert_eq!(histogram.add(chunk, &weights), zeros);
-        }
-        histogram
+            histogram
+        };
+        let merged = |mut all: Histogram, one: Histogram| {
+            all.merge(&one);
+            all
+        };
+        chunks.iter().map(of).reduce(merged).unwrap()
     }
 
     #[test]

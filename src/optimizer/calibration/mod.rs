@@ -17,7 +17,6 @@ pub use shift::{Shift, of_inputs, shift};
 
 use serde::{Deserialize, Serialize};
 
-use crate::model::Tensor;
 use ends::Ends;
 
 /// Elements of one tensor that are counted over all runs. What more of them would add to a bin is less than its width.
@@ -126,37 +125,47 @@ impl Spread {
         size_of::<Self>() + self.histogram.as_ref().map_or(0, |_| Histogram::HEAP_BYTES)
     }
 
-    /// Takes in one run's tensor; at most `counted` of its values fall into the histogram (see [`counted_of_each`]).
-    pub fn add(&mut self, tensor: &Tensor, channels: Option<&Channels>, counted: usize) {
-        let values = tensor.to_f32();
+    /// Of what one run gave for a tensor of this shape; at most `counted` of its values fall into the histogram (see [`counted_of_each`]).
+    pub fn of(shape: &[usize], values: &[f32], channels: Option<&Channels>, counted: usize) -> Self {
         // An odd step meets every channel whatever a power of two their number is.
         let step = values.len().div_ceil(counted.max(1)) | 1;
-        let (Ends { low, high, sum, squares, finite }, mut picked) = Ends::of(&values, step);
+        let (Ends { low, high, sum, squares, finite }, mut picked) = Ends::of(values, step);
         let broken = values.len() as u64 - finite;
-        self.broken += broken;
         if finite == 0 {
-            return;
+            return Self { broken, ..Self::default() };
         }
-        (self.min, self.max) = if self.count == 0 { (low, high) } else { (self.min.min(low), self.max.max(high)) };
-        self.count += finite;
-        self.sum += sum;
-        self.squares += squares;
         let mut left_out = 0;
         if broken > 0 {
             for value in picked.iter_mut().filter(|v| !v.is_finite()) {
                 (*value, left_out) = (0.0, left_out + 1);
             }
         }
-        if low == 0.0 && high == 0.0 {
-            self.zeros += picked.len() as u64 - left_out;
+        let zeros_only = low == 0.0 && high == 0.0;
+        let mut histogram = (!zeros_only).then(|| Histogram::new(low, high));
+        let zeros = match &mut histogram {
+            Some(histogram) => histogram.add(&picked, &weights(shape, channels, step, picked.len())),
+            None => picked.len() as u64,
+        } - left_out;
+        Self { min: low, max: high, count: finite, zeros, sum, squares, broken, histogram }
+    }
+
+    /// Takes in what was seen in another run.
+    pub fn merge(&mut self, other: Self) {
+        self.broken += other.broken;
+        if other.count == 0 {
             return;
         }
-        match &mut self.histogram {
-            Some(histogram) => histogram.cover(low, high),
-            none => *none = Some(Histogram::new(low, high)),
+        let ends = (other.min, other.max);
+        (self.min, self.max) = if self.count == 0 { ends } else { (self.min.min(ends.0), self.max.max(ends.1)) };
+        self.count += other.count;
+        self.zeros += other.zeros;
+        self.sum += other.sum;
+        self.squares += other.squares;
+        match (&mut self.histogram, other.histogram) {
+            (Some(ours), Some(theirs)) => ours.merge(&theirs),
+            (ours @ None, theirs) => *ours = theirs,
+            (Some(_), None) => {}
         }
-        let Some(histogram) = &mut self.histogram else { return };
-        self.zeros += histogram.add(&picked, &weights(tensor.shape(), channels, step, picked.len())) - left_out;
     }
 }
 
@@ -192,14 +201,19 @@ fn weights(shape: &[usize], channels: Option<&Channels>, step: usize, n: usize) 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Tensor;
 
     const ALL: usize = usize::MAX;
+
+    fn of(tensor: &Tensor, channels: Option<&Channels>, counted: usize) -> Spread {
+        Spread::of(tensor.shape(), &tensor.to_f32(), channels, counted)
+    }
 
     #[test]
     fn moments_ends_and_zeros_are_those_of_all_values() {
         let mut spread = Spread::default();
-        spread.add(&Tensor::new(&[2, 2], &[0.0_f32, 1.0, -3.0, 0.0]), None, ALL);
-        spread.add(&Tensor::new(&[1, 2], &[4.0_f32, 2.0]), None, ALL);
+        spread.merge(of(&Tensor::new(&[2, 2], &[0.0_f32, 1.0, -3.0, 0.0]), None, ALL));
+        spread.merge(of(&Tensor::new(&[1, 2], &[4.0_f32, 2.0]), None, ALL));
         assert_eq!((spread.min, spread.max, spread.count, spread.zeros), (-3.0, 4.0, 6, 2));
         assert_eq!((spread.sum, spread.squares), (4.0, 30.0));
         assert!(spread.is_usable());
@@ -208,19 +222,19 @@ mod tests {
     #[test]
     fn what_is_never_finite_or_always_zero_has_no_range() {
         let mut zeros = Spread::default();
-        zeros.add(&Tensor::new(&[3], &[0.0_f32; 3]), None, ALL);
+        zeros.merge(of(&Tensor::new(&[3], &[0.0_f32; 3]), None, ALL));
         assert!(!zeros.is_usable());
         assert_eq!(zeros.defect(), Some(Defect::Zero));
         for bad in [f32::NAN, f32::INFINITY] {
             let mut spread = Spread::default();
-            spread.add(&Tensor::new(&[3], &[1.0, bad, 2.0]), None, ALL);
+            spread.merge(of(&Tensor::new(&[3], &[1.0, bad, 2.0]), None, ALL));
             assert!(!spread.is_usable() && spread.broken == 1 && spread.max == 2.0, "{spread:?}");
             assert_eq!(spread.defect(), Some(Defect::NotFinite(1, 3)));
         }
         let mut same = Spread::default();
-        same.add(&Tensor::new(&[2], &[2.5_f32; 2]), None, ALL);
+        same.merge(of(&Tensor::new(&[2], &[2.5_f32; 2]), None, ALL));
         assert_eq!((same.defect(), same.range(Policy::Unclipped)), (Some(Defect::Constant(2.5)), None));
-        same.add(&Tensor::new(&[2], &[2.5_f32, 2.25]), None, ALL);
+        same.merge(of(&Tensor::new(&[2], &[2.5_f32, 2.25]), None, ALL));
         assert!(same.is_usable());
     }
 
@@ -229,11 +243,11 @@ mod tests {
         let mut spread = Spread::default();
         for i in 1..40 {
             let values: Vec<f32> = (0..500).map(|v| ((v * i) as f32 * 0.37).sin() / i as f32).collect();
-            spread.add(
+            spread.merge(of(
                 &Tensor::new(&[1, 5, 100], &values),
                 Some(&Channels { last: false, weights: vec![0.1; 5] }),
                 ALL,
-            );
+            ));
         }
         let read: Spread = serde_json::from_str(&serde_json::to_string(&spread).unwrap()).unwrap();
         assert_eq!(read, spread);
@@ -249,7 +263,7 @@ mod tests {
         let tensor = Tensor::new(&[1, 2, 2], &[1.0_f32, 2.0, 3.0, 4.0]);
         for (last, expected) in [(false, [10.0, 10.0, 1.0, 1.0]), (true, [10.0, 1.0, 10.0, 1.0])] {
             let mut spread = Spread::default();
-            spread.add(&tensor, Some(&Channels { last, weights: vec![10.0, 1.0] }), ALL);
+            spread.merge(of(&tensor, Some(&Channels { last, weights: vec![10.0, 1.0] }), ALL));
             let weights: Vec<f64> = spread.histogram.unwrap().bins().map(|b| b.weight).collect();
             assert_eq!(weights, expected, "{last}");
         }
@@ -276,7 +290,7 @@ mod tests {
     fn of_many_values_no_more_than_asked_for_are_counted_and_ends_and_moments_see_all() {
         let values: Vec<f32> = (0..50_000).map(|v| if v % 4 == 0 { 0.0 } else { v as f32 }).collect();
         let mut spread = Spread::default();
-        spread.add(&Tensor::new(&[values.len()], &values), None, counted_of_each(128));
+        spread.merge(of(&Tensor::new(&[values.len()], &values), None, counted_of_each(128)));
         let counted = spread.histogram.as_ref().unwrap().bins().map(|b| b.count).sum::<u64>() + spread.zeros;
         assert!((4000..=8192).contains(&counted), "{counted}");
         assert!((0.2..0.3).contains(&(spread.zeros as f64 / counted as f64)), "{}", spread.zeros);
@@ -290,7 +304,7 @@ mod tests {
         let mut spread = Spread::default();
         for i in 0..50 {
             let values: Vec<f32> = (0..100).map(|v| (v * i) as f32 - 100.0).collect();
-            spread.add(&Tensor::new(&[100], &values), None, ALL);
+            spread.merge(of(&Tensor::new(&[100], &values), None, ALL));
             assert!(spread.histogram.as_ref().unwrap().bins().count() <= histogram::BINS);
             assert_eq!(spread.held_bytes(), size_of::<Spread>() + Histogram::HEAP_BYTES);
         }

@@ -196,7 +196,6 @@ fn divergence(bins: &[Bin], (low, high): (f64, f64)) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::Tensor;
     use crate::optimizer::calibration::Channels;
 
     /// How often the bell is seen for each outlier.
@@ -218,7 +217,7 @@ mod tests {
     fn spread(outliers: &[f32]) -> Spread {
         let bell = bell();
         let mut spread = Spread::default();
-        let mut add = |values: &[f32]| spread.add(&Tensor::new(&[values.len()], values), None, usize::MAX);
+        let mut add = |values: &[f32]| spread.merge(Spread::of(&[values.len()], values, None, usize::MAX));
         (0..TIMES).for_each(|_| add(&bell));
         add(outliers);
         spread
@@ -265,7 +264,7 @@ mod tests {
         values.extend([6.0; 60]);
         let mut spread = Spread::default();
         let weights = values.iter().map(|v| if *v == 6.0 { 1e6 } else { 1e-3 }).collect();
-        spread.add(&Tensor::new(&[1, values.len()], &values), Some(&Channels { last: true, weights }), usize::MAX);
+        spread.merge(Spread::of(&[1, values.len()], &values, Some(&Channels { last: true, weights }), usize::MAX));
         let chosen = spread.range(Policy::LeastHarm).unwrap();
         assert!(chosen.high > 5.9, "{chosen:?}");
     }
@@ -274,7 +273,7 @@ mod tests {
     fn every_range_holds_zero_exactly_even_where_no_value_is_near_it() {
         for values in [&[2.0_f32, 2.5, 3.0][..], &[-7.0, -6.999], &[1e-20, 2e-20], &[5.0, 4.99]] {
             let mut spread = Spread::default();
-            spread.add(&Tensor::new(&[values.len()], values), None, usize::MAX);
+            spread.merge(Spread::of(&[values.len()], values, None, usize::MAX));
             let chosen = spread.range(Policy::LeastHarm).unwrap();
             let (scale, zero) = chosen.codes();
             assert!(chosen.low <= 0.0 && chosen.high >= 0.0 && scale >= f32::MIN_POSITIVE, "{chosen:?}");
@@ -288,7 +287,7 @@ mod tests {
         let mut values = bell();
         values.extend([4.0, -2.0]);
         let mut spread = Spread::default();
-        spread.add(&Tensor::new(&[values.len()], &values), None, usize::MAX);
+        spread.merge(Spread::of(&[values.len()], &values, None, usize::MAX));
         let bins: Vec<Bin> = spread.histogram.as_ref().unwrap().bins().collect();
         let full = (-2.0, 4.0);
         for (low, high) in [percentile(&bins, 0, full, 1e-3), least_squares(&bins, full), least_divergence(&bins, full)]

@@ -1,16 +1,15 @@
-//! The pass over the calibration data: sessions run samples while what they gave is taken in.
+//! The pass over the calibration data: sessions run samples and look at them, and what they saw is taken in, in order.
 
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use rayon::prelude::*;
-
 use super::{Spread, Watch, counted_of_each};
-use crate::engine::{EngineError, Feed, LoadOptions, SharedEngine};
-use crate::model::{DType, Model, Tensor};
+use crate::engine::{EngineError, Feed, SharedEngine, Watcher};
+use crate::model::Model;
 
 /// Samples that are looked at. What more of them would add to a range is less than what rounding takes.
 const MOST_FEEDS: usize = 128;
@@ -18,8 +17,7 @@ const MOST_FEEDS: usize = 128;
 /// Models of fewer bytes may be loaded once per core; of a larger one a second copy takes more memory than its time is worth.
 const SMALL_MODEL_BYTES: usize = 32 << 20;
 
-/// More than two sessions have to fit into these bytes, each with its copy of the model and what is watched of one sample. Two take no more than one that runs
-/// a sample ahead of another that is taken in, but for the copy of a small model.
+/// More than two sessions have to fit into these bytes, each with its copy of the model and, at most, all that is watched of one sample.
 const SESSIONS_BYTES: usize = 128 << 20;
 
 /// Fewer feeds are not worth loading a model for.
@@ -57,30 +55,40 @@ fn most_sessions(cores: usize, model_bytes: usize, feeds: usize) -> usize {
 
 /// How many of them are worth it, by what the first sample took.
 fn sessions(most: usize, model_bytes: usize, feeds: usize, first: &Seen) -> usize {
-    let held: usize = first.tensors.iter().map(|tensor| tensor.bytes().len()).sum();
-    let fitting = (SESSIONS_BYTES / (model_bytes + held).max(1)).max(2);
+    let fitting = (SESSIONS_BYTES / (model_bytes + first.bytes()).max(1)).max(2);
     let most = most.min(fitting);
     let left = first.running * (feeds - 1) as u32;
     if left.saturating_sub(left / most as u32) > first.loading { most } else { 1 }
 }
 
-/// What a session gave for a sample.
+/// What a session saw of a sample.
 struct Given {
     session: usize,
     sample: usize,
     seen: Result<Seen, EngineError>,
 }
 
-/// The watched tensors of a sample, and how long it took.
+/// What one sample shows, and how long that took.
 struct Seen {
-    tensors: Vec<Tensor>,
+    /// Of the watched tensors, in their order.
+    spreads: Vec<Spread>,
     /// To load the session.
     loading: Duration,
     /// To run it.
     running: Duration,
 }
 
-/// So many sessions, the first among them, are loaded at once, `ahead` of the first sample, which tells how many there are: one too many runs nothing.
+impl Seen {
+    /// Bytes of the watched tensors.
+    fn bytes(&self) -> usize {
+        self.spreads.iter().map(|spread| (spread.count + spread.broken) as usize * size_of::<f32>()).sum()
+    }
+}
+
+/// Samples that a session may have begun and that are not taken in: while one is, it runs the next.
+const AHEAD: usize = 2;
+
+/// So many sessions are loaded and begin at once, `ahead` of the first sample, which tells how many go on.
 fn calibrate_on(
     ahead: usize,
     sessions: impl FnOnce(&Seen) -> usize,
@@ -90,7 +98,7 @@ fn calibrate_on(
     feeds: &[Feed],
 ) -> Result<BTreeMap<String, Spread>, EngineError> {
     let mut spreads: Vec<Spread> = vec![Spread::default(); watched.len()];
-    let pass = Pass { engine, model, watched, feeds, next: AtomicUsize::new(0) };
+    let pass = Pass { engine, model, watched: watched.into(), feeds, next: AtomicUsize::new(0) };
     std::thread::scope(|scope| {
         let (give, given) = channel();
         let start = |session| {
@@ -99,14 +107,13 @@ fn calibrate_on(
             scope.spawn(move || pass.run(session, &allowed, &give));
             allow
         };
-        // The first sample goes alone: it tells how many sessions there are. A second that is loaded meanwhile takes a core that nobody uses.
-        let mut allow: Vec<Sender<()>> = (0..ahead).map(&start).collect();
-        let mut sessions = Some(sessions);
-        let go_on = |allow: &[Sender<()>], session: usize| {
+        let go_on = |allow: &Sender<()>| {
             // A session that has ended has nothing left to run.
-            let _ = allow[session].send(());
+            let _ = allow.send(());
         };
-        go_on(&allow, 0);
+        let mut allow: Vec<Sender<()>> = (0..ahead).map(&start).collect();
+        allow.iter().for_each(go_on);
+        let mut sessions = Some(sessions);
         let mut early = BTreeMap::new();
         // Samples are taken in one after the other, in their order, so that sessions and threads change nothing.
         for sample in 0..feeds.len() {
@@ -118,18 +125,18 @@ fn calibrate_on(
                 early.insert(given.sample, given);
             };
             let seen = given.seen?;
-            take_in(&mut spreads, watched, &seen.tensors, counted_of_each(feeds.len()));
             if let Some(sessions) = sessions.take() {
                 let sessions = sessions(&seen);
                 allow.truncate(sessions);
-                allow.extend((allow.len()..sessions).map(&start));
-                // One alone runs a sample while another is taken in; of several, one does while that of another is. No more samples are held, however many there are.
-                (1..allow.len().max(2)).for_each(|session| go_on(&allow, session % allow.len()));
+                let begun = allow.len();
+                allow.extend((begun..sessions).map(&start));
+                allow[begun..].iter().for_each(go_on);
+                (1..AHEAD).for_each(|_| allow.iter().for_each(go_on));
             }
-            // Lent memory goes back before it is asked for again.
-            drop(seen);
+            spreads.iter_mut().zip(seen.spreads).for_each(|(all, one)| all.merge(one));
             feeds[sample].put_down();
-            go_on(&allow, given.session);
+            // One that was too many ends when it finds nobody to allow it more.
+            allow.get(given.session).into_iter().for_each(go_on);
         }
         Ok(())
     })?;
@@ -141,7 +148,7 @@ fn calibrate_on(
 struct Pass<'a> {
     engine: &'a SharedEngine,
     model: &'a Model,
-    watched: &'a [Watch],
+    watched: Arc<[Watch]>,
     feeds: &'a [Feed],
     /// The first sample that no session has begun.
     next: AtomicUsize,
@@ -151,12 +158,13 @@ impl Pass<'_> {
     /// Runs one session: a sample each time it is allowed to, until there are none.
     fn run(&self, session: usize, allowed: &Receiver<()>, give: &Sender<Given>) {
         let began = Instant::now();
-        let taps = self.watched.iter().map(|w| w.tensor.clone()).collect();
+        let shown = Shown::default();
         // One thread each: how an engine divides its sums among several changes their last bits.
-        let options = LoadOptions { taps, relayout: false, ..LoadOptions::default() };
-        let loaded = self.caught(|| self.engine.load(self.model, &options));
+        let loaded = self.caught(|| {
+            let taps = self.watched.iter().map(|w| w.tensor.clone()).collect();
+            self.engine.watch(self.model, taps, shown.watcher(&self.watched, counted_of_each(self.feeds.len())))
+        });
         let loading = began.elapsed();
-        let outputs = self.model.graph().output.len();
         let next = || {
             allowed.recv().ok()?;
             // Whoever is ready takes the next: nobody waits for a session that is still being loaded.
@@ -168,9 +176,10 @@ impl Pass<'_> {
             Ok(mut loaded) => {
                 while let Some((sample, feed)) = next() {
                     let began = Instant::now();
-                    let seen = self.caught(|| loaded.lend(feed).map(|mut all| all.split_off(outputs)));
+                    let ran = self.caught(|| loaded.run(feed));
                     let running = began.elapsed();
-                    if !gives(sample, seen.map(|tensors| Seen { tensors, loading, running })) {
+                    let seen = ran.map(|_| Seen { spreads: shown.take(self.watched.len()), loading, running });
+                    if !gives(sample, seen) {
                         return;
                     }
                 }
@@ -191,22 +200,37 @@ impl Pass<'_> {
     }
 }
 
-fn take_in(spreads: &mut [Spread], watched: &[Watch], seen: &[Tensor], counted: usize) {
-    spreads.par_iter_mut().zip(watched).zip(seen).for_each(|((spread, watch), tensor)| {
-        if tensor.dtype() == DType::F32 {
-            spread.add(tensor, watch.channels.as_ref(), counted);
-        }
-    });
+/// What a session saw of the sample that it runs, by the number of the watched tensor.
+#[derive(Clone, Default)]
+struct Shown(Arc<Mutex<BTreeMap<usize, Spread>>>);
+
+impl Shown {
+    fn watcher(&self, watched: &Arc<[Watch]>, counted: usize) -> Watcher {
+        let (shown, watched) = (self.clone(), watched.clone());
+        Watcher::new(move |at, shape, values| {
+            let spread = Spread::of(shape, values, watched[at].channels.as_ref(), counted);
+            shown.lock().insert(at, spread);
+        })
+    }
+
+    /// Of so many tensors; nothing of those that hold no float32 numbers.
+    fn take(&self, tensors: usize) -> Vec<Spread> {
+        let mut shown = std::mem::take(&mut *self.lock());
+        (0..tensors).map(|at| shown.remove(&at).unwrap_or_default()).collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<usize, Spread>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(all(test, feature = "tract"))]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::engine::tract::TractEngine;
-    use crate::engine::{Engine, EngineId, Session};
+    use crate::engine::{Engine, EngineId, LoadOptions, Session};
     use crate::model::build::Builder;
+    use crate::model::{DType, Tensor};
 
     fn model() -> Model {
         let weight: Vec<f32> = (0..16).map(|i| (i as f32 * 0.7).sin()).collect();
@@ -250,7 +274,7 @@ mod tests {
     #[test]
     fn sessions_are_as_many_as_their_time_is_worth_and_memory_allows() {
         let first = |held: usize, loading, running| Seen {
-            tensors: vec![Tensor::new(&[held], &vec![0_u8; held])],
+            spreads: vec![Spread { count: held as u64 / 4, ..Spread::default() }],
             loading: Duration::from_millis(loading),
             running: Duration::from_millis(running),
         };

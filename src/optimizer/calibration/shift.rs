@@ -95,7 +95,12 @@ pub fn of_inputs(feeds: &[Feed]) -> BTreeMap<String, Spread> {
     let feeds = looked_at(feeds);
     for feed in feeds {
         for (name, tensor) in feed.iter().filter(|(_, tensor)| tensor.dtype() == DType::F32) {
-            spreads.entry(name.to_owned()).or_default().add(tensor, None, counted_of_each(feeds.len()));
+            spreads.entry(name.to_owned()).or_default().merge(Spread::of(
+                tensor.shape(),
+                &tensor.to_f32(),
+                None,
+                counted_of_each(feeds.len()),
+            ));
         }
     }
     spreads

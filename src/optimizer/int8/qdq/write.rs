@@ -237,8 +237,8 @@ fn make_room(quantised: &mut Quantised, shape: &[usize], axis: usize, bias: &[f3
     let inner: usize = shape[axis + 1..].iter().product::<usize>().max(1);
     let channels = shape[axis];
     let mut empty = vec![true; channels];
-    for (at, _) in quantised.codes.iter().enumerate().filter(|(_, code)| **code != 0) {
-        empty[at / inner % channels] = false;
+    for (at, run) in quantised.codes.chunks(inner).enumerate() {
+        empty[at % channels] &= run.iter().all(|code| *code == 0);
     }
     for (channel, &bias) in bias.iter().enumerate() {
         let bias = f64::from(bias.abs());
