@@ -148,7 +148,10 @@ fn stages(group: &mut BenchmarkGroup<'_, WallTime>, name: &str, load: impl Fn() 
         // A rounder keeps what it found, so each has to be new.
         bencher.iter_batched(
             || Rounder::new(&subject.engine, &subject.model, &subject.facts, &subject.feeds),
-            |rounder| black_box(rounder.round(&passes).expect("it runs")),
+            |rounder| {
+                let made = rounder.round(&passes).expect("it runs");
+                (rounder, made)
+            },
             BatchSize::LargeInput,
         );
     });

@@ -230,6 +230,7 @@ pub(super) fn report(
         },
         passes,
         calibration: search.calibration,
+        search: search.ran,
         front: front(&candidates),
         candidates,
         budget_unreachable: None,

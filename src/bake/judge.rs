@@ -7,6 +7,7 @@ use super::figures;
 use super::intake::Loaded;
 use super::observe::{self, Outputs, Seen};
 use super::progress::Progress;
+use super::report::SearchFigures;
 use super::timing::Timer;
 use crate::api::job::Bound;
 use crate::api::{Metric, ResolvedJob};
@@ -133,10 +134,13 @@ pub(super) struct SearchJudge<'a, 'p> {
     pub(super) feed: Feed,
     pub(super) plan: paired::Plan,
     pub(super) progress: &'p mut dyn Progress,
+    /// What was asked so far.
+    pub(super) ran: SearchFigures,
 }
 
 impl Judge for SearchJudge<'_, '_> {
     fn quality(&mut self, candidate: &Model) -> Result<Quality, EngineError> {
+        self.ran.judged += 1;
         let pairs = self.bench.pairs(candidate)?;
         let evaluation = figures::evaluation(self.job, self.loaded, pairs, self.bench.split.labels.as_ref());
         let quick = quality::quick(&evaluation).map_err(|e| EngineError::Data(e.to_string()))?;
@@ -185,6 +189,7 @@ impl Judge for SearchJudge<'_, '_> {
     }
 
     fn speed(&mut self, candidate: &Model) -> Result<Speed, EngineError> {
+        self.ran.timed += 1;
         // The input's own is loaded again each time: between one timing and the next much else needs its memory.
         let (mut input, mut other) = (self.timer.load(&self.loaded.model)?, self.timer.load(candidate)?);
         let paired = self.timer.compare(input.as_mut(), other.as_mut(), &self.feed, self.plan)?;
@@ -192,6 +197,7 @@ impl Judge for SearchJudge<'_, '_> {
     }
 
     fn harm(&mut self, candidate: &Model) -> Result<f64, EngineError> {
+        self.ran.glanced += 1;
         let bench = self.glance.as_ref().unwrap_or(&self.bench);
         let pairs = bench.pairs(candidate)?;
         let evaluation = figures::evaluation(self.job, self.loaded, pairs, bench.split.labels.as_ref());

@@ -255,6 +255,8 @@ struct Search {
     /// Records of the lossless passes, and of what was not run.
     lossless: Vec<PassRecord>,
     candidates: Vec<Candidate>,
+    /// What the search ran; `None` where there was nothing to search.
+    ran: Option<report::SearchFigures>,
     calibration: Option<calibrated::CalibrationFigures>,
     /// Sentences for the report.
     remarks: Vec<String>,
@@ -317,12 +319,15 @@ fn optimise(
         loaded,
         timer,
         feed: workload.feeds[0].1.clone(),
-        plan: paired::Plan { min_rounds: 15, max_rounds: 60, width: 0.04, max_seconds: 0.1, cpu_time: true },
+        plan: paired::Plan { min_rounds: 10, max_rounds: 60, width: 0.04, max_seconds: 0.1, cpu_time: true },
         progress: stages.progress,
+        ran: report::SearchFigures::default(),
     };
+    let began = Instant::now();
     let mut candidates = crate::optimizer::search(&work, &variants, &limits, &mut judge);
     budget::time_nearest(&mut candidates, &work, &mut judge);
-    Ok(Search { lossless, candidates, calibration, remarks })
+    let ran = report::SearchFigures { seconds: began.elapsed().as_secs_f64(), ..judge.ran };
+    Ok(Search { lossless, candidates, ran: (!variants.is_empty()).then_some(ran), calibration, remarks })
 }
 
 /// Writes everything into the staging folder, the report last.

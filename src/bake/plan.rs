@@ -94,7 +94,7 @@ pub(super) fn variants(
     if let Some(calibrated) = calibrated {
         let equalised =
             allowed(Equalise::NAME).then(|| Equalised::of(engine, work, feeds, exclude, schemes[0])).flatten();
-        let of_equalised = equalised.as_ref().and_then(|equalised| rounder(&equalised.work));
+        let of_equalised = equalised.as_ref().and_then(|equalised| rounder(&equalised.begun.work));
         let seen = calibrated.ranged.iter().cloned();
         let mut ranges: Vec<Ranges> = seen.map(|(policy, ranged)| Ranges { policy, ranged, equalise: None }).collect();
         ranges.extend(equalised.iter().flat_map(|e| e.ranges(engine, feeds, exclude)));
@@ -104,7 +104,8 @@ pub(super) fn variants(
             repairs.extend(allowed(BiasCorrection::NAME).then(|| correction::repair(engine, feeds)));
             let products = equalised.as_ref().filter(|_| fixed.is_equalised() && !sites.dynamic.is_empty());
             let products = products.map_or(&sites.dynamic, |equalised| &equalised.products);
-            variants.extend(sites.fixed(fixed, products).map(|variant| Variant { repairs, ..variant }));
+            let begun = equalised.as_ref().filter(|_| fixed.is_equalised()).map(|equalised| equalised.begun.clone());
+            variants.extend(sites.fixed(fixed, products).map(|variant| Variant { repairs, begun, ..variant }));
         }
     }
     variants
@@ -191,6 +192,7 @@ impl Sites {
             smallest: false,
             only_whole: false,
             repairs: Vec::new(),
+            begun: None,
             sites,
             build: Box::new(move |mask| {
                 let (of_computed, rest) = mask.split_at(tunable);
@@ -225,6 +227,7 @@ impl Sites {
             smallest: false,
             only_whole: false,
             repairs: Vec::new(),
+            begun: None,
             sites: tables.iter().map(table_info).chain(weights.iter().map(weight_info)).collect(),
             build: Box::new(move |mask| {
                 let (table_mask, weight_mask) = mask.split_at(tables.len());

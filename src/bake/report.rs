@@ -62,6 +62,9 @@ pub struct Report {
     /// What calibration saw; absent where nothing was calibrated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<CalibrationFigures>,
+    /// What the search ran; absent where there was none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<SearchFigures>,
     /// Every candidate of the search, the eligible ones first, best first.
     pub candidates: Vec<CandidateFigures>,
     /// The candidates that no other one beats in size, speed and quality together, the fastest first. Those that miss a gate of quality are not among them.
@@ -91,6 +94,20 @@ pub struct Report {
     pub cache: Option<FromCache>,
     /// The files.
     pub artifacts: Vec<Artifact>,
+}
+
+/// How many models the search made and ran on real samples. Only some of them are candidates: the others tell what one site harms, or what a repair is worth.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct SearchFigures {
+    /// Seconds of it all: making, running, timing.
+    pub seconds: f64,
+    /// Models whose quality was measured on the whole search split.
+    pub judged: usize,
+    /// Models whose harm was looked at on a few of its samples.
+    pub glanced: usize,
+    /// Models that were timed against the input.
+    pub timed: usize,
 }
 
 /// The bake that a result was taken from.

@@ -314,6 +314,7 @@ mod tests {
             smallest: false,
             only_whole: false,
             repairs: Vec::new(),
+            begun: None,
         }
     }
 

@@ -5,6 +5,7 @@
 
 use schemars::JsonSchema;
 use std::collections::HashSet;
+use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize};
@@ -118,6 +119,23 @@ pub struct Variant {
     pub only_whole: bool,
     /// What may give quality back at no cost in time, in the order to be tried; see [`super::repair`].
     pub repairs: Vec<Repair>,
+    /// What its first pass makes of the model, where that is the same for every choice of sites and takes long.
+    pub begun: Option<Rc<Begun>>,
+}
+
+/// The first pass of a [`Variant`], run once for all of its candidates.
+pub struct Begun {
+    /// The model behind it, and the step that makes it last.
+    pub work: Work,
+    /// Its record.
+    pub record: PassRecord,
+}
+
+impl Begun {
+    /// Whether it is this pass that was run.
+    fn is(&self, pass: &dyn Pass) -> bool {
+        self.work.steps.last() == Some(&Step::of(pass))
+    }
 }
 
 /// One site of a [`Variant`].
@@ -340,10 +358,13 @@ pub(super) fn make_by(
     passes: &[Box<dyn Pass>],
     limits: &Limits,
 ) -> Candidate {
-    let mut work = base.clone();
-    let mut records = Vec::new();
+    let begun = variant.begun.as_deref().zip(passes.first()).filter(|(begun, first)| begun.is(first.as_ref()));
+    let (mut work, mut records) = match begun {
+        Some((begun, _)) => (begun.work.clone(), vec![begun.record.clone()]),
+        None => (base.clone(), Vec::new()),
+    };
     let mut refused = None;
-    for pass in passes {
+    for pass in &passes[records.len()..] {
         let record = apply(&mut work, pass.as_ref(), limits.room);
         if record.outcome == Outcome::Failed {
             refused.clone_from(&record.reason);

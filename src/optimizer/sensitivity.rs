@@ -107,6 +107,7 @@ mod tests {
             smallest: false,
             only_whole: false,
             repairs: Vec::new(),
+            begun: None,
             measured: true,
         }
     }

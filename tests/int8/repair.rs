@@ -114,6 +114,7 @@ fn variant(name: &str, base: &Work, feeds: &[Feed], first: Option<&Equalise>) ->
         smallest: false,
         only_whole: false,
         repairs: Vec::new(),
+        begun: None,
     }
 }
 

@@ -139,19 +139,42 @@ fn a_convolution_and_a_product_gain_on_an_input_that_nothing_was_fitted_to() {
         let (fitted, unseen) = feeds.split_at(feeds.len() - 8);
         let grid: Vec<Box<dyn Pass>> = vec![Box::new(all_products(&model, WeightScheme::Int8Reduced))];
         let rounded = applied(&model, &round(&model, fitted, &grid));
-        // Activations exact: what differs is the weights alone.
-        let stored = |model: &Model| {
-            let sites = quantizable_weights(model, &Exclude::default(), 512);
-            let plan = sites.iter().map(|s| s.plan(Encoding::CastMul, Range::MaxAbs)).collect();
-            applied(model, &WeightInt8 { tensors: plan, min_elements: 512 })
-        };
         let dynamic = |model: &Model| applied(model, grid[0].as_ref());
         let error = |model_of: &dyn Fn(&Model) -> Model, of: &Model| {
             unseen.iter().map(|feed| difference(&model, &model_of(of), feed).powi(2)).sum::<f64>()
         };
         let (before, after) = (error(&dynamic, &model), error(&dynamic, &rounded));
         assert!(after < before, "{name}: {before} {after}");
-        assert!(error(&stored, &model) < before, "{name}: 127 codes are finer than 64");
+    }
+}
+
+#[test]
+fn what_a_weight_becomes_hangs_neither_on_what_is_asked_with_it_nor_on_the_number_of_threads() {
+    // The second product is deep: it needs more feeds than the first.
+    let model = Builder::new(17)
+        .input("x", DType::F32, &["2", "3", "48"])
+        .initializer("w", tensor(&[48, 200], 1))
+        .initializer("v", tensor(&[200, 16], 2))
+        .node("MatMul", &["x", "w"], "h", vec![])
+        .node("Relu", &["h"], "r", vec![])
+        .node("MatMul", &["r", "v"], "y", vec![])
+        .output("y", DType::F32, &["2", "3", "16"])
+        .build();
+    let feeds = related(&[2, 3, 48], 80);
+    let of = |outputs: &[&str]| {
+        let mut plan = all_products(&model, WeightScheme::Int8Reduced);
+        plan.nodes.retain(|n| outputs.contains(&n.output.as_str()));
+        let passes: Vec<Box<dyn Pass>> = vec![Box::new(plan)];
+        round(&model, &feeds, &passes).weights
+    };
+    let together = of(&["h", "y"]);
+    assert_eq!(together.len(), 2);
+    let mut alone = [of(&["h"]), of(&["y"])].concat();
+    alone.sort_by(|a, b| a.tensor.cmp(&b.tensor));
+    assert_eq!(alone, together);
+    for threads in [1, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        assert_eq!(pool.install(|| of(&["h", "y"])), together, "{threads} threads");
     }
 }
 
@@ -225,6 +248,10 @@ fn a_recipe_whose_moves_do_not_fit_is_refused() {
         let error = bad.apply(&mut model.clone(), &mut Facts::default()).unwrap_err().to_string();
         assert!(error.contains(reason) && error.contains("Bake again"), "{error}");
     }
+    let mut bad = good.clone();
+    bad.weights[0].grid = Grid::Blocks { size: 0 };
+    let error = bad.apply(&mut model.clone(), &mut Facts::default()).unwrap_err().to_string();
+    assert!(error.contains("its grid no blocks"), "{error}");
 }
 
 /// Relative squared errors of the outputs of two models, per sample.

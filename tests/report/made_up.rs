@@ -8,7 +8,7 @@ use bakehouse::bake::probe::Seen;
 use bakehouse::bake::report::{
     Artifact, BatchLatency, BatchSpeedup, BudgetUnreachable, CalibrationFigures, CandidateFigures, DataFigures,
     Determinism, EngineFusion, FrontPoint, JobFigures, ModelFigures, OutcomeFigures, PackageFigures, REPORT_VERSION,
-    Reproduced, Unranged,
+    Reproduced, SearchFigures, Unranged,
 };
 use bakehouse::bake::{Report, Stage, StageRecord};
 use bakehouse::engine::EngineId;
@@ -552,6 +552,7 @@ pub(crate) fn report() -> Report {
             PassRecord { max_difference: None, ..applied("dynamic-int8", [52, 61], [866_000, 241_000], &[]) },
         ],
         calibration: Some(calibration()),
+        search: Some(SearchFigures { seconds: 41.7, judged: 23, glanced: 96, timed: 11 }),
         candidates: candidates(),
         front: front(),
         budget_unreachable: Some(unreachable()),

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::api::ResolvedJob;
 use crate::bake::calibrated::CalibrationFigures;
 use crate::bake::intake::Loaded;
+use crate::bake::report::SearchFigures;
 use crate::bake::{Search, passes};
 use crate::optimizer::{Candidate, Missed, PassRecord, Scan, Score, Speed, Step, Work};
 
@@ -14,6 +15,7 @@ use crate::optimizer::{Candidate, Missed, PassRecord, Scan, Score, Speed, Step, 
 pub(super) struct Optimized {
     lossless: Vec<PassRecord>,
     candidates: Vec<SavedCandidate>,
+    ran: Option<SearchFigures>,
     calibration: Option<CalibrationFigures>,
     remarks: Vec<String>,
 }
@@ -44,6 +46,7 @@ impl Optimized {
         Self {
             lossless: search.lossless.clone(),
             candidates: search.candidates.iter().map(SavedCandidate::of).collect(),
+            ran: search.ran,
             calibration: search.calibration.clone(),
             remarks: search.remarks.clone(),
         }
@@ -61,8 +64,8 @@ impl Optimized {
         let shared = shared_steps(self.candidates.iter().filter(|c| c.refused.is_none()).map(|c| c.steps.as_slice()));
         let base = passes::go_on(&begin, shared)?;
         let candidates = self.candidates.iter().map(|c| c.replay(&input, &base)).collect::<Result<_, _>>()?;
-        let Self { lossless, calibration, remarks, .. } = self;
-        Ok(Search { lossless, candidates, calibration, remarks })
+        let Self { lossless, ran, calibration, remarks, .. } = self;
+        Ok(Search { lossless, candidates, ran, calibration, remarks })
     }
 }
 
@@ -178,12 +181,13 @@ mod tests {
         let search = Search {
             lossless: Vec::new(),
             candidates: vec![refused],
+            ran: Some(SearchFigures { seconds: 1.0 / 3.0, judged: 2, glanced: 3, timed: 1 }),
             calibration: Some(crate::bake::calibrated::tests::figures()),
             remarks: vec!["said".into()],
         };
         let text = serde_json::to_string(&Optimized::of(&search)).unwrap();
         let kept: Optimized = serde_json::from_str(&text).unwrap();
-        assert_eq!((kept.calibration, kept.remarks), (search.calibration, search.remarks));
+        assert_eq!((kept.ran, kept.calibration, kept.remarks), (search.ran, search.calibration, search.remarks));
         let again = kept.candidates[0].replay(&input(), &input()).unwrap();
         assert_eq!((&again.scan, &again.missed), (&search.candidates[0].scan, &search.candidates[0].missed));
     }

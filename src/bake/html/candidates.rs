@@ -7,9 +7,9 @@ use super::table::{
     Column::{Number, Words},
     Table,
 };
-use super::text::{bounds, bytes, count, percent, plural, share, times};
+use super::text::{bounds, bytes, count, percent, plural, seconds, share, times};
 use crate::bake::Report;
-use crate::bake::report::CandidateFigures;
+use crate::bake::report::{CandidateFigures, SearchFigures};
 use crate::optimizer::Score;
 
 const WIDTH: f64 = 520.0;
@@ -25,7 +25,28 @@ pub(super) fn section(report: &Report) -> Node {
             .push(text("p", "There was no search: a recipe was replayed, or nothing could be tried.").class("absent"));
     }
     let unreachable = report.budget_unreachable.as_ref().map(|found| text("p", &found.message).class("note"));
-    section.maybe(unreachable).push(scatter(report)).push(super::front::figure(report)).push(table(report))
+    section
+        .maybe(report.search.map(ran))
+        .maybe(unreachable)
+        .push(scatter(report))
+        .push(super::front::figure(report))
+        .push(table(report))
+}
+
+/// What the search ran.
+fn ran(search: SearchFigures) -> Node {
+    let SearchFigures { seconds: took, judged, glanced, timed } = search;
+    let few = if glanced > 0 { format!(", {} on a few of its samples", count(glanced as u64)) } else { String::new() };
+    let models = plural(judged + glanced, "model");
+    text(
+        "p",
+        &format!(
+            "In {} the search ran {models}: {} on the whole search split{few}; {} of them were timed against the input.",
+            seconds(took),
+            count(judged as u64),
+            count(timed as u64)
+        ),
+    )
 }
 
 /// The least slack over the metrics: 1 unchanged, 0 at a gate's bound, negative beyond it. `None` without a metric.

@@ -28,6 +28,8 @@ impl<P: FnMut(&[f32])> NullaryFnOnce for Runs<'_, P> {
     /// `None` where not all are finite, or single precision does not hold their squares.
     type Output = Option<Ends>;
 
+    // Compiled into what calls it, or not for its vectors at all.
+    #[allow(clippy::inline_always)]
     #[inline(always)]
     fn call(mut self) -> Option<Ends> {
         let (mut low, mut high) = ([f32::INFINITY; LANES], [f32::NEG_INFINITY; LANES]);

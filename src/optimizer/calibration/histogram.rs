@@ -155,6 +155,8 @@ impl Histogram {
     }
 
     /// Where each value is counted. Without a branch: whether a value behind a rectifier is zero is anyone's guess, and a wrong one costs more than the rest.
+    // Compiled into what calls it, or not for its vectors at all.
+    #[allow(clippy::inline_always)]
     #[inline(always)]
     fn find(&self, values: &[f32], places: &mut [u16; BLOCK]) {
         // Both are exact. So is their sum with any value but one less than 2^-FRACTION of a bin below zero, which is taken for one just above it.
@@ -203,6 +205,8 @@ struct Counting<'a> {
 impl NullaryFnOnce for Counting<'_> {
     type Output = ();
 
+    // Compiled into what calls it, or not for its vectors at all.
+    #[allow(clippy::inline_always)]
     #[inline(always)]
     fn call(self) {
         let mut places = [0; BLOCK];

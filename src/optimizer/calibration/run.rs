@@ -116,7 +116,7 @@ fn calibrate_on(
         let mut sessions = Some(sessions);
         let mut early = BTreeMap::new();
         // Samples are taken in one after the other, in their order, so that sessions and threads change nothing.
-        for sample in 0..feeds.len() {
+        for (sample, feed) in feeds.iter().enumerate() {
             let given = loop {
                 if let Some(given) = early.remove(&sample) {
                     break given;
@@ -134,7 +134,7 @@ fn calibrate_on(
                 (1..AHEAD).for_each(|_| allow.iter().for_each(go_on));
             }
             spreads.iter_mut().zip(seen.spreads).for_each(|(all, one)| all.merge(one));
-            feeds[sample].put_down();
+            feed.put_down();
             // One that was too many ends when it finds nobody to allow it more.
             allow.get(given.session).into_iter().for_each(go_on);
         }

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 /// Columns that are factored one by one before the rest of the matrix is brought up to date by one product.
 const BLOCK: usize = 64;
 
-/// Rows of the rest that one core brings up to date at a time: of the upper triangle, which is nobody's, little is computed. Whatever the cores, the same sums come out.
+/// Rows of the rest that one core brings up to date at a time: little above the diagonal is computed, and none of it written. Whatever the cores, the same sums come out.
 const SPAN: usize = 128;
 
 /// Puts the lower triangular `L` with `L L^T = matrix` in the place of the matrix's lower triangle, which alone is read; what lies above the diagonal stays.

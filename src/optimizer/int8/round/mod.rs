@@ -1,4 +1,4 @@
-//! Rounding weights with the others in mind: of the two codes beside a weight not the nearest, but that which makes up for what rounding did to the weights
+//! Rounding weights with the others in mind: of a weight's nearest code and its neighbours that which makes up for what rounding did to the weights
 //! before it, so that the products change least (Frantar et al. 2022, "GPTQ", equation 2; the step is that of Hassibi & Stork 1993, "Second order derivatives
 //! for network pruning: Optimal Brain Surgeon", equation 5).
 //!
@@ -14,12 +14,12 @@
 //! bits. Those that set a scale never move and none moves to their code, so scales stay as they were, and whatever quantises on the same grid later finds
 //! exactly these codes: [`super::StaticInt8`], [`super::DynamicInt8`], [`super::WeightInt8`] and [`super::Int4Blocks`] alike.
 //!
-//! A code moves by one at most. What GPTQ would move further is off by more than the step anyway, and two bits per weight say all of it.
+//! A code moves by one at most, so that two bits per weight say all of it.
 
 mod cholesky;
-pub mod grid;
+mod grid;
 mod rows;
-pub mod search;
+mod search;
 mod solve;
 mod table;
 mod trial;
@@ -32,7 +32,6 @@ use serde_json::Value;
 pub use grid::Grid;
 pub use search::Rounder;
 
-use super::scope::overridable;
 use crate::model::build::tensor_attribute;
 use crate::model::edit::{Index, is_op};
 use crate::model::{DType, Effect, Facts, Model, Pass, PassError, Tensor};
@@ -49,7 +48,7 @@ pub struct RoundedWeight {
     pub grid: Grid,
     /// Code less nearest code of every weight, output channel by output channel: two bits each (0, 1, and 2 for -1), the first lowest in its byte; in base64.
     pub moves: String,
-    /// Relative RMS error of the products with the nearest codes, on rows that the moves were not fitted to.
+    /// Relative RMS error of the products with the nearest codes, on rows by which only the damping was chosen.
     pub nearest_error: f64,
     /// The same with these codes.
     pub error: f64,
@@ -109,6 +108,9 @@ impl RoundedWeight {
         if tensor.dtype() != DType::F32 {
             return Err(format!("it is {}, not float32", tensor.dtype()));
         }
+        if tensor.is_empty() || matches!(self.grid, Grid::Blocks { size: 0 }) {
+            return Err("it has no weights, or its grid no blocks".to_owned());
+        }
         let mut rows = grid::rows_of(tensor, self.axis).ok_or("it has no such axis of channels")?;
         let depth = rows.len() / tensor.shape()[self.axis].max(1);
         let nearest = self.grid.nearest(&rows, depth).ok_or("it holds an infinity or a NaN")?;
@@ -146,9 +148,6 @@ impl Pass for RoundWeights {
                 detail: format!("{detail}. Bake again instead of editing the recipe."),
             };
             let Some(tensor) = model.constant(&index, &weight.tensor) else { continue };
-            if overridable(model).contains(weight.tensor.as_str()) {
-                continue;
-            }
             let moved = weight.applied(&tensor).map_err(wrong)?;
             if let Some(position) = index.initializer(&weight.tensor) {
                 model.graph_mut().initializer[position] = moved.to_proto(&weight.tensor);

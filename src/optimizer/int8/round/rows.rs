@@ -137,7 +137,7 @@ impl Window {
             Padding::Given(pads) => {
                 let (before, behind) = pads[axis];
                 let steps = (extent + before + behind - reach).checked_div(stride)?;
-                (extent + before + behind >= reach).then_some((steps as usize + 1, before))
+                (extent + before + behind >= reach).then(|| (steps as usize + 1, before))
             }
             Padding::Same { lower } => {
                 let outputs = extent.div_euclid(stride) + i64::from(extent % stride != 0);

@@ -127,7 +127,8 @@ impl Rounder {
         let weight = |(root, all): (&str, Vec<(&Product, Grid, Rounding)>)| {
             let (first, grid, _) = all[0];
             let alike = all.iter().all(|(p, g, _)| (p.axis, p.groups, *g) == (first.axis, first.groups, grid));
-            if self.shared.contains(root) || !alike || all.len() < whole(root) {
+            let read: BTreeSet<&str> = all.iter().map(|(product, ..)| product.output.as_str()).collect();
+            if self.shared.contains(root) || !alike || read.len() < whole(root) {
                 return Err(format!("'{root}' is read in other ways too"));
             }
             if first.depth > MOST_DEPTH {
@@ -194,14 +195,18 @@ impl Rounder {
             let mut sources: BTreeMap<&Source, Extent> = BTreeMap::new();
             let (mut taken, mut held) = (0, 0);
             for wanted in rest {
+                let extent = Extent { width: wanted.width(), depth: wanted.depth };
                 let new = wanted.sources.iter().filter(|s| !sources.contains_key(s));
-                let more: usize = new.map(|source| source.bytes() * wanted.width() * ROWS).sum();
+                let more: usize = new.map(|source| source.bytes() * extent.width * most_rows(source, extent)).sum();
                 if taken > 0 && held + more > MOST_BYTES {
                     break;
                 }
                 held += more;
-                let extent = Extent { width: wanted.width(), depth: wanted.depth };
-                sources.extend(wanted.sources.iter().map(|s| (s, extent)));
+                for source in &wanted.sources {
+                    // A product in groups may multiply what one without does.
+                    let known = sources.entry(source).or_insert(extent);
+                    known.depth = known.depth.max(extent.depth);
+                }
                 taken += 1;
             }
             let (model, seen) = (&self.model, self.rows(&sources)?);
@@ -229,21 +234,29 @@ impl Rounder {
         let mut session = self.engine.load(&self.model, &options)?;
         let outputs = self.model.graph().output.len();
         let mut seen: BTreeMap<&Source, Rows> = sources.iter().map(|(&s, e)| (s, Rows::of(e.width))).collect();
+        let enough = |source: &Source, rows: &Rows, feeds: usize| {
+            let columns = ROWS_PER_COLUMN * sources[source].depth;
+            rows.broken
+                || (feeds * ROWS_OF_A_FEED >= ROWS && rows.len() >= columns.min(most_rows(source, sources[source])))
+        };
         for (at, feed) in self.feeds.iter().enumerate() {
             let tensors: HashMap<&str, Tensor> =
                 taps.iter().map(String::as_str).zip(session.lend(feed)?.drain(outputs..)).collect();
             // Each source has rows of its own, so threads change nothing.
             seen.par_iter_mut().for_each(|(source, rows)| {
-                let most = (ROWS - ROWS.min(rows.len())).min(ROWS_OF_A_FEED);
+                // What is enough alone is enough beside others, so that what a weight becomes does not hang on which are looked at with it.
+                if enough(source, rows, at) {
+                    return;
+                }
+                let limit = most_rows(source, sources[source]);
+                // From every feed its share, or the first few would fill it and leave none to judge by.
+                let most = (limit - limit.min(rows.len())).min(limit.div_ceil(ROWS / ROWS_OF_A_FEED));
                 let into = if at % HELD_OUT == HELD_OUT - 1 { &mut rows.held_out } else { &mut rows.fitted };
                 let tensor = tensors.get(source.activation.as_str());
                 rows.broken |= tensor.and_then(|t| source.add(t, sources[source].width, most, into)).is_none();
             });
-            let enough = |(source, rows): (&&Source, &Rows)| {
-                rows.broken || rows.len() >= ROWS.min(ROWS_PER_COLUMN * sources[source].depth)
-            };
             feed.put_down();
-            if (at + 1) * ROWS_OF_A_FEED >= ROWS && seen.iter().all(enough) {
+            if seen.iter().all(|(source, rows)| enough(source, rows, at + 1)) {
                 break;
             }
         }
@@ -276,24 +289,30 @@ fn outcomes(model: &Model, alike: &[&Wanted], seen: &BTreeMap<&Source, Rows>) ->
             trial.begin(held_out, group);
         }
         let Some(mut moments) = moments else { continue };
-        let mut before = vec![f64::INFINITY; trials.len()];
+        // What the last codes of each changed; `None` where more damping is not tried any more. Each goes by itself, whatever else multiplies the same rows.
+        let mut last: Vec<Option<f64>> = trials.iter().map(|t| t.is_ok().then_some(f64::INFINITY)).collect();
         for damping in DAMPINGS {
-            let Some(feedback) = moments.feedback(damping) else { continue };
-            let mut less = false;
-            for (trial, before) in trials.iter_mut().zip(&mut before) {
-                let Ok(trial) = trial else { continue };
-                let change = trial.attempt(&moments, &feedback, held_out, group);
-                less |= change < *before;
-                *before = change;
-            }
-            // More of it leads on to the nearest codes: past the least change, it only grows.
-            if !less {
+            if last.iter().all(Option::is_none) {
                 break;
+            }
+            let Some(feedback) = moments.feedback(damping) else { continue };
+            for (trial, last) in trials.iter_mut().zip(&mut last) {
+                let (Ok(trial), Some(before)) = (trial, *last) else { continue };
+                let change = trial.attempt(&moments, &feedback, held_out, group);
+                // More damping leads on to the nearest codes: what changes more than they do has still to fall. What changed less and grows has its least behind
+                // it, as a rule.
+                *last = (change < before || change > trial.of_nearest(group)).then_some(change);
             }
         }
     }
     let outcome = |trial: Result<Trial<'_>, String>| trial.and_then(Trial::outcome);
     alike.iter().map(|w| (*w).clone()).zip(trials.into_iter().map(outcome)).collect()
+}
+
+/// The most rows that a source has: of wide ones fewer, as long as there are enough for each column.
+fn most_rows(source: &Source, extent: Extent) -> usize {
+    let fitting = MOST_BYTES / (source.bytes() * extent.width).max(1);
+    fitting.clamp(ROWS.min(ROWS_PER_COLUMN * extent.depth), ROWS)
 }
 
 /// How long the rows of a source are, and how many of their values one channel multiplies.

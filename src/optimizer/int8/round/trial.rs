@@ -2,7 +2,7 @@
 
 use super::grid::{Nearest, rows_of};
 use super::search::Wanted;
-use super::solve::{Columns, Feedback, Moments, change, energy};
+use super::solve::{Columns, Feedback, Moments, change};
 use super::{RoundedWeight, packed};
 use crate::model::Tensor;
 
@@ -44,9 +44,14 @@ impl<'w> Trial<'w> {
         let (span, first) = self.span(group);
         let rows = &self.rows[span.clone()];
         let before = change(held_out, rows, &self.nearest.codes[span.clone()], &self.nearest, first);
-        self.energy += energy(held_out, rows);
+        self.energy += held_out.energy(rows);
         self.before.push(before);
         self.after.push(before);
+    }
+
+    /// What the nearest codes change of a group's products on the held-out rows.
+    pub(super) fn of_nearest(&self, group: usize) -> f64 {
+        self.before[group]
     }
 
     /// Rounds a group by these factors, and keeps its codes where they are the best so far. Returns what they change of its products on the held-out rows.
