@@ -51,6 +51,7 @@ def bake(program, task, level, goal, row, gates, limit):
         "seconds": done.summary["seconds"],
         "peakBytes": done.summary.get("peakRssBytes"),
         "candidates": len(done.report["candidates"]),
+        "search": search(done.report),
         "graphSeconds": graph_seconds(done.report),
         "static": static(done.report),
     }
@@ -60,6 +61,12 @@ def graph_seconds(report):
     """Seconds of the lossless passes. The report lists those of the chosen candidate behind them."""
     lossy = {p["name"] for candidate in report["candidates"] for p in candidate["passes"]}
     return sum(p["seconds"] for p in report["passes"] if p["name"] not in lossy)
+
+
+def search(report):
+    """What the search ran: models, and seconds. None where there was none."""
+    ran = report.get("search")
+    return ran and {"models": ran["judged"] + ran["glanced"], "seconds": ran["seconds"]}
 
 
 def static(report):

@@ -91,13 +91,14 @@ def speed(figures):
                     f"{seconds:.3f} ({peer})" if seconds is not None else "-",
                     f"{targets.static_seconds(row) / seconds:.2f}" if static and seconds else "-",
                     f"{row['candidates']} in {row['seconds']:.1f} s" if "candidates" in row else "-",
+                    f"{row['search']['models']} in {row['search']['seconds']:.1f} s" if row.get("search") else "-",
                     f"{automatic:.1f} s" if automatic is not None else "-",
                     f"{row['peakBytes'] / 1e6:.0f}" if row.get("peakBytes") else "-",
                 ]
             )
     if not rows:
         return ""
-    header = ["model", "goal", "calibration s", "passes of the candidate s, repairs aside", "ONNX Runtime MinMax s", "ours / theirs", "candidates tried", "onnxsim_auto", "peak MB"]
+    header = ["model", "goal", "calibration and ranges s", "passes of the candidate s, repairs aside", "ONNX Runtime MinMax s", "ours / theirs", "candidates, whole bake", "models that the search ran", "onnxsim_auto", "peak MB"]
     start = f"Start of the program, left out on our side: {figures['startSeconds'] * 1e3:.1f} ms. Of the peers, loading the libraries is left out: `load s` below."
     return f"## Calibration and search\n\n{start}\n\n" + bakes.table(header, rows)
 

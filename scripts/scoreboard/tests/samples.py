@@ -15,7 +15,7 @@ def row(metric=0.95, speedup=1.0, bytes_=1024 * 1000, **more):
 
 
 def baked(**more):
-    spent = {"seconds": 4.0, "peakBytes": 100e6, "graphSeconds": 0.01, "candidates": 5, "static": None}
+    spent = {"seconds": 4.0, "peakBytes": 100e6, "graphSeconds": 0.01, "candidates": 5, "search": None, "static": None}
     return row(**{"reason": "Baked", "candidate": "static-int8", "missed": [], **spent, **more})
 
 

@@ -42,6 +42,10 @@ class Page(unittest.TestCase):
         text = rendered(**{"bakehouse-size": samples.baked(static=static)}, st_minmax=samples.row(seconds=1.0))
         self.assertIn("| silero_seq | size | 0.200 (64 samples, 9 tensors) | 0.100 (static-int8) | 1.000 (st_minmax) | 0.31 |", text)
 
+    def test_what_the_search_ran_stands_beside_the_candidates(self):
+        text = rendered(**{"bakehouse-size": samples.baked(search={"models": 42, "seconds": 3.21})})
+        self.assertIn("| 5 in 4.0 s | 42 in 3.2 s |", text)
+
     def test_a_gate_that_was_missed_stands_beside_the_candidate(self):
         (line,) = lines_of(rendered(**{"bakehouse-size": samples.baked(reason="GateFailed", missed=["Speedup >= 2: 1.5"])}), "| bakehouse-size ")
         self.assertIn("GateFailed: static-int8; Speedup >= 2: 1.5", line)

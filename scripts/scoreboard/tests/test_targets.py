@@ -71,6 +71,12 @@ class OfBakes(unittest.TestCase):
     def test_a_report_without_calibration_is_not_judged(self):
         self.assertIsNone(self.costs(st_minmax=samples.row(seconds=0.9))["one static candidate, calibration included"])
 
+    def test_a_search_has_the_pace_of_all_that_it_ran_where_that_is_enough(self):
+        figure = "20 models at the pace of the search"
+        for models, seconds, met in [(100, 29.0, True), (100, 31.0, False), (9, 1.0, None)]:
+            row = samples.baked(search={"models": models, "seconds": seconds})
+            self.assertIs(self.costs(**{"bakehouse-latency": row}).get(figure), met)
+
     def test_the_higher_peak_of_the_two_bakes_counts(self):
         self.assertTrue(self.costs()["peak memory of a bake"])
         self.assertFalse(self.costs(**{"bakehouse-size": samples.baked(peakBytes=401e6)})["peak memory of a bake"])

@@ -29,9 +29,15 @@ pub struct Histogram {
     per_unit: f64,
     /// The first bin begins at `first * 2^exponent`.
     first: i64,
-    /// Of the bins; behind them one place for each lane's zeros, empty between two calls.
-    counts: Vec<u64>,
-    weights: Vec<f64>,
+    /// The bins; behind them one place for each lane's zeros, empty between two calls.
+    places: Vec<Place>,
+}
+
+/// What fell into a bin. Both side by side: where the next value falls is anyone's guess, so each place that is looked up takes time.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+struct Place {
+    count: u64,
+    weight: f64,
 }
 
 /// Bins, and places for zeros.
@@ -48,9 +54,9 @@ struct Sparse {
 
 impl From<Histogram> for Sparse {
     fn from(histogram: Histogram) -> Self {
-        let Histogram { exponent, first, counts, weights, per_unit: _ } = histogram;
-        let bins = counts.into_iter().zip(weights).enumerate().filter(|(_, (count, _))| *count > 0);
-        Self { exponent, first, bins: bins.map(|(at, (count, weight))| (at, count, weight)).collect() }
+        let Histogram { exponent, first, places, per_unit: _ } = histogram;
+        let bins = places.into_iter().enumerate().filter(|(_, bin)| bin.count > 0);
+        Self { exponent, first, bins: bins.map(|(at, bin)| (at, bin.count, bin.weight)).collect() }
     }
 }
 
@@ -63,8 +69,7 @@ impl TryFrom<Sparse> for Histogram {
             if at >= BINS {
                 return Err(format!("there is no bin {at}"));
             }
-            histogram.counts[at] = count;
-            histogram.weights[at] = weight;
+            histogram.places[at] = Place { count, weight };
         }
         Ok(histogram)
     }
@@ -83,7 +88,7 @@ pub struct Bin {
 
 impl Histogram {
     /// Bytes on the heap, always as many.
-    pub(super) const HEAP_BYTES: usize = PLACES * (size_of::<u64>() + size_of::<f64>());
+    pub(super) const HEAP_BYTES: usize = PLACES * size_of::<Place>();
 
     /// An empty histogram that can take values from `low` to `high`, both finite.
     pub fn new(low: f32, high: f32) -> Self {
@@ -98,7 +103,7 @@ impl Histogram {
     }
 
     fn empty(exponent: i32, first: i64) -> Self {
-        Self { exponent, per_unit: exp2(-exponent), first, counts: vec![0; PLACES], weights: vec![0.0; PLACES] }
+        Self { exponent, per_unit: exp2(-exponent), first, places: vec![Place::default(); PLACES] }
     }
 
     /// Takes in what another one counted. Bins are as wide as both need, so that those of either fall into them whole.
@@ -128,10 +133,10 @@ impl Histogram {
     /// Adds the bins of another one, which lie within its own and are no wider.
     fn take(&mut self, other: &Self) {
         let number = other.wider(self.exponent);
-        for at in (0..BINS).filter(|&at| other.counts[at] > 0) {
-            let to = (number(other.first + at as i64) - self.first) as usize;
-            self.counts[to] += other.counts[at];
-            self.weights[to] += other.weights[at];
+        for (at, bin) in other.places[..BINS].iter().enumerate().filter(|(_, bin)| bin.count > 0) {
+            let to = &mut self.places[(number(other.first + at as i64) - self.first) as usize];
+            to.count += bin.count;
+            to.weight += bin.weight;
         }
     }
 
@@ -143,15 +148,15 @@ impl Histogram {
 
     /// Numbers of the first and the last bin that are not empty.
     fn used(&self) -> Option<[i64; 2]> {
-        let used = |at: &usize| self.counts[*at] > 0;
-        Some([(0..BINS).find(used)?, (0..BINS).rev().find(used)?].map(|at| self.first + at as i64))
+        let used = |bin: &Place| bin.count > 0;
+        let bins = &self.places[..BINS];
+        Some([bins.iter().position(used)?, bins.iter().rposition(used)?].map(|at| self.first + at as i64))
     }
 
     /// Counts finite values that it can take, each with its weight, and says how many were zero, which are left out.
     pub fn add(&mut self, values: &[f32], weights: &[f32]) -> u64 {
         Arch::new().dispatch(Counting { histogram: self, values, weights });
-        self.weights[BINS..].fill(0.0);
-        self.counts[BINS..].iter_mut().map(std::mem::take).sum()
+        self.places[BINS..].iter_mut().map(|zeros| std::mem::take(zeros).count).sum()
     }
 
     /// Where each value is counted. Without a branch: whether a value behind a rectifier is zero is anyone's guess, and a wrong one costs more than the rest.
@@ -186,11 +191,11 @@ impl Histogram {
     /// The bins that are not empty, ascending.
     pub fn bins(&self) -> impl Iterator<Item = Bin> {
         let width = exp2(self.exponent);
-        let used = (0..BINS).filter(move |&at| self.counts[at] > 0);
-        used.map(move |at| Bin {
+        let used = self.places[..BINS].iter().enumerate().filter(|(_, bin)| bin.count > 0);
+        used.map(move |(at, bin)| Bin {
             value: ((self.first + at as i64) as f64 + 0.5) * width,
-            count: self.counts[at],
-            weight: self.weights[at],
+            count: bin.count,
+            weight: bin.weight,
         })
     }
 }
@@ -213,8 +218,9 @@ impl NullaryFnOnce for Counting<'_> {
         for (values, weights) in self.values.chunks(BLOCK).zip(self.weights.chunks(BLOCK)) {
             self.histogram.find(values, &mut places);
             for (&place, &weight) in places.iter().zip(weights) {
-                self.histogram.counts[usize::from(place)] += 1;
-                self.histogram.weights[usize::from(place)] += f64::from(weight);
+                let place = &mut self.histogram.places[usize::from(place)];
+                place.count += 1;
+                place.weight += f64::from(weight);
             }
         }
     }
