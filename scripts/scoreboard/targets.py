@@ -54,9 +54,9 @@ START_SECONDS = 0.02
 GRAPH_SECONDS = 0.1
 # Of the time ONNX Runtime's MinMax takes.
 STATIC_SHARE = 1 / 3
-# So many models of a search, each made and run on real samples, in less than the search of a peer that looks at quality and latency takes: Neural Compressor's tuning took 6 to
-# 10 s on models like these.
-SEARCH_MODELS, SEARCH_SECONDS = 20, 6.0
+# So many models of a search, each made and run on real samples, in less than the search of a peer takes that looks at quality and latency: Neural Compressor's tuning of small and of
+# large models took 6 to 10 s.
+SEARCH_MODELS, SEARCH_SECONDS = 20, 10.0
 # Fewer say nothing of the pace.
 FEWEST_MODELS = 10
 # The peak of a bake: so many times the model, and so many bytes.

@@ -164,7 +164,12 @@ impl Dataset {
 
     /// Hash of every sample, in order.
     pub fn hashes(&self) -> Vec<[u8; 32]> {
-        self.feeds.iter().map(sample_hash).collect()
+        let hash = |feed: &Feed| {
+            let hash = sample_hash(feed);
+            feed.put_down();
+            hash
+        };
+        self.feeds.iter().map(hash).collect()
     }
 
     /// Samples that both datasets hold: pairs of the first index in `self` and each index in `other`, ascending by the latter.

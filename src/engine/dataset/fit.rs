@@ -8,7 +8,7 @@ use half::{bf16, f16};
 use super::arrays::Arrays;
 use super::{Dataset, Feed};
 use crate::engine::declared::{Declared, Extent};
-use crate::model::{DType, Model, Tensor};
+use crate::model::{DType, Element, Model, Tensor, mapped};
 
 /// The array that holds the truth rather than an input.
 const LABELS: &str = "labels";
@@ -150,14 +150,25 @@ fn samples_of(input: &Declared, array: Tensor, notes: &mut Vec<String>) -> Resul
     (0..count).map(cut).collect::<Result<_, _>>().map_err(|e| e.to_string())
 }
 
+/// Bytes of an array that are looked at before they are put down again, a multiple of every element's size: a split may be larger than what there is room for.
+const LOOKED_AT: usize = 4 << 20;
+
 fn has_nan(tensor: &Tensor) -> bool {
-    match tensor.dtype() {
-        DType::F32 => tensor.values::<f32>().is_some_and(|v| v.iter().any(|x| x.is_nan())),
-        DType::F64 => tensor.values::<f64>().is_some_and(|v| v.iter().any(|x| x.is_nan())),
-        DType::F16 => tensor.values::<f16>().is_some_and(|v| v.iter().any(|x| x.is_nan())),
-        DType::BF16 => tensor.values::<bf16>().is_some_and(|v| v.iter().any(|x| x.is_nan())),
-        _ => false,
+    fn among<T: Element>(bytes: &[u8], is_nan: impl Fn(T) -> bool) -> bool {
+        // In a file, elements need not be aligned.
+        bytes.chunks_exact(size_of::<T>()).any(|element| is_nan(bytemuck::pod_read_unaligned(element)))
     }
+    tensor.bytes().chunks(LOOKED_AT).any(|part| {
+        let found = match tensor.dtype() {
+            DType::F32 => among(part, f32::is_nan),
+            DType::F64 => among(part, f64::is_nan),
+            DType::F16 => among(part, f16::is_nan),
+            DType::BF16 => among(part, bf16::is_nan),
+            _ => false,
+        };
+        mapped::put_down(part);
+        found
+    })
 }
 
 /// Converts float to float or integer to integer, when no value changes by it. Errors continue `array 'x' …`.
