@@ -124,17 +124,18 @@ impl Histogram {
         let (low, high) = ends(exponent);
         if exponent > self.exponent || low < self.first || high >= self.first + BINS as i64 {
             let mut wider = Self::empty(exponent, low);
-            wider.take(self);
+            wider.take(self, ours);
             *self = wider;
         }
-        self.take(other);
+        self.take(other, theirs);
     }
 
-    /// Adds the bins of another one, which lie within its own and are no wider.
-    fn take(&mut self, other: &Self) {
+    /// Adds bins of another one from the first to the last of these numbers, which lie within its own and are no wider.
+    fn take(&mut self, other: &Self, [low, high]: [i64; 2]) {
         let number = other.wider(self.exponent);
-        for (at, bin) in other.places[..BINS].iter().enumerate().filter(|(_, bin)| bin.count > 0) {
-            let to = &mut self.places[(number(other.first + at as i64) - self.first) as usize];
+        // Empty ones too: that some are is anyone's guess, and a wrong one takes longer than adding nothing.
+        for (bin, at) in other.places[(low - other.first) as usize..].iter().zip(low..=high) {
+            let to = &mut self.places[(number(at) - self.first) as usize];
             to.count += bin.count;
             to.weight += bin.weight;
         }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use ends::Ends;
 
 /// Elements of one tensor that are counted over all runs. What more of them would add to a bin is less than its width.
-const MOST_COUNTED: usize = 1 << 20;
+const MOST_COUNTED: usize = 3 << 18;
 
 /// The elements of one tensor that are counted in each of so many runs; of a larger tensor as many, evenly spread. Minimum, maximum and moments see all.
 pub fn counted_of_each(runs: usize) -> usize {
@@ -296,7 +296,7 @@ mod tests {
         assert!((0.2..0.3).contains(&(spread.zeros as f64 / counted as f64)), "{}", spread.zeros);
         assert_eq!((spread.count, spread.max), (50_000, 49_999.0));
         assert_eq!(spread.sum, values.iter().map(|&v| f64::from(v)).sum::<f64>());
-        assert_eq!([0, 1, 64, 1 << 30].map(counted_of_each), [1 << 15, 1 << 15, 1 << 14, 1 << 12]);
+        assert_eq!([0, 1, 64, 1 << 30].map(counted_of_each), [1 << 15, 1 << 15, 3 << 12, 1 << 12]);
     }
 
     #[test]

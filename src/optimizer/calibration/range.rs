@@ -116,8 +116,13 @@ impl Spread {
 
 /// Expected squared error of a value under a range: what is clipped, and rounding to the nearest of equally spaced codes (a twelfth of the step squared).
 fn error(value: f64, low: f64, high: f64) -> f64 {
+    (value - value.clamp(low, high)).powi(2) + rounding(low, high)
+}
+
+/// Expected squared error of rounding to the nearest of equally spaced codes.
+fn rounding(low: f64, high: f64) -> f64 {
     let step = (high - low) / STEPS;
-    (value - value.clamp(low, high)).powi(2) + step * step / 12.0
+    step * step / 12.0
 }
 
 /// The range without the outermost `cut` of the values, half of it at either end.
@@ -143,7 +148,12 @@ fn narrowings() -> impl Iterator<Item = f64> + Clone {
 }
 
 fn least_squares(bins: &[Bin], full: (f64, f64)) -> (f64, f64) {
-    let total = |(low, high): (f64, f64)| bins.iter().map(|b| b.count as f64 * error(b.value, low, high)).sum::<f64>();
+    let count: f64 = bins.iter().map(|b| b.count as f64).sum();
+    let total = |(low, high): (f64, f64)| {
+        let (first, end) = inside(bins, low, high);
+        let clipped = |bins: &[Bin], to: f64| bins.iter().map(|b| b.count as f64 * (b.value - to).powi(2)).sum::<f64>();
+        count * rounding(low, high) + clipped(&bins[..first], low) + clipped(&bins[end..], high)
+    };
     let least = |tried: &mut dyn Iterator<Item = (f64, f64)>, so_far: (f64, f64)| {
         tried.fold((total(so_far), so_far), |best, range| {
             let sum = total(range);
@@ -156,41 +166,78 @@ fn least_squares(bins: &[Bin], full: (f64, f64)) -> (f64, f64) {
     least(&mut narrowings().map(|n| (low.0, full.1 * n)), low).1
 }
 
+/// The first bin that is not below `low`, and the first behind it that is above `high`.
+fn inside(bins: &[Bin], low: f64, high: f64) -> (usize, usize) {
+    (bins.partition_point(|b| b.value < low), bins.partition_point(|b| b.value <= high))
+}
+
 fn least_divergence(bins: &[Bin], full: (f64, f64)) -> (f64, f64) {
+    let shares = Shares::of(bins);
     let tried = narrowings().map(|n| (full.0 * n, full.1 * n));
-    let scored = tried.map(|range| (divergence(bins, range), range));
+    let scored = tried.map(|range| (shares.divergence(range), range));
     scored.reduce(|best, next| if next.0 < best.0 { next } else { best }).map_or(full, |(_, range)| range)
 }
 
-/// Kullback-Leibler divergence of what a range leaves of the distribution from the clipped distribution: values outside go to the ends; inside, those of one
-/// group of neighbours become alike.
-fn divergence(bins: &[Bin], (low, high): (f64, f64)) -> f64 {
-    let inside = |b: &&Bin| b.value >= low && b.value <= high;
-    let total: f64 = bins.iter().map(|b| b.count as f64).sum();
-    let group = |value: f64| (((value - low) / (high - low) * GROUPS as f64) as usize).min(GROUPS - 1);
-    let (mut sums, mut members) = ([0.0_f64; GROUPS], [0.0_f64; GROUPS]);
-    for bin in bins.iter().filter(inside) {
-        sums[group(bin.value)] += bin.count as f64;
-        members[group(bin.value)] += 1.0;
+/// Shares of all values, bin by bin.
+struct Shares<'b> {
+    bins: &'b [Bin],
+    total: f64,
+    /// Sum of `p ln p` over the bins before each one, and over all.
+    entropy: Vec<f64>,
+}
+
+impl<'b> Shares<'b> {
+    fn of(bins: &'b [Bin]) -> Self {
+        let total: f64 = bins.iter().map(|b| b.count as f64).sum();
+        let mut entropy = vec![0.0];
+        entropy.extend(bins.iter().scan(0.0, |sum, bin| {
+            *sum += own(bin.count as f64 / total);
+            Some(*sum)
+        }));
+        Self { bins, total, entropy }
     }
-    let kept: f64 = sums.iter().sum();
-    if kept <= 0.0 {
-        return f64::INFINITY;
+
+    /// Kullback-Leibler divergence of what a range leaves of the distribution from the clipped distribution: values outside go to the ends; inside, those of one
+    /// group of neighbours become alike. `sum p ln (p / q)` is `sum p ln p` less `ln q` of each group times its share, so logarithms are of groups, not of bins.
+    fn divergence(&self, (low, high): (f64, f64)) -> f64 {
+        let (first, end) = inside(self.bins, low, high);
+        let inner = &self.bins[first..end.max(first)];
+        let Some(last) = inner.len().checked_sub(1) else { return f64::INFINITY };
+        let outside = |bins: &[Bin]| bins.iter().map(|b| b.count as f64).sum::<f64>() / self.total;
+        let (below, above) = (outside(&self.bins[..first]), outside(&self.bins[end..]));
+        let kept = 1.0 - below - above;
+        let share = |at: usize| {
+            inner[at].count as f64 / self.total
+                + if at == 0 { below } else { 0.0 }
+                + if at == last { above } else { 0.0 }
+        };
+        // Of all but the ends, which what is clipped goes to.
+        let mut sum = own(share(0));
+        if last > 0 {
+            sum += self.entropy[end - 1] - self.entropy[first + 1] + own(share(last));
+        }
+        let per_unit = GROUPS as f64 / (high - low);
+        let group = |at: usize| (((inner[at].value - low) * per_unit) as usize).min(GROUPS - 1);
+        let mut at = 0;
+        while at <= last {
+            let (begin, number) = (at, group(at));
+            // What of the group lies inside, and what it stands for.
+            let (mut own_share, mut clipped) = (0.0, 0.0);
+            while at <= last && group(at) == number {
+                own_share += inner[at].count as f64 / self.total;
+                clipped += share(at);
+                at += 1;
+            }
+            let alike = own_share / (at - begin) as f64 / kept;
+            sum -= clipped * alike.ln();
+        }
+        sum
     }
-    let outside = |below: bool| {
-        bins.iter().filter(|b| if below { b.value < low } else { b.value > high }).map(|b| b.count as f64).sum::<f64>()
-    };
-    let (below, above) = (outside(true), outside(false));
-    let inner: Vec<&Bin> = bins.iter().filter(inside).collect();
-    let last = inner.len() - 1;
-    let terms = inner.iter().enumerate().map(|(at, bin)| {
-        let mut clipped = if at == 0 { below } else { 0.0 };
-        clipped += if at == last { above } else { 0.0 };
-        let p = (bin.count as f64 + clipped) / total;
-        let q = sums[group(bin.value)] / members[group(bin.value)] / kept;
-        p * (p / q).ln()
-    });
-    terms.sum()
+}
+
+/// `p ln p`.
+fn own(share: f64) -> f64 {
+    share * share.ln()
 }
 
 #[cfg(test)]
@@ -295,5 +342,46 @@ mod tests {
             assert!(low >= full.0 && high <= full.1 && low < -0.3 && high > 0.3, "{low} {high}");
         }
         assert!(percentile(&bins, 0, full, 1e-3).1 < 2.0);
+    }
+
+    /// As the definition has it, bin by bin.
+    fn divergence_by_bins(bins: &[Bin], (low, high): (f64, f64)) -> f64 {
+        let inner: Vec<&Bin> = bins.iter().filter(|b| b.value >= low && b.value <= high).collect();
+        let total: f64 = bins.iter().map(|b| b.count as f64).sum();
+        let per_unit = GROUPS as f64 / (high - low);
+        let group = |bin: &Bin| (((bin.value - low) * per_unit) as usize).min(GROUPS - 1);
+        let kept: f64 = inner.iter().map(|b| b.count as f64).sum();
+        let mut p: Vec<f64> = inner.iter().map(|b| b.count as f64 / total).collect();
+        for bin in bins.iter().filter(|b| b.value < low) {
+            p[0] += bin.count as f64 / total;
+        }
+        for bin in bins.iter().filter(|b| b.value > high) {
+            *p.last_mut().unwrap() += bin.count as f64 / total;
+        }
+        let q = |bin: &Bin| {
+            let alike: Vec<f64> = inner.iter().filter(|b| group(b) == group(bin)).map(|b| b.count as f64).collect();
+            alike.iter().sum::<f64>() / alike.len() as f64 / kept
+        };
+        inner.iter().zip(&p).map(|(bin, p)| p * (p / q(bin)).ln()).sum()
+    }
+
+    #[test]
+    fn divergence_and_squares_by_groups_are_those_by_bins() {
+        for seed in 1..6 {
+            let values: Vec<f32> = (0..9000).map(|i| ((i * seed) as f32 * 0.37).sin().powi(3) * 2.0 - 0.5).collect();
+            let spread = Spread::of(&[values.len()], &values, None, usize::MAX);
+            let bins: Vec<Bin> = spread.histogram.as_ref().unwrap().bins().collect();
+            let full = (f64::from(spread.min), f64::from(spread.max));
+            for (low, high) in [(1.0, 1.0), (0.5, 0.9), (0.2, 0.2), (1.0, 0.01), (0.9, 1.0)] {
+                let range = (full.0 * low, full.1 * high);
+                let (found, expected) = (Shares::of(&bins).divergence(range), divergence_by_bins(&bins, range));
+                assert!((found - expected).abs() < 1e-9, "{seed} {range:?}: {found} {expected}");
+            }
+            assert_eq!(Shares::of(&bins).divergence((full.1 * 1.5, full.1 * 2.0)), f64::INFINITY);
+            let squares =
+                |range: (f64, f64)| bins.iter().map(|b| b.count as f64 * error(b.value, range.0, range.1)).sum::<f64>();
+            let best = squares(least_squares(&bins, full));
+            assert!(narrowings().all(|n| squares((full.0 * n, full.1 * n)) >= best * (1.0 - 1e-12)));
+        }
     }
 }

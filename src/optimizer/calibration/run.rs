@@ -180,11 +180,9 @@ impl Pass<'_> {
                     let running = began.elapsed();
                     let seen = ran.map(|_| Seen { spreads: shown.take(self.watched.len()), loading, running });
                     if !gives(sample, seen) {
-                        break;
+                        return;
                     }
                 }
-                // What it held takes a while to be given back, and nobody has to wait for that: the search has only begun.
-                std::thread::spawn(move || drop(loaded));
             }
             Err(error) => {
                 next().map(|(sample, _)| gives(sample, Err(error)));
