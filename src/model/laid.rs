@@ -13,6 +13,9 @@ use crate::signals::HeldFolder;
 /// Smaller weights stay where they are.
 const LEAST_BYTES: usize = 1 << 12;
 
+/// Weights of so many bytes are given back by themselves.
+const LARGE_BYTES: usize = 1 << 16;
+
 /// Fewer bytes in all are not worth a file.
 const WORTH_BYTES: usize = 1 << 20;
 
@@ -25,6 +28,12 @@ pub fn lay_down(model: &mut Model) {
     if let Err(error) = try_lay_down(model) {
         tracing::debug!(%error, "weights stay in memory: no file can be made for them");
     }
+}
+
+/// Gives back the pages of a model's large weights that a map holds: they come back when they are read again.
+pub fn put_down(model: &Model) {
+    let weights = model.graph().initializer.iter().filter_map(|tensor| tensor.raw_data.as_deref());
+    weights.filter(|weight| weight.len() >= LARGE_BYTES).for_each(mapped::put_down);
 }
 
 fn try_lay_down(model: &mut Model) -> io::Result<()> {

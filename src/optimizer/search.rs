@@ -19,6 +19,7 @@ use super::room::{Form, form};
 use super::sensitivity::Scan;
 use crate::api::bakejob::Goal;
 use crate::engine::EngineError;
+use crate::model::laid::put_down;
 use crate::model::{Effect, Model, Pass};
 
 /// One quality metric of a candidate on the search split: a point estimate and what the gate asks for.
@@ -378,6 +379,8 @@ pub(super) fn make_by(
         let reasons: Vec<&str> = records.iter().filter_map(|r| r.reason.as_deref()).collect();
         refused = Some(format!("no pass of this candidate had anything to do: {}", reasons.join("; ")));
     }
+    // Its passes have read what they rewrote, and whoever runs it needs the room.
+    put_down(begun.map_or(&base.model, |(begun, _)| &begun.work.model));
     refused = refused.or_else(|| work.model.sort().and_then(|_| work.model.check()).err().map(|e| e.to_string()));
     let left_out = variant.sites.iter().zip(mask).filter(|(_, on)| !**on).map(|(s, _)| s.name.clone()).collect();
     Candidate { records, left_out, refused, ..Candidate::new(&variant.name, work) }

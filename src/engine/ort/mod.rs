@@ -18,11 +18,8 @@ use self::library::Library;
 use self::session::OnnxRuntimeSession;
 use super::tapped::{Tapped, Watched};
 use super::{Engine, EngineError, EngineId, LoadOptions, Session, Watcher, is_big};
-use crate::model::{Model, mapped};
+use crate::model::{Model, laid, mapped};
 use crate::signals::HeldFolder;
-
-/// Weights of so many bytes are given back by themselves.
-const LARGE_WEIGHT_BYTES: usize = 1 << 16;
 
 /// ONNX Runtime on the CPU. Cheap to clone; all instances of a process share one library and one environment.
 #[derive(Clone)]
@@ -99,7 +96,7 @@ impl OrtEngine {
         let Some(dir) = files else {
             let bytes = model.to_bytes();
             // They are in the message now.
-            model.graph().initializer.iter().filter_map(|t| t.raw_data.as_deref()).for_each(put_down_large);
+            laid::put_down(model);
             return builder.commit_from_memory(&bytes).map_err(refused);
         };
         let path: PathBuf = spill::write(model, dir.path())
@@ -195,13 +192,6 @@ impl Engine for OrtEngine {
     fn watch(&self, model: &Model, taps: Vec<String>, watcher: Watcher) -> Result<Box<dyn Session>, EngineError> {
         watch::register(|smallest| self.observed(smallest, &["y".to_owned()], &watcher).map(drop))?;
         Ok(Box::new(self.observed(model, &taps, &watcher)?))
-    }
-}
-
-/// Gives back the pages of a weight that a map holds, where it has many.
-fn put_down_large(weight: &[u8]) {
-    if weight.len() >= LARGE_WEIGHT_BYTES {
-        mapped::put_down(weight);
     }
 }
 

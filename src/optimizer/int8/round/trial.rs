@@ -4,7 +4,7 @@ use super::grid::{Nearest, rows_of};
 use super::search::Wanted;
 use super::solve::{Columns, Feedback, Moments, change};
 use super::{RoundedWeight, packed};
-use crate::model::Tensor;
+use crate::model::{Tensor, mapped};
 
 /// What came of a weight; an error says in words why it keeps its nearest codes.
 pub(super) type Outcome = Result<RoundedWeight, String>;
@@ -26,6 +26,8 @@ impl<'w> Trial<'w> {
     pub(super) fn new(wanted: &'w Wanted, tensor: Option<Tensor>) -> Result<Self, String> {
         let tensor = tensor.ok_or("it is no constant of the main graph")?;
         let rows = rows_of(&tensor, wanted.axis).ok_or("it has no such axis of channels")?;
+        // They are a copy, and moments need much room.
+        mapped::put_down(tensor.bytes());
         if rows.len() % (wanted.depth * wanted.groups) != 0 {
             return Err("its channels do not fall into its groups".to_owned());
         }
