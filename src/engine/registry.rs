@@ -109,7 +109,7 @@ impl Engines {
     }
 
     /// ONNX Runtime's library, where it was loaded.
-    pub fn library(&self) -> Option<&Path> {
+    pub fn onnx_runtime_file(&self) -> Option<&Path> {
         #[cfg(feature = "ort")]
         return self.onnx_runtime.as_ref().map(super::ort::OrtEngine::path);
         #[cfg(not(feature = "ort"))]

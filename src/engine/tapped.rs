@@ -27,13 +27,47 @@ pub(crate) struct TapOrder {
 
 /// Where a tap comes from.
 #[derive(Debug, Clone)]
-pub(crate) enum Source {
+enum Source {
     /// The engine's output at this position.
     Output(usize),
-    /// The feed: engines refuse an input that is an output.
+    Apart(Apart),
+}
+
+/// A tap that no node computes.
+#[derive(Debug, Clone)]
+pub(crate) enum Apart {
+    /// From the feed: engines refuse an input that is an output.
     Input(String),
-    /// The model's file.
+    /// From the model's file.
     Constant(Tensor),
+}
+
+impl Apart {
+    /// Its value in a run.
+    pub(crate) fn value<'t>(&'t self, feed: &'t Feed) -> Result<&'t Tensor, String> {
+        match self {
+            Self::Input(name) => feed.get(name).ok_or_else(|| format!("input '{name}' is missing")),
+            Self::Constant(value) => Ok(value),
+        }
+    }
+}
+
+/// What gives a tap its value.
+enum Origin {
+    Apart(Apart),
+    /// The node at this position.
+    Node(usize),
+}
+
+/// `None` where it is no tensor of the main graph.
+fn origin(model: &Model, index: &Index, inputs: &HashSet<&str>, tap: &str) -> Option<Origin> {
+    if inputs.contains(tap) {
+        Some(Origin::Apart(Apart::Input(tap.to_owned())))
+    } else if let Some(constant) = model.constant(index, tap) {
+        Some(Origin::Apart(Apart::Constant(constant)))
+    } else {
+        index.producer(tap).map(Origin::Node)
+    }
 }
 
 /// Nodes that look at a tensor, for an engine that has an operator for it.
@@ -52,7 +86,7 @@ pub(crate) struct Watched {
     /// What the engine loads.
     pub(crate) model: Model,
     /// Taps that no node computes, and where they come from.
-    pub(crate) apart: Vec<(usize, Source)>,
+    pub(crate) apart: Vec<(usize, Apart)>,
 }
 
 impl Watched {
@@ -62,14 +96,9 @@ impl Watched {
         let inputs: HashSet<&str> = model.input_names().into_iter().collect();
         let (mut apart, mut computed) = (Vec::new(), Vec::new());
         for (at, tap) in taps.iter().enumerate() {
-            if inputs.contains(tap.as_str()) {
-                apart.push((at, Source::Input(tap.clone())));
-            } else if let Some(constant) = model.constant(&index, tap) {
-                apart.push((at, Source::Constant(constant)));
-            } else if let Some(producer) = index.producer(tap) {
-                computed.push((producer, at));
-            } else {
-                return Err(missing(tap));
+            match origin(model, &index, &inputs, tap).ok_or_else(|| missing(tap))? {
+                Origin::Apart(source) => apart.push((at, source)),
+                Origin::Node(producer) => computed.push((producer, at)),
             }
         }
         // ONNX Runtime goes from the last node without a reader back to what it needs, then on to the one before it. So what is computed first is looked at last in
@@ -109,19 +138,18 @@ impl Tapped {
         let mut tapped = model.clone();
         let mut sources = Vec::with_capacity(taps.len());
         for tap in taps {
-            sources.push(if inputs.contains(tap.as_str()) {
-                Source::Input(tap.clone())
-            } else if let Some(&at) = position.get(tap) {
-                Source::Output(at)
-            } else if let Some(constant) = model.constant(&index, tap) {
-                Source::Constant(constant)
-            } else if index.producer(tap).is_some() {
-                let graph = tapped.graph_mut();
-                graph.output.push(ValueInfoProto { name: Some(tap.clone()), ..ValueInfoProto::default() });
-                position.insert(tap.clone(), graph.output.len() - 1);
-                Source::Output(graph.output.len() - 1)
-            } else {
-                return Err(missing(tap));
+            sources.push(match origin(model, &index, &inputs, tap) {
+                Some(Origin::Apart(source)) => Source::Apart(source),
+                node => match position.get(tap) {
+                    Some(&at) => Source::Output(at),
+                    None if node.is_none() => return Err(missing(tap)),
+                    None => {
+                        let graph = tapped.graph_mut();
+                        graph.output.push(ValueInfoProto { name: Some(tap.clone()), ..ValueInfoProto::default() });
+                        position.insert(tap.clone(), graph.output.len() - 1);
+                        Source::Output(graph.output.len() - 1)
+                    }
+                },
             });
         }
         Ok(Self { model: tapped, order: TapOrder { outputs, sources } })
@@ -140,8 +168,7 @@ impl TapOrder {
         for source in &self.sources {
             taps.push(match source {
                 Source::Output(at) => returned.get(*at).cloned().ok_or("it returned fewer tensors than asked for")?,
-                Source::Input(name) => feed.get(name).map(&of).ok_or_else(|| format!("input '{name}' is missing"))?,
-                Source::Constant(value) => of(value),
+                Source::Apart(source) => of(source.value(feed)?),
             });
         }
         returned.truncate(self.outputs);

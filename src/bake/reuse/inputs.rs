@@ -99,7 +99,7 @@ impl Inputs {
             .filter(|backend| backend.available)
             .map(|backend| Build { name: backend.name.clone(), version: backend.version.clone(), id: None })
             .collect();
-        if let Some(library) = options.engines.library() {
+        if let Some(library) = options.engines.onnx_runtime_file() {
             let id = Some(binary::id(library).map_err(unreadable)?);
             engines.push(Build { name: "onnxruntime library".to_owned(), version: None, id });
         }

@@ -10,7 +10,7 @@ use ::ort::operator::{
 use ::ort::value::TensorElementType;
 
 use super::session::OnnxRuntimeSession;
-use crate::engine::tapped::{Source, observer};
+use crate::engine::tapped::{Apart, observer};
 use crate::engine::{EngineError, Feed, Session, Watcher};
 use crate::model::build::Builder;
 use crate::model::{DType, Model, Tensor};
@@ -81,7 +81,7 @@ pub(super) struct Watching {
     /// Number of outputs of the model; behind them are those of the observers.
     pub(super) outputs: usize,
     /// Taps that no node computes.
-    pub(super) apart: Vec<(usize, Source)>,
+    pub(super) apart: Vec<(usize, Apart)>,
     pub(super) watcher: Watcher,
 }
 
@@ -90,13 +90,7 @@ impl Session for Watching {
         let mut outputs = self.session.run(feed)?;
         outputs.truncate(self.outputs);
         for (tap, source) in &self.apart {
-            let tensor = match source {
-                // An input without a value would not have run.
-                Source::Input(name) => feed.get(name),
-                Source::Constant(value) => Some(value),
-                Source::Output(at) => outputs.get(*at),
-            };
-            tensor.into_iter().for_each(|tensor| self.watcher.show_tensor(*tap, tensor));
+            self.watcher.show_tensor(*tap, source.value(feed).map_err(EngineError::Data)?);
         }
         Ok(outputs)
     }
